@@ -1,0 +1,127 @@
+"""Coarse filter: the indexer score of each earlier block's summary, through the row's page table."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.layout import HEAD_DIM, PAGE
+
+
+@triton.jit
+def _coarse_kernel(
+    q_ptr,
+    weight_ptr,
+    key_ptr,
+    scale_ptr,
+    table_ptr,
+    table_row_ptr,
+    length_ptr,
+    pick_ptr,
+    out_ptr,
+    q_stride,
+    weight_stride,
+    table_stride,
+    out_stride,
+    heads,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    MAPPED: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * BLOCKS
+    length = tl.load(length_ptr + row)
+    earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
+    if first >= earlier:
+        return
+    if tl.load(pick_ptr + row) >= earlier:
+        return
+    source = row
+    if MAPPED:
+        source = tl.load(table_row_ptr + row).to(tl.int64)
+    head = tl.arange(0, HEADS)
+    dim = tl.arange(0, DIM)
+    q = tl.load(
+        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
+        mask=head[None, :] < heads,
+        other=0.0,
+    )
+    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
+    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+    inside = at < earlier * PER_BLOCK
+    page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
+    key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+    scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+    score = tl.dot(key, q)
+    if PER_BLOCK > 1:
+        score = score * scale[:, None]
+        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
+    else:
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+    block = first + tl.arange(0, BLOCKS)
+    tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
+
+
+def coarse_scores(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    table: torch.Tensor,
+    table_rows: torch.Tensor | None,
+    lengths: torch.Tensor,
+    picks: torch.Tensor,
+    pages_per_block: int,
+    out: torch.Tensor,
+    backend: str,
+) -> None:
+    """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
+
+    Args:
+        q: fp8 ``[rows, heads, 128]``; weights: fp32 ``[rows, heads]`` with every query scale folded in.
+        keys, scales: the layer's summaries, fp8 ``[pages, 128]`` and fp32 ``[pages]``.
+        table: int32 ``[tables, pages]`` physical page of each logical one; read only below ``lengths``.
+        table_rows: int32 ``[rows]``, the table row of each query row, or None for the identity.
+        lengths: int32 ``[rows]``, tokens the row may see (its own included).
+        picks: int32 ``[rows]``, earlier blocks to keep; a row that keeps all of them is not scored.
+        out: fp32 ``[rows, >= earlier blocks]``; columns of unscored blocks are left as they are.
+    """
+    args = (q, weights, keys, scales, table, table_rows, lengths, picks)
+    if backend == "torch":
+        reference.coarse_scores(*args, pages_per_block, out)
+        return
+    if q.stride(-1) != 1 or q.stride(-2) != HEAD_DIM or weights.stride(-1) != 1:
+        raise ValueError("q and weights must be contiguous over heads and dims")
+    rows, heads = q.shape[:2]
+    if not rows or not out.shape[1]:
+        return
+    blocks = max(1, 64 // pages_per_block)
+    _coarse_kernel[(rows, triton.cdiv(out.shape[1], blocks))](
+        q,
+        weights,
+        keys,
+        scales,
+        table,
+        lengths if table_rows is None else table_rows,
+        lengths,
+        picks,
+        out,
+        q.stride(0),
+        weights.stride(0),
+        table.stride(0),
+        out.stride(0),
+        heads,
+        HEADS=max(16, triton.next_power_of_2(heads)),
+        DIM=HEAD_DIM,
+        PAGE=PAGE,
+        PER_BLOCK=pages_per_block,
+        BLOCKS=blocks,
+        MAPPED=table_rows is not None,
+        num_warps=4,
+    )

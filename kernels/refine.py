@@ -1,0 +1,108 @@
+"""Refine: the indexer's token scores inside the candidates, for machines or shapes without DeepGEMM."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+
+
+@triton.jit
+def _refine_kernel(
+    q_ptr,
+    weight_ptr,
+    key_ptr,
+    scale_ptr,
+    table_ptr,
+    length_ptr,
+    out_ptr,
+    q_stride,
+    weight_stride,
+    row_bytes,
+    row_floats,
+    table_stride,
+    out_stride,
+    heads,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    PAGES: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * PAGES
+    length = tl.load(length_ptr + row)
+    if first * PAGE >= length:
+        return
+    head = tl.arange(0, HEADS)
+    dim = tl.arange(0, DIM)
+    token = tl.arange(0, PAGE)
+    q = tl.load(
+        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
+        mask=head[None, :] < heads,
+        other=0.0,
+    )
+    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
+    last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
+    for at in range(first, last):
+        page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
+        key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :])
+        scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
+        score = tl.dot(key, q)
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+        to = at * PAGE + token
+        tl.store(out_ptr + row * out_stride + to, total, mask=to < length)
+
+
+def refine_logits(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    index_k: torch.Tensor,
+    table: torch.Tensor,
+    lengths: torch.Tensor,
+    out: torch.Tensor,
+    backend: str,
+) -> None:
+    """Score the tokens of each row's candidate pages (arXiv 2603.28458, stage 2: the DSA score).
+
+    Args:
+        q: fp8 ``[rows, heads, 128]``; weights: fp32 ``[rows, heads]``.
+        index_k: uint8 ``[pages, 8448]``.
+        table: int32 ``[rows, width]`` candidate pages; lengths: int32 ``[rows]`` candidate tokens.
+        out: fp32 ``[rows, width * 64]``; columns from ``lengths`` on are left as they are.
+    """
+    if backend == "torch":
+        reference.refine_logits(q, weights, index_k, table, lengths, out)
+        return
+    if q.stride(-1) != 1 or q.stride(-2) != HEAD_DIM or weights.stride(-1) != 1:
+        raise ValueError("q and weights must be contiguous over heads and dims")
+    rows, heads = q.shape[:2]
+    if not rows:
+        return
+    # Few rows need many programs to fill the chip; many rows would rather load q once.
+    pages = 2 if rows * table.shape[1] < 4096 else 8
+    _refine_kernel[(rows, triton.cdiv(table.shape[1], pages))](
+        q,
+        weights,
+        key_view(index_k),
+        scale_view(index_k),
+        table,
+        lengths,
+        out,
+        q.stride(0),
+        weights.stride(0),
+        index_k.stride(0),
+        index_k.stride(0) // 4,
+        table.stride(0),
+        out.stride(0),
+        heads,
+        HEADS=max(16, triton.next_power_of_2(heads)),
+        DIM=HEAD_DIM,
+        PAGE=PAGE,
+        KEY_BYTES=KEY_BYTES,
+        PAGES=pages,
+        num_warps=4,
+    )

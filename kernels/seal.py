@@ -1,0 +1,136 @@
+"""Seal: write the summary of a page once its 64 keys are stored.
+
+summary(page) is a pure function of the page's stored bytes (design page, section 2). The mean is taken
+in integers, so its bits depend neither on the order of the sum nor on the machine, and the fp8 byte is
+put together by hand, so that Triton's CPU interpreter, whose fp8 cast is wrong, gives the same byte.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+
+_MIN_EXPONENT = tl.constexpr(reference.MIN_EXPONENT)
+_INVERSE_MAX = tl.constexpr(1.0 / 448.0)
+
+
+@triton.jit
+def _to_e4m3(x):
+    """fp32 within ±448 -> e4m3 byte (uint8), round to nearest even."""
+    size = tl.abs(x)
+    exponent = (size.to(tl.int32, bitcast=True) >> 23) - 127
+    step = tl.maximum(exponent - 3, -9)
+    # Adding 1.5 * 2**(23 + step) leaves only the bits of the e4m3 grid.
+    magic = (((step + 150) << 23) | 0x400000).to(tl.float32, bitcast=True)
+    size = (size + magic) - magic
+    normal = (size.to(tl.int32, bitcast=True) >> 20) - (120 << 3)
+    code = tl.where(size >= 0.015625, normal, (size * 512.0).to(tl.int32))
+    return (code | tl.where(x < 0, 0x80, 0)).to(tl.uint8)
+
+
+@triton.jit
+def seal_page(
+    page,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+):
+    """Write the summary of one page. ``page`` is int64."""
+    token = tl.arange(0, PAGE)
+    dim = tl.arange(0, DIM)
+    key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :]).to(tl.float32)
+    scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
+    value = key * scale[:, None]
+    largest = tl.max(tl.max(tl.abs(value), axis=1), axis=0)
+    exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, _MIN_EXPONENT)
+    up = ((276 - exponent) << 23).to(tl.float32, bitcast=True)
+    down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
+    total = tl.sum((value * up).to(tl.int32), axis=0)
+    mean = total.to(tl.float32) * down
+    out_scale = tl.maximum(tl.max(tl.abs(mean), axis=0), 1e-4) * _INVERSE_MAX
+    unit = tl.div_rn(mean, tl.zeros_like(mean) + out_scale)
+    unit = tl.minimum(tl.maximum(unit, -448.0), 448.0)
+    tl.store(out_key_ptr + page * DIM + dim, _to_e4m3(unit))
+    tl.store(out_scale_ptr + page, out_scale)
+
+
+@triton.jit
+def _seal_kernel(
+    id_ptr,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    page = tl.load(id_ptr + tl.program_id(0)).to(tl.int64)
+    write = page >= 0
+    if SLOTS:
+        write = write & (page % PAGE == PAGE - 1)
+        page = page // PAGE
+    if write:
+        seal_page(
+            page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr, PAGE, DIM, KEY_BYTES
+        )
+
+
+def _launch(
+    index_k: torch.Tensor, ids: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, slots: bool
+) -> None:
+    if not ids.numel():
+        return
+    _seal_kernel[(ids.numel(),)](
+        ids,
+        key_view(index_k),
+        scale_view(index_k),
+        index_k.stride(0),
+        index_k.stride(0) // 4,
+        keys.view(torch.uint8),
+        scales,
+        PAGE,
+        HEAD_DIM,
+        KEY_BYTES,
+        slots,
+        num_warps=4,
+    )
+
+
+def seal_tokens(
+    index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, backend: str
+) -> None:
+    """Seal the pages whose 64th token is among the slots just stored.
+
+    Args:
+        index_k: uint8 ``[pages, 8448]``, the layer's index-K buffer.
+        slots: int ``[n]``, the slots (page * 64 + offset) of the store; negative ones are ignored.
+        keys: fp8 ``[pages, 128]`` and scales: fp32 ``[pages]``, the layer's summaries, written in place.
+    """
+    if backend == "torch":
+        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales)
+    else:
+        _launch(index_k, slots, keys, scales, slots=True)
+
+
+def seal_pages(
+    index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, backend: str
+) -> None:
+    """Seal ``pages`` (int ``[n]``, physical ids) unconditionally: the rebuild used by every mover."""
+    if backend == "torch":
+        reference.seal_pages(index_k, pages, keys, scales)
+    else:
+        _launch(index_k, pages, keys, scales, slots=False)

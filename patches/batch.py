@@ -1,0 +1,37 @@
+"""Which rows of an extend step end their prompt, which are in its middle, which are decode rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DECODE, MIDDLE, LAST = "decode", "middle", "last"
+
+_phases: dict[str, str] = {}
+
+
+def after_init_new(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
+    """Note the phase of each request of the step that is about to run.
+
+    Kept by request id and not on the batch, since SGLang's runners copy the batch field by field.
+    Only the newest step is kept: a step runs before the next one is built.
+    """
+    if result.forward_mode.is_decode_or_idle() or not batch.reqs:
+        return
+    _phases.clear()
+    lengths = result.extend_seq_lens_cpu or [0] * len(batch.reqs)
+    for req, length in zip(batch.reqs, lengths):
+        if req is batch.chunked_req:
+            phase = MIDDLE
+        elif length == 1 and len(req.output_ids) > 0:
+            phase = DECODE
+        else:
+            phase = LAST
+        _phases[req.rid] = phase
+
+
+def phases(forward_batch: Any, count: int) -> list[str]:
+    """Phase of each of the ``count`` requests of an extend step; ``LAST`` where it is not known."""
+    rids = getattr(forward_batch, "rids", None) or []
+    if len(rids) != count:
+        return [LAST] * count
+    return [_phases.get(rid, LAST) for rid in rids]

@@ -1,0 +1,117 @@
+"""Server features that HISA does not serve: declined by name at start, never silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_hisa.patches.table import V17, V23, VERSIONS
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A server argument whose value may ask for something HISA cannot serve."""
+
+    argument: str
+    allowed: Callable[[Any], bool]
+    why: str
+    fix: str
+    versions: tuple[str, ...] = VERSIONS
+
+
+def _off(value: Any) -> bool:
+    return not value
+
+
+def _one(value: Any) -> bool:
+    return value in (None, 0, 1)
+
+
+_BYPASS = "it writes index keys without a store that HISA could seal after"
+
+FEATURES: tuple[Feature, ...] = (
+    Feature("page_size", lambda v: v in (None, 64), "pages must hold 64 tokens", "--page-size 64"),
+    Feature("dcp_size", _one, "decode context parallel shards the index keys", "--dcp-size 1"),
+    Feature("attn_cp_size", _one, "context parallel prefill splits the rows", "drop --attn-cp-size"),
+    Feature(
+        "enable_dsa_prefill_context_parallel",
+        _off,
+        "context parallel prefill splits the rows",
+        "drop the flag",
+        (V17,),
+    ),
+    Feature(
+        "enable_prefill_context_parallel",
+        _off,
+        "context parallel prefill splits the rows",
+        "drop the flag",
+        (V17,),
+    ),
+    Feature(
+        "enable_dsa_cache_layer_split",
+        _off,
+        "layers read index keys from a broadcast scratch buffer",
+        "drop --enable-dsa-cache-layer-split",
+    ),
+    Feature(
+        "enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", (V23,)
+    ),
+    Feature("enable_hisparse", _off, "its pool is not covered by tests", "drop --enable-hisparse"),
+    Feature(
+        "enable_hierarchical_cache", _off, f"{_BYPASS} (HiCache load)", "drop --enable-hierarchical-cache"
+    ),
+    Feature("enable_lmcache", _off, _BYPASS, "drop --enable-lmcache"),
+    Feature("enable_flexkv", _off, _BYPASS, "drop --enable-flexkv"),
+    Feature("enable_unified_cache_external_linker", _off, _BYPASS, "drop the flag", (V23,)),
+    Feature("enable_linker_mla_dedup", _off, _BYPASS, "drop the flag", (V23,)),
+    Feature(
+        "disaggregation_mode",
+        lambda v: v in (None, "null"),
+        f"{_BYPASS} (PD receive)",
+        "--disaggregation-mode null",
+    ),
+    Feature(
+        "speculative_algorithm",
+        _off,
+        "multi-token rows are written but not yet covered by tests",
+        "drop --speculative-algorithm",
+    ),
+    Feature("enable_two_batch_overlap", _off, "not covered by tests", "drop --enable-two-batch-overlap"),
+    Feature("enable_pdmux", _off, "not covered by tests", "drop --enable-pdmux"),
+    Feature("dllm_algorithm", _off, "diffusion models have no DSA decode", "drop --dllm-algorithm"),
+    Feature(
+        "dsa_paged_mqa_logits_backend",
+        lambda v: getattr(v, "value", v) in (None, "auto", "deepgemm"),
+        "candidate tables are scored by DeepGEMM or by HISA's Triton kernel",
+        "--dsa-paged-mqa-logits-backend deepgemm",
+    ),
+    Feature(
+        "enable_dsa_fused_indexer", _off, "it replaces the score that HISA narrows", "drop the flag", (V23,)
+    ),
+    Feature(
+        "device",
+        lambda v: v in (None, "cuda", "cpu"),
+        "kernels are written for CUDA GPUs (and a CPU for tests)",
+        "use an NVIDIA GPU",
+    ),
+)
+
+_MISSING = object()
+
+
+def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
+    """Reasons why these server arguments and this model are not served; empty if they are."""
+    reasons = []
+    for feature in FEATURES:
+        if version not in feature.versions:
+            continue
+        value = getattr(server_args, feature.argument, _MISSING)
+        if value is _MISSING:
+            reasons.append(f"{feature.argument}: SGLang {version} has no such argument any more")
+        elif not feature.allowed(value):
+            reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
+    kpool = getattr(hf_config, "index_kpool", None)
+    if kpool not in (None, 1):
+        reasons.append(f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page")
+    return reasons

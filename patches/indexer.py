@@ -1,0 +1,251 @@
+"""Adapters on SGLang's ``Indexer``: seal after each store, choose candidates before each score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sglang_hisa import budget, config as settings, indexer as paths
+from sglang_hisa.config import PAGE
+from sglang_hisa.kernels.layout import HEAD_DIM
+from sglang_hisa.patches import batch, runtime
+from sglang_hisa.patches.host import SglangHost
+from sglang_hisa.patches.plugin import refuse
+from sglang_hisa.summaries import PageSummaries
+
+
+def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
+    """Check the budget against this model and count the layer."""
+    state = runtime.current()
+    problems = settings.check_model(state.config, self.index_topk, PAGE)
+    if self.head_dim != HEAD_DIM:
+        problems.append(f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}")
+    if problems:
+        refuse("the configuration does not fit the model", problems, "change SGLANG_HISA as said above")
+    state.layers.add(self.layer_id)
+
+
+def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
+    from sglang.srt.layers.attention.dsa import dsa_indexer
+
+    pool = dsa_indexer.get_token_to_kv_pool()
+    summaries = getattr(pool, "_hisa_summaries", None)
+    if summaries is None:
+        raise RuntimeError(
+            f"sglang-hisa: {type(pool).__name__} has no page summaries (layer {layer_id}); "
+            "this pool is not supported and should have been declined at start"
+        )
+    return summaries, pool
+
+
+def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None) -> None:
+    slots = forward_batch.out_cache_loc if out_cache_loc is None else out_cache_loc
+    summaries, _ = _summaries(layer_id)
+    summaries.seal_tokens(layer_id, slots)
+
+
+def after_store(
+    result: None,
+    self: Any,
+    forward_batch: Any,
+    layer_id: int,
+    key: torch.Tensor,
+    *,
+    act_quant: Any = None,
+    out_cache_loc: torch.Tensor | None = None,
+) -> None:
+    """After ``_store_index_k_cache``, on the stream that stored."""
+    _seal(forward_batch, layer_id, out_cache_loc)
+
+
+def after_fused_store(
+    result: None,
+    self: Any,
+    key_raw: torch.Tensor,
+    positions: torch.Tensor,
+    forward_batch: Any,
+    layer_id: int,
+    act_quant: Any,
+    out_cache_loc: torch.Tensor | None = None,
+) -> None:
+    """After ``_fused_k_prepare_and_store`` (which may fall back to the other store: sealing is idempotent)."""
+    _seal(forward_batch, layer_id, out_cache_loc)
+
+
+def _cached_plan(forward_batch: Any, layer_id: int, metadata: Any) -> paths.Plan | None:
+    """The step's plan, if an earlier layer of the same step made one.
+
+    A forward visits layers in ascending order, so a layer that is not above the last one starts a new
+    forward over the same batch object (graph warm-up and capture, draft steps).
+    """
+    kept = getattr(forward_batch, "_hisa_plan", None)
+    if kept is None or kept[0] is not metadata.attn_metadata or layer_id <= kept[1]:
+        return None
+    forward_batch._hisa_plan = (kept[0], layer_id, kept[2])
+    return kept[2]
+
+
+def _keep_plan(forward_batch: Any, layer_id: int, metadata: Any, plan: paths.Plan) -> paths.Plan:
+    forward_batch._hisa_plan = (metadata.attn_metadata, layer_id, plan)
+    return plan
+
+
+def _output(metadata: Any, rows: int) -> paths.Output:
+    from sglang.srt.environ import envs
+    from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
+
+    if not envs.SGLANG_DSA_FUSE_TOPK.get() or metadata.force_unfused_topk:
+        return paths.Output(physical=False)
+    if metadata.topk_transform_method == TopkTransformMethod.RAGGED:
+        return paths.Output(physical=False, offsets=metadata.attn_metadata.topk_indices_offset[:rows])
+    return paths.Output(physical=True)
+
+
+def _refine(state: runtime.Runtime, q: torch.Tensor) -> str:
+    """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise."""
+    asked = state.config.refine
+    if asked == "auto":
+        asked = "deepgemm" if q.is_cuda and q.shape[1] in (32, 64) else "triton"
+    state.refine = asked
+    return asked
+
+
+def _rule(state: runtime.Runtime, phase: str, host: SglangHost) -> budget.Rule:
+    return budget.make_rule(state.config, phase, host.index_topk, host.init_tokens, host.local_tokens)
+
+
+def _capturing(q: torch.Tensor) -> bool:
+    return q.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def around_topk_paged(
+    original: Any,
+    self: Any,
+    forward_batch: Any,
+    layer_id: int,
+    q_fp8: torch.Tensor,
+    weights: torch.Tensor,
+    metadata: Any,
+) -> torch.Tensor:
+    """Rows that each see a whole request: decode, verify, draft-extend; eager or in a graph."""
+    state = runtime.current()
+    rows = sum(metadata.get_dsa_extend_len_cpu())
+    reason = None
+    if not state.config.decode.active:
+        reason = "decode: phase left to stock DSA"
+    elif rows == 0:
+        reason = "decode: no rows"
+    if reason is not None:
+        state.stock[reason] += 1
+        if _capturing(q_fp8):
+            state.stock_graphs.add(rows)
+        return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
+
+    summaries, pool = _summaries(layer_id)
+    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
+    host = SglangHost(self, metadata)
+    plan = _cached_plan(forward_batch, layer_id, metadata)
+    if plan is None:
+        table = metadata.get_page_table_64()
+        rule = _rule(state, "decode", host)
+        bound = table.shape[1] * PAGE
+        lengths = metadata.get_seqlens_expanded()[:rows]
+        step = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
+        plan = paths.make_plan(step, state.config, host, _refine(state, q_fp8), one_chunk=True)
+        _keep_plan(forward_batch, layer_id, metadata, plan)
+        state.steps["decode"] += 1
+    if _capturing(q_fp8):
+        state.graphs.add(rows)
+    chosen = paths.select(
+        q_fp8[:rows],
+        weights.squeeze(2)[:rows],
+        summaries.layer(layer_id),
+        plan,
+        state.config,
+        host,
+        _output(metadata, rows),
+        summaries.backend,
+    )
+    return torch.nn.functional.pad(chosen, (0, 0, 0, q_fp8.shape[0] - rows), value=-1)
+
+
+def _prefill_plan(
+    state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor
+) -> paths.Plan | str:
+    """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
+    if not state.config.prefill.active:
+        return "prefill: phase left to stock DSA"
+    if getattr(forward_batch, "attn_cp_metadata", None) is not None:
+        return "prefill: context parallel"
+    lengths = metadata.get_seqlens_expanded()
+    if lengths.shape[0] == 0:
+        return "prefill: no rows"
+    contexts = metadata.get_indexer_seq_len_cpu().tolist()
+    by_phase = {
+        batch.DECODE: _rule(state, "decode", host),
+        batch.MIDDLE: _rule(state, "prefill", host),
+        batch.LAST: budget.KEEP_EVERYTHING,
+    }
+    if not state.config.dense_last_chunk:
+        by_phase[batch.LAST] = by_phase[batch.MIDDLE]
+    found = batch.phases(forward_batch, len(contexts))
+    rules = [by_phase[phase] for phase in found]
+    if all(rule.fits(length) for rule, length in zip(rules, contexts)):
+        dense = state.config.dense_last_chunk and batch.LAST in found
+        return "prefill: last chunk" if dense else "prefill: within the budget"
+
+    rows_of = metadata.get_token_to_batch_idx()
+    blocks: torch.Tensor | int = rules[0].blocks
+    share: torch.Tensor | int = rules[0].share
+    if len(set(rules)) > 1:
+        both = torch.tensor([(r.blocks, r.share) for r in rules], dtype=torch.int32).to(q.device)
+        blocks, share = both[rows_of.long()].unbind(dim=1)
+    width = max(rule.width(length) for rule, length in zip(rules, contexts))
+    table = metadata.get_page_table_64()
+    step = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
+    return paths.make_plan(step, state.config, host, _refine(state, q))
+
+
+def around_topk_ragged(
+    original: Any,
+    self: Any,
+    enable_dual_stream: bool,
+    forward_batch: Any,
+    layer_id: int,
+    q_fp8: torch.Tensor,
+    weights: torch.Tensor,
+    metadata: Any,
+    topk_result: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Prefill rows, chunked or not, possibly mixed with decode rows."""
+    state = runtime.current()
+    host = SglangHost(self, metadata)
+    plan = _cached_plan(forward_batch, layer_id, metadata)
+    if plan is None:
+        made = _prefill_plan(state, forward_batch, metadata, host, q_fp8)
+        if isinstance(made, str):
+            state.stock[made] += 1
+            return original(
+                self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
+            )
+        plan = _keep_plan(forward_batch, layer_id, metadata, made)
+        state.steps["prefill"] += 1
+    summaries, pool = _summaries(layer_id)
+    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
+    rows = plan.rows.lengths.shape[0]
+    if topk_result is None:
+        shape = (q_fp8.shape[0], self.index_topk)
+        topk_result = torch.full(shape, -1, dtype=torch.int32, device=q_fp8.device)
+    paths.select(
+        q_fp8[:rows],
+        weights.squeeze(-1)[:rows],
+        summaries.layer(layer_id),
+        plan,
+        state.config,
+        host,
+        _output(metadata, rows),
+        summaries.backend,
+        out=topk_result,
+    )
+    return topk_result

@@ -1,0 +1,32 @@
+"""Prometheus metrics of a patched scheduler, beside SGLang's own ``sglang:*``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_hisa.patches.runtime import Runtime
+
+
+def export(state: Runtime) -> list[Any]:
+    """Register the metrics; call only once SGLang has set up prometheus' multiprocess directory."""
+    from prometheus_client import Gauge
+
+    active = Gauge(
+        "sglang_hisa:active",
+        "1 when this scheduler serves HISA",
+        ["version", "preset", "sglang"],
+        multiprocess_mode="mostrecent",
+    )
+    receipt = state.receipt()
+    active.labels(receipt["version"], receipt["preset"], receipt["sglang"]).set(int(receipt["active"]))
+    rows = {
+        "layers": receipt["layers"],
+        "graphs_with_hisa": receipt["graphs_with_hisa"],
+        "summary_bytes": receipt["summary_bytes"],
+    }
+    gauges = []
+    for name, value in rows.items():
+        gauge = Gauge(f"sglang_hisa:{name}", f"receipt: {name}", multiprocess_mode="mostrecent")
+        gauge.set(value)
+        gauges.append(gauge)
+    return [active, *gauges]

@@ -1,0 +1,84 @@
+"""Adapters on the KV pool: allocate and count the summaries, reseal what others moved."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from sglang_hisa import config as settings
+from sglang_hisa.config import PAGE
+from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
+from sglang_hisa.patches import runtime
+from sglang_hisa.patches.table import V17
+from sglang_hisa.summaries import PageSummaries, pages_of
+
+logger = logging.getLogger(__name__)
+
+
+def _backend(state: runtime.Runtime, device: torch.device) -> str:
+    """Triton on a GPU and torch on a CPU, unless the configuration says otherwise."""
+    asked = state.config.kernels
+    if asked == "auto":
+        asked = "triton" if device.type == "cuda" else "torch"
+    if asked == "triton" and device.type == "cpu" and not settings.interpreting_triton():
+        raise SystemExit('sglang-hisa: "kernels": "triton" on a CPU needs TRITON_INTERPRET=1')
+    return asked
+
+
+def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
+    """Allocate one summary a page and layer, as many rows as the index-K buffer has."""
+    state = runtime.current()
+    buffers = self.index_k_with_scale_buffer
+    state.backend = _backend(state, buffers[0].device)
+    self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend)
+    state.summary_bytes += self._hisa_summaries.nbytes
+    logger.info(
+        "sglang-hisa: page summaries of %d layers, %d pages, %.3f GB",
+        len(buffers),
+        buffers[0].shape[0],
+        self._hisa_summaries.nbytes / (1 << 30),
+    )
+
+
+def after_clear(result: None, self: Any) -> None:
+    """The buffers are gone: so are their summaries."""
+    self._hisa_summaries = None
+
+
+def after_size(result: int, self: Any) -> int:
+    """Called once inside ``__init__`` (its own memory log), before the summaries exist."""
+    summaries = getattr(self, "_hisa_summaries", None)
+    return result if summaries is None else result + summaries.nbytes
+
+
+def after_load_cpu_copy(result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any) -> None:
+    """Index keys of ``indices`` came back from the host."""
+    self._hisa_summaries.reseal(pages_of(indices))
+
+
+def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
+    """Token moves between pages."""
+    if tgt_loc.numel() and runtime.current().sglang == V17:
+        raise RuntimeError(
+            "sglang-hisa: SGLang 0.5.17 moves index keys by token id on a page-indexed buffer "
+            "(sglang #31060), so the cache would be corrupt; use --speculative-eagle-topk 1"
+        )
+    original(self, tgt_loc, src_loc)
+    if tgt_loc.numel():
+        self._hisa_summaries.reseal(pages_of(tgt_loc))
+
+
+def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:
+    """0.5.17: bytes of one token in all layers."""
+    from sglang.srt.configs.model_config import is_deepseek_dsa
+
+    if not (kvc.use_mla_backend and is_deepseek_dsa(kvc.model_config.hf_config)):
+        return result
+    return int(result) + -(-SUMMARY_BYTES * num_layers // PAGE)
+
+
+def after_indexer_cell_size(result: int, self: Any, **kwargs: Any) -> int:
+    """0.5.23: bytes of one token's index keys in all layers that store them."""
+    return -(-int(result) * (ROW_BYTES + SUMMARY_BYTES) // ROW_BYTES)

@@ -1,0 +1,71 @@
+"""State of one patched process: the configuration and the counts behind the receipt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sglang_hisa import __version__
+from sglang_hisa.config import Config
+
+
+@dataclass
+class Runtime:
+    """What this process serves with HISA, as far as it happened on the host.
+
+    Steps that replay a CUDA graph run no Python, so ``steps`` counts eager steps and captures only;
+    ``graphs`` tells which captured row counts run HISA.
+    """
+
+    config: Config
+    sglang: str
+    patches: int
+    layers: set[int] = field(default_factory=set)
+    graphs: set[int] = field(default_factory=set)
+    """Row counts of the captured graphs that ran HISA."""
+    stock_graphs: set[int] = field(default_factory=set)
+    """Row counts of the captured graphs that called the stock indexer."""
+    steps: Counter[str] = field(default_factory=Counter)
+    """HISA steps by phase."""
+    stock: Counter[str] = field(default_factory=Counter)
+    """Steps left to the stock indexer, by reason."""
+    summary_bytes: int = 0
+    refine: str = ""
+    backend: str = ""
+
+    def receipt(self) -> dict[str, Any]:
+        """The receipt: JSON-serialisable proof of what runs."""
+        return {
+            "active": bool(self.layers) and self.summary_bytes > 0,
+            "version": __version__,
+            "sglang": self.sglang,
+            "preset": self.config.preset,
+            "config": asdict(self.config),
+            "patches": self.patches,
+            "layers": len(self.layers),
+            "graphs_with_hisa": len(self.graphs),
+            "graph_rows": sorted(self.graphs),
+            "stock_graphs": len(self.stock_graphs),
+            "summary_bytes": self.summary_bytes,
+            "refine": self.refine,
+            "kernels": self.backend,
+            "hisa_steps": dict(self.steps),
+            "stock_steps": dict(self.stock),
+        }
+
+
+_runtime: Runtime | None = None
+
+
+def start(runtime: Runtime) -> None:
+    """Make ``runtime`` the process's own."""
+    global _runtime
+    _runtime = runtime
+
+
+def current() -> Runtime:
+    """The process's runtime. Raises ``RuntimeError`` before :func:`start`."""
+    if _runtime is None:
+        raise RuntimeError("sglang-hisa: a patched method ran before the plugin was activated")
+    return _runtime

@@ -1,0 +1,61 @@
+"""Adapters on the scheduler: decline before the model loads, write the receipt once it is ready."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from sglang_hisa.patches import runtime
+from sglang_hisa.patches.features import declined
+from sglang_hisa.patches.metrics import export
+from sglang_hisa.patches.plugin import refuse
+
+logger = logging.getLogger(__name__)
+
+
+def _hf_config(server_args: Any) -> Any:
+    from sglang.srt.utils.hf_transformers_utils import get_config
+
+    overrides = json.loads(getattr(server_args, "json_model_override_args", None) or "{}")
+    return get_config(
+        server_args.model_path,
+        trust_remote_code=server_args.trust_remote_code,
+        model_override_args=overrides,
+    )
+
+
+def _check_receipt(state: runtime.Runtime, server_args: Any) -> list[str]:
+    """Reasons why a server that started does not serve HISA."""
+    problems = []
+    if not state.layers:
+        problems.append("no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model")
+    elif not state.summary_bytes:
+        problems.append("no DSA KV pool was built, so there are no page summaries")
+    if state.stock_graphs and state.config.decode.active:
+        problems.append(f"captured decode graphs call the stock indexer (rows {sorted(state.stock_graphs)})")
+    graphs_off = server_args.disable_cuda_graph or server_args.disable_decode_cuda_graph
+    on_gpu = (server_args.device or "cuda") == "cuda"
+    if on_gpu and state.config.decode.active and not graphs_off and not state.graphs:
+        problems.append("no captured decode graph runs HISA (pass --disable-cuda-graph if that is meant)")
+    return problems
+
+
+def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse what HISA does not serve, build the scheduler, then prove what it serves."""
+    state = runtime.current()
+    problems = declined(server_args, _hf_config(server_args), state.sglang)
+    if problems:
+        refuse("these settings are not served by HISA", problems, "change the flags as said above")
+    original(self, server_args, *args, **kwargs)
+    problems = _check_receipt(state, server_args)
+    if problems:
+        refuse("the server is up but does not run HISA", problems, "run `hisa doctor`")
+    self._hisa_metrics = export(state) if server_args.enable_metrics else None
+    logger.info("sglang-hisa receipt: %s", json.dumps(state.receipt(), sort_keys=True))
+
+
+def after_internal_state(result: Any, self: Any, recv_req: Any) -> Any:
+    """Add the receipt to ``/server_info`` (under ``internal_states[i]["sglang_hisa"]``)."""
+    result.internal_state["sglang_hisa"] = runtime.current().receipt()
+    return result

@@ -1,0 +1,254 @@
+"""Every place where HISA touches SGLang, as data: what, how, with which parameters, and why.
+
+`hisa doctor`, the start-up check, the contract test and docs/supported.md all read this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+V17, V23 = "0.5.17", "0.5.23"
+VERSIONS = (V17, V23)
+
+_DSA = "sglang.srt.layers.attention.dsa.dsa_indexer"
+_POOL = "sglang.srt.mem_cache.memory_pool.DSATokenToKVPool"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patched attribute of SGLang."""
+
+    target: str
+    """Dotted path, module then qualified name."""
+    kind: str
+    """SGLang hook type: before, after or around."""
+    hook: str
+    """Our function, ``module:name`` below ``sglang_hisa.patches``."""
+    params: Mapping[str, tuple[str, ...]]
+    """Exact parameter names by SGLang version; a version without an entry has no such target."""
+    why: str
+    callers: tuple[tuple[str, str], ...] = ()
+    """(source file, expression) through which SGLang must reach the attribute, in every version."""
+
+
+def _both(*names: str) -> dict[str, tuple[str, ...]]:
+    return {V17: names, V23: names}
+
+
+_PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
+_IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        f"{_DSA}.Indexer.__init__",
+        "after",
+        "indexer:after_init",
+        _both(
+            *("self", "hidden_size", "index_n_heads", "index_head_dim", "rope_head_dim", "index_topk"),
+            *("q_lora_rank", "max_position_embeddings", "rope_theta", "layer_id", "scale_fmt"),
+            *("block_size", "rope_scaling", "is_neox_style", "prefix", "quant_config", "alt_stream"),
+            "config",
+        ),
+        "check the budget against index_topk and count the layers that HISA serves",
+        (("srt/models/deepseek_v2.py", "from sglang.srt.layers.attention.dsa.dsa_indexer import Indexer"),),
+    ),
+    Patch(
+        f"{_DSA}.Indexer._get_topk_paged",
+        "around",
+        "indexer:around_topk_paged",
+        _both(*_PAGED),
+        "decode, verify and draft-extend rows choose from their candidate pages",
+        ((_IDX_FILE, "self._get_topk_paged("),),
+    ),
+    Patch(
+        f"{_DSA}.Indexer._get_topk_ragged",
+        "around",
+        "indexer:around_topk_ragged",
+        _both(
+            *("self", "enable_dual_stream", "forward_batch", "layer_id", "q_fp8", "weights"),
+            *("metadata", "topk_result"),
+        ),
+        "prefill rows choose from their candidate pages",
+        (
+            (_IDX_FILE, "self._get_topk_ragged("),
+            ("srt/layers/attention/dsa/dsa_prefill_cuda_graph.py", "indexer._get_topk_ragged("),
+        ),
+    ),
+    Patch(
+        f"{_DSA}.Indexer._store_index_k_cache",
+        "after",
+        "indexer:after_store",
+        _both("self", "forward_batch", "layer_id", "key", "act_quant", "out_cache_loc"),
+        "seal the pages that this store completed",
+        (
+            (_IDX_FILE, "self._store_index_k_cache("),
+            ("srt/layers/attention/dsa/dsa_prefill_cuda_graph.py", "indexer._store_index_k_cache("),
+        ),
+    ),
+    Patch(
+        f"{_DSA}.Indexer._fused_k_prepare_and_store",
+        "after",
+        "indexer:after_fused_store",
+        _both(
+            *("self", "key_raw", "positions", "forward_batch", "layer_id", "act_quant"),
+            "out_cache_loc",
+        ),
+        "seal the pages that the fused norm-rope-store completed (GLM-5)",
+        ((_IDX_FILE, "self._fused_k_prepare_and_store("),),
+    ),
+    Patch(
+        "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
+        "after",
+        "batch:after_init_new",
+        {
+            V17: ("cls", "batch", "model_runner", "capture_hidden_mode", "return_hidden_states_before_norm"),
+            V23: (
+                *("cls", "batch", "model_runner", "capture_hidden_mode"),
+                *("return_hidden_states_before_norm", "extend_position_info", "spec_mrope_positions"),
+                *("kv_loc_plan", "write_cols"),
+            ),
+        },
+        "know which rows end their prompt: the last prefill chunk has its own budget",
+    ),
+    Patch(
+        f"{_POOL}.__init__",
+        "after",
+        "pool:after_init",
+        {
+            V17: (
+                *("self", "size", "page_size", "kv_lora_rank", "dtype", "qk_rope_head_dim", "layer_num"),
+                *("device", "index_head_dim", "enable_memory_saver", "kv_cache_dim", "start_layer"),
+                *("end_layer", "index_buf_size"),
+            ),
+            V23: (
+                *("self", "size", "page_size", "kv_lora_rank", "dtype", "qk_rope_head_dim", "layer_num"),
+                *("device", "index_head_dim", "enable_memory_saver", "kv_cache_dim", "start_layer"),
+                *("end_layer", "index_buf_size", "index_kpool", "index_kpool_compress"),
+                *("tail_extra_slots", "max_running_requests", "skip_topk_layers", "dcp_replicated"),
+            ),
+        },
+        "allocate the page summaries beside the index-K buffers",
+    ),
+    Patch(
+        f"{_POOL}._clear_buffers",
+        "after",
+        "pool:after_clear",
+        _both("self"),
+        "drop the summaries with the buffers that they describe",
+    ),
+    Patch(
+        f"{_POOL}.get_kv_size_bytes",
+        "after",
+        "pool:after_size",
+        _both("self"),
+        "count the summaries in the memory log",
+    ),
+    Patch(
+        f"{_POOL}.load_cpu_copy",
+        "after",
+        "pool:after_load_cpu_copy",
+        {
+            V17: ("self", "kv_cache_cpu_dict", "indices", "mamba_indices"),
+            V23: ("self", "kv_cache_cpu_dict", "indices", "mamba_indices", "req_pool_index"),
+        },
+        "reseal pages whose index keys came back from the host after a retraction",
+    ),
+    Patch(
+        f"{_POOL}.move_kv_cache",
+        "around",
+        "pool:around_move",
+        _both("self", "tgt_loc", "src_loc"),
+        "reseal moved pages (0.5.23); refuse 0.5.17's move, which indexes pages by token",
+    ),
+    Patch(
+        "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator._compute_cell_size",
+        "after",
+        "pool:after_cell_size",
+        {V17: ("self", "kvc", "num_layers")},
+        "count the summaries in the size of the KV pool",
+    ),
+    Patch(
+        "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator"
+        "._compute_dsa_indexer_cell_size",
+        "after",
+        "pool:after_indexer_cell_size",
+        {V23: ("self", "kvc", "num_layers", "allocate_all_layers")},
+        "count the summaries in the size of the KV pool",
+    ),
+    Patch(
+        "sglang.srt.managers.scheduler.Scheduler.__init__",
+        "around",
+        "scheduler:around_init",
+        {
+            V17: (
+                *("self", "server_args", "port_args", "gpu_id", "tp_rank", "moe_ep_rank", "pp_rank"),
+                *("attn_cp_rank", "moe_dp_rank", "dp_rank"),
+            ),
+            V23: ("self", "server_args", "port_args"),
+        },
+        "decline unsupported features before the model loads; write the receipt after it did",
+        (("srt/managers/scheduler.py", "Scheduler("),),
+    ),
+    Patch(
+        "sglang.srt.managers.scheduler.Scheduler.get_internal_state",
+        "after",
+        "scheduler:after_internal_state",
+        _both("self", "recv_req"),
+        "show the receipt in /server_info",
+        (("srt/managers/scheduler.py", "self.get_internal_state"),),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A name of SGLang that HISA calls or reads without patching it."""
+
+    target: str
+    params: Mapping[str, tuple[str, ...]]
+
+
+_TOPK = "sglang.kernels.ops.attention.dsv4.topk"
+_META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata"
+
+USES: tuple[Use, ...] = (
+    Use(f"{_DSA}.get_token_to_kv_pool", {}),
+    Use(f"{_DSA}.Indexer._mask_init_and_local_tokens", _both("self", "logits", "lengths", "row_starts")),
+    Use(f"{_POOL}.get_index_k_with_scale_buffer", _both("self", "layer_id")),
+    Use(f"{_META}.get_seqlens_expanded", _both("self")),
+    Use(f"{_META}.get_page_table_64", _both("self")),
+    Use(f"{_META}.get_token_to_batch_idx", _both("self")),
+    Use(f"{_META}.get_dsa_extend_len_cpu", _both("self")),
+    Use(
+        "sglang.srt.layers.attention.dsa.dsa_topk_backend.DSATopKBackend.topk_func",
+        _both("self", "score", "lengths", "topk", "row_starts"),
+    ),
+    Use(
+        f"{_TOPK}.plan_topk_v2",
+        {V17: ("seq_lens", "static_threshold"), V23: ("seq_lens", "static_threshold", "out")},
+    ),
+    Use(
+        f"{_TOPK}.topk_transform_512_v2",
+        {
+            V17: (
+                *("scores", "seq_lens", "page_tables", "out_page_indices", "page_size", "metadata"),
+                "out_raw_indices",
+            )
+        },
+    ),
+    Use(
+        f"{_TOPK}.topk_transform_paged_v2",
+        {
+            V23: (
+                *("scores", "seq_lens", "page_tables", "out_page_indices", "page_size", "metadata"),
+                "out_raw_indices",
+            )
+        },
+    ),
+)
+
+
+def patches_for(version: str) -> list[Patch]:
+    """Rows of the table that apply to ``version``."""
+    return [patch for patch in PATCHES if version in patch.params]

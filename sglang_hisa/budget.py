@@ -1,0 +1,93 @@
+"""How many blocks each row keeps: budgets in tokens turned into block counts, once per forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sglang_hisa.config import PAGE, Config
+
+_ONE = 1 << 16
+"""Fractions are rounded up to 1/65536, so that host and device agree on every row's count."""
+
+KEEP_ALL = 1 << 30
+"""A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The budget of one phase in blocks: ``max(blocks, ceil(share * context))``, the row's own included."""
+
+    blocks: int
+    share: int
+    """Fraction of the context, in 1/65536."""
+    block: int
+    """Tokens a block."""
+
+    def count(self, length: int) -> int:
+        """Blocks that a row of ``length`` tokens may keep."""
+        return max(self.blocks, _ceil_div(length * self.share, _ONE * self.block))
+
+    def fits(self, length: int) -> bool:
+        """Whether such a row keeps its whole page table."""
+        return self.count(length) >= _ceil_div(length, self.block)
+
+    def width(self, max_length: int) -> int:
+        """Pages of the widest candidate row among lengths up to ``max_length``."""
+        per_block = self.block // PAGE
+        return min(self.count(max_length) * per_block, _ceil_div(max_length, PAGE))
+
+
+KEEP_EVERYTHING = Rule(KEEP_ALL, 0, PAGE)
+
+
+def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, local_tokens: int) -> Rule:
+    """The rule of ``phase`` ("decode" or "prefill"); a phase left to stock DSA keeps everything.
+
+    A row must hold at least ``min(length, index_topk)`` candidate tokens even when its own block holds
+    one token (fa3 does not mask -1), and all of its sink and local blocks.
+    """
+    setting = getattr(config, phase)
+    block = config.block
+    if not setting.active:
+        return Rule(KEEP_ALL, 0, block)
+    floor = _ceil_div(index_topk, block) + 1
+    forced = sink_blocks(config, init_tokens) + _ceil_div(max(config.local_tokens, local_tokens), block) + 1
+    share = _ceil_div(round(setting.fraction * (1 << 32)), 1 << 16)
+    return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block)
+
+
+def sink_blocks(config: Config, init_tokens: int) -> int:
+    """Leading blocks that are always candidates; the model's ``index_init_tokens`` are among them."""
+    return max(1, _ceil_div(max(config.sink_tokens, init_tokens), config.block))
+
+
+def plan_rows(
+    lengths: torch.Tensor, blocks: torch.Tensor | int, share: torch.Tensor | int, block: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Earlier blocks to keep and candidate tokens of each row.
+
+    Args:
+        lengths: int32 ``[rows]``; 0 for a padded row.
+        blocks, share: the row's :class:`Rule`, one for all rows or int32 ``[rows]``.
+        block: tokens a block.
+
+    Returns:
+        (picks, candidate_lengths), both int32 ``[rows]``. A row that fits its budget has
+        ``picks`` = its earlier blocks and ``candidate_lengths`` = its length.
+    """
+    earlier = torch.div((lengths - 1).clamp_min(0), block, rounding_mode="floor")
+    grown = torch.div(
+        lengths.long() * share + (_ONE * block - 1), _ONE * block, rounding_mode="floor"
+    )
+    if isinstance(blocks, torch.Tensor):
+        count = torch.maximum(grown, blocks.long())
+    else:
+        count = grown.clamp_min(blocks)
+    picks = torch.minimum(count - 1, earlier.long()).to(torch.int32)
+    return picks, (lengths - (earlier - picks) * block).to(torch.int32)

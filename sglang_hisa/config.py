@@ -1,0 +1,239 @@
+"""The one configuration object, and the only module that reads the environment.
+
+``SGLANG_HISA`` is unset (stock SGLang), a preset name, or a JSON object whose optional ``preset`` names
+the values it starts from::
+
+    SGLANG_HISA=balanced
+    SGLANG_HISA='{"preset": "paper", "prefill_tokens": 16384, "sink_tokens": 128}'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ENV = "SGLANG_HISA"
+ENV_CPU = "SGLANG_HISA_CPU"
+PAGE = 64
+"""Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
+
+BLOCKS = (64, 128, 256)
+REFINE = ("auto", "deepgemm", "triton")
+KERNELS = ("auto", "triton", "torch")
+PHASES = ("decode", "prefill")
+
+
+class ConfigError(ValueError):
+    """A setting that HISA refuses. The message holds every problem found, one a line."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The candidate budget of one phase: ``max(tokens, fraction * context)``; ``tokens == 0`` is stock DSA."""
+
+    tokens: int
+    fraction: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self.tokens > 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one server, checked once by :func:`parse`.
+
+    Token counts are in tokens, fractions are of the row's own context. A row whose context fits its
+    budget keeps every page, so its result equals stock DSA.
+    """
+
+    preset: str = "balanced"
+    block: int = 64
+    """Tokens that share one coarse score: 64 (a page), 128 or 256."""
+    decode_tokens: int = 8192
+    """Candidate tokens of a decode row; 0 leaves decode to stock DSA."""
+    decode_fraction: float = 1 / 16
+    """The decode budget grows to this share of the context."""
+    prefill_tokens: int = 16384
+    """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
+    prefill_fraction: float = 1 / 4
+    """The prefill budget grows to this share of the context."""
+    dense_last_chunk: bool = True
+    """Serve the chunk that ends a prompt with stock DSA (what follows depends most on these rows)."""
+    sink_tokens: int = 64
+    """The first tokens of the context that are always candidates (at least one block)."""
+    local_tokens: int = 64
+    """The last tokens before the row that are always candidates (at least the row's own block)."""
+    refine: str = "auto"
+    """Kernel of the token scores inside the candidates: DeepGEMM, our Triton kernel, or the faster one."""
+    kernels: str = "auto"
+    """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
+    workspace_mb: int = 512
+    """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
+
+    @property
+    def decode(self) -> Phase:
+        return Phase(self.decode_tokens, self.decode_fraction)
+
+    @property
+    def prefill(self) -> Phase:
+        return Phase(self.prefill_tokens, self.prefill_fraction)
+
+    @property
+    def pages_per_block(self) -> int:
+        return self.block // PAGE
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "balanced": {},
+    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_last_chunk": False},
+    "paper": {
+        "block": 128,
+        "decode_tokens": 8192,
+        "decode_fraction": 0.0,
+        "prefill_tokens": 8192,
+        "prefill_fraction": 0.0,
+        "dense_last_chunk": False,
+    },
+    "paper-4to1": {
+        "block": 128,
+        "decode_tokens": 4096,
+        "decode_fraction": 0.25,
+        "prefill_tokens": 4096,
+        "prefill_fraction": 0.25,
+        "dense_last_chunk": False,
+    },
+}
+"""Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
+of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
+
+_HINTS: dict[str, str] = {
+    "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
+    "decode_tokens": "0 (stock DSA) or at least the model's index_topk",
+    "prefill_tokens": "0 (stock DSA) or at least the model's index_topk",
+    "decode_fraction": "a number from 0 to 1",
+    "prefill_fraction": "a number from 0 to 1",
+    "dense_last_chunk": "true or false",
+    "sink_tokens": "0 or more",
+    "local_tokens": "0 or more",
+    "refine": f"one of {', '.join(REFINE)}",
+    "kernels": f"one of {', '.join(KERNELS)}",
+    "workspace_mb": "16 or more",
+    "preset": f"one of {', '.join(PRESETS)}",
+}
+
+
+def allowed(key: str) -> str:
+    """What ``key`` may be, in words, for messages and ``hisa serve --help``."""
+    return _HINTS[key]
+
+
+def _complaint(key: str, value: object) -> str:
+    return f'"{key}": {json.dumps(value, default=str)} is not allowed; allowed: {_HINTS[key]}'
+
+
+def _wrong_type(key: str, value: object, default: object) -> bool:
+    if isinstance(default, bool):
+        return not isinstance(value, bool)
+    if isinstance(value, bool):
+        return True
+    if isinstance(default, float):
+        return not isinstance(value, (int, float))
+    return not isinstance(value, type(default))
+
+
+def _out_of_range(key: str, value: Any) -> bool:
+    if key == "block":
+        return value not in BLOCKS
+    if key in ("refine", "kernels"):
+        return value not in (REFINE if key == "refine" else KERNELS)
+    if key.endswith("_fraction"):
+        return not 0 <= value <= 1
+    if key == "workspace_mb":
+        return bool(value < 16)
+    return not isinstance(value, (bool, str)) and value < 0
+
+
+def parse(text: str) -> Config:
+    """``text`` as in ``SGLANG_HISA`` -> :class:`Config`.
+
+    Raises:
+        ConfigError: unreadable JSON, unknown preset or key, wrong type or value; lists every one.
+    """
+    text = text.strip()
+    given: Any = {"preset": text}
+    if text[:1] in ("{", "[", '"') or not text:
+        try:
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{ENV} is not readable JSON ({error}): {text!r}; allowed: a preset "
+                f"({', '.join(PRESETS)}) or a JSON object"
+            ) from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{ENV} must be a preset name or a JSON object, not {text!r}")
+    return from_mapping(given)
+
+
+def from_mapping(given: Mapping[str, Any]) -> Config:
+    """The settings in ``given`` over those of its preset. Raises :class:`ConfigError`."""
+    problems: list[str] = []
+    name = given.get("preset", "balanced")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ConfigError(f"{ENV}: " + _complaint("preset", name))
+    values = {"preset": name, **PRESETS[name]}
+    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
+    for key, value in given.items():
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(
+                f'unknown key "{key}" (value {json.dumps(value, default=str)}){hint} '
+                f"allowed: {', '.join(defaults)}"
+            )
+        elif _wrong_type(key, value, defaults[key]) or _out_of_range(key, value):
+            problems.append(_complaint(key, value))
+        else:
+            values[key] = value
+    if problems:
+        raise ConfigError(f"{ENV}:\n  " + "\n  ".join(problems))
+    return Config(**values)
+
+
+def check_model(config: Config, index_topk: int, page_size: int) -> list[str]:
+    """Reasons why ``config`` does not fit a model, empty when it does."""
+    problems = []
+    for phase in PHASES:
+        tokens = getattr(config, f"{phase}_tokens")
+        if 0 < tokens < index_topk:
+            problems.append(
+                f'"{phase}_tokens": {tokens} is smaller than the model\'s index_topk {index_topk}; '
+                f"allowed: 0 (stock DSA) or at least {index_topk}"
+            )
+    if page_size != PAGE or config.block % page_size:
+        problems.append(f'"block": {config.block} needs pages of {PAGE} tokens; the server has {page_size}')
+    return problems
+
+
+def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
+    """The configuration that ``SGLANG_HISA`` asks for; None when it is unset (stock SGLang)."""
+    text = (os.environ if environ is None else environ).get(ENV)
+    return None if text is None else parse(text)
+
+
+def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
+    return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def interpreting_triton() -> bool:
+    """Whether Triton runs in its CPU interpreter, which needs fp32 dots (bf16 ones are wrong there)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,0 +1,46 @@
+"""What the indexer paths need from the server's kernels; ``patches/`` supplies it for each SGLang."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+
+class Host(Protocol):
+    """Stock kernels of one SGLang version, as they serve stock DSA."""
+
+    index_topk: int
+    init_tokens: int
+    local_tokens: int
+    table_topk: bool
+    """Whether :meth:`topk_slots` (top-k and page table in one launch) is the server's top-k."""
+
+    def schedule(self, lengths_2d: torch.Tensor) -> Any:
+        """DeepGEMM's work split for int32 ``[rows, 1]`` lengths."""
+
+    def paged_logits(
+        self,
+        q: torch.Tensor,
+        index_k: torch.Tensor,
+        weights: torch.Tensor,
+        lengths_2d: torch.Tensor,
+        table: torch.Tensor,
+        schedule: Any,
+        max_length: int,
+    ) -> torch.Tensor:
+        """DeepGEMM's paged MQA logits, fp32 ``[rows, max_length]``; row stride a multiple of 4."""
+
+    def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Force the model's init and local tokens (+inf), in place."""
+
+    def topk_plan(self, lengths: torch.Tensor) -> Any:
+        """The top-k kernel's work split for int32 ``[rows]`` lengths."""
+
+    def topk_slots(
+        self, logits: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor, plan: Any
+    ) -> torch.Tensor:
+        """Top-k of each row mapped through a page table: int32 ``[rows, index_topk]``, -1 padded."""
+
+    def topk_positions(self, logits: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Top-k positions of each row by the server's top-k backend: int32, -1 padded."""

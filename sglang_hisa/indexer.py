@@ -1,0 +1,227 @@
+"""The two-stage indexer over rows: coarse filter, candidate page table, stock score, stock top-k.
+
+A row is one query token, whatever the phase: decode, verify, draft-extend and prefill differ only in
+which page table a row reads and in how many rows come at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.budget import plan_rows
+from sglang_hisa.config import PAGE, Config
+from sglang_hisa.host import Host
+from sglang_hisa.summaries import LayerSummaries
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Query rows of one step, the same for every layer.
+
+    lengths int32 ``[rows]`` (tokens a row may see), table int32 ``[tables, pages]``, table_rows int32
+    ``[rows]`` or None for the identity, max_length bounds ``lengths`` on the host. ``blocks`` and
+    ``share`` are each row's budget (:class:`sglang_hisa.budget.Rule`), ints or int32 ``[rows]``;
+    ``width`` is the pages of the widest candidate row.
+    """
+
+    lengths: torch.Tensor
+    table: torch.Tensor
+    table_rows: torch.Tensor | None
+    max_length: int
+    blocks: torch.Tensor | int
+    share: torch.Tensor | int
+    width: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Plan of consecutive rows: what depends on lengths only, made once and used by every layer."""
+
+    start: int
+    stop: int
+    lengths: torch.Tensor
+    table_rows: torch.Tensor | None
+    picks: torch.Tensor
+    candidates: torch.Tensor
+    """int32 ``[padded rows]``: candidate tokens, 0 in rows added to reach a batch size of DeepGEMM's."""
+    schedule: Any
+    topk_plan: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything of a step that no layer changes."""
+
+    rows: Rows
+    chunks: tuple[Chunk, ...]
+    score_blocks: int
+    """Columns of the coarse score."""
+    refine: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """Form of the result: physical KV slots, or positions in the request plus an optional offset."""
+
+    physical: bool
+    offsets: torch.Tensor | None = None
+    """int32 ``[rows]``, added to each position (RAGGED); None otherwise."""
+
+
+def _spans(rows: int, limit: int, bucketed: bool) -> list[tuple[int, int, int]]:
+    """Split ``rows`` into (start, stop, padded rows) of at most ``limit`` rows.
+
+    DeepGEMM compiles its schedule kernel for each batch size it meets (rounded up to 32), so prefill
+    rows come in multiples of 1024 and one rest padded to a power of two: 14 sizes in all.
+    """
+    if not bucketed:
+        return [(a, min(a + limit, rows), min(a + limit, rows) - a) for a in range(0, rows, limit)]
+    spans, start = [], 0
+    while start < rows:
+        size = min(rows - start, limit)
+        if size >= 1024:
+            size -= size % 1024
+        padded = size if size % 1024 == 0 else max(32, 1 << (size - 1).bit_length())
+        spans.append((start, start + size, padded))
+        start += size
+    return spans
+
+
+def make_plan(rows: Rows, config: Config, host: Host, refine: str, *, one_chunk: bool = False) -> Plan:
+    """Plan of a step. ``one_chunk`` (decode) keeps all rows together, as a captured graph needs."""
+    block = config.block
+    score_blocks = max(1, -(-rows.max_length // block) - 1)
+    count = rows.lengths.shape[0]
+    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, block)
+    limit = count
+    if not one_chunk:
+        row_bytes = (rows.width * (PAGE + 2) + score_blocks) * 4
+        limit = max(32, (config.workspace_mb << 20) // row_bytes)
+        limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
+    chunks = []
+    for start, stop, padded in _spans(count, limit, refine == "deepgemm" and not one_chunk):
+        part = candidates[start:stop]
+        if padded > stop - start:
+            part = torch.nn.functional.pad(part, (0, padded - (stop - start)))
+        part = part.contiguous()
+        chunks.append(
+            Chunk(
+                start,
+                stop,
+                rows.lengths[start:stop],
+                None if rows.table_rows is None else rows.table_rows[start:stop],
+                picks[start:stop],
+                part,
+                host.schedule(part[:, None]) if refine == "deepgemm" else None,
+                host.topk_plan(part[: stop - start]) if host.table_topk else None,
+            )
+        )
+    return Plan(rows, tuple(chunks), score_blocks, refine)
+
+
+def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """``x`` with rows appended (their content is never read: their length is 0)."""
+    if x.shape[0] == rows:
+        return x
+    out = torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    out[: x.shape[0]] = x
+    return out
+
+
+def _select_chunk(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    layer: LayerSummaries,
+    plan: Plan,
+    chunk: Chunk,
+    config: Config,
+    host: Host,
+    output: Output,
+    backend: str,
+) -> torch.Tensor:
+    rows, device = chunk.stop - chunk.start, q.device
+    table = plan.rows.table if chunk.table_rows is not None else plan.rows.table[chunk.start : chunk.stop]
+    per_block = config.pages_per_block
+    scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=device)
+    which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
+    kernels.coarse_scores(q, weights, layer.keys, layer.scales, *which, scores, backend)
+
+    padded = chunk.candidates.shape[0]
+    physical = torch.empty((padded, plan.rows.width), dtype=torch.int32, device=device)
+    logical = None if output.physical else torch.empty_like(physical)
+    kernels.pick_pages(
+        scores,
+        chunk.lengths,
+        chunk.picks,
+        table,
+        chunk.table_rows,
+        per_block,
+        max(1, -(-max(config.sink_tokens, host.init_tokens) // config.block)),
+        max(config.local_tokens, host.local_tokens),
+        physical[:rows],
+        None if logical is None else logical[:rows],
+        backend,
+    )
+
+    width = plan.rows.width * PAGE
+    if plan.refine == "deepgemm":
+        logits = host.paged_logits(
+            _padded(q, padded),
+            layer.index_k,
+            _padded(weights, padded),
+            chunk.candidates[:, None],
+            physical,
+            chunk.schedule,
+            width,
+        )[:rows]
+    else:
+        logits = torch.empty((rows, width), dtype=torch.float32, device=device)
+        kernels.refine_logits(q, weights, layer.index_k, physical, chunk.candidates, logits, backend)
+    lengths = chunk.candidates[:rows]
+    host.boost(logits, lengths)
+
+    target = (physical if logical is None else logical)[:rows]
+    offsets = None if output.offsets is None else output.offsets[chunk.start : chunk.stop]
+    if host.table_topk:
+        chosen = host.topk_slots(logits, lengths, target, chunk.topk_plan)
+        if offsets is None:
+            return chosen
+        return torch.where(chosen >= 0, chosen + offsets[:, None], chosen)
+    positions = host.topk_positions(logits, lengths)
+    return kernels.map_positions(positions, target, offsets, backend)
+
+
+def select(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    layer: LayerSummaries,
+    plan: Plan,
+    config: Config,
+    host: Host,
+    output: Output,
+    backend: str,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Top-k tokens of each row.
+
+    Args:
+        q: fp8 ``[rows, heads, 128]``; weights: fp32 ``[rows, heads]``, scales folded in.
+        out: int32 ``[>= rows, index_topk]`` to fill in place, or None.
+
+    Returns:
+        int32 ``[rows, index_topk]``, -1 padded (``out`` if it was given).
+    """
+    if out is None and len(plan.chunks) == 1:
+        return _select_chunk(q, weights, layer, plan, plan.chunks[0], config, host, output, backend)
+    if out is None:
+        out = torch.full((q.shape[0], host.index_topk), -1, dtype=torch.int32, device=q.device)
+    for chunk in plan.chunks:
+        part = slice(chunk.start, chunk.stop)
+        out[part] = _select_chunk(
+            q[part], weights[part], layer, plan, chunk, config, host, output, backend
+        )
+    return out

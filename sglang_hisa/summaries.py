@@ -1,0 +1,82 @@
+"""Page summaries: one per layer and physical page, beside the index-K buffers.
+
+No allocator, no table, no free hook: a page shared by the radix tree shares its summary, a reused page
+overwrites it. Every write is :func:`seal <sglang_hisa.kernels.seal.seal_pages>`, a pure function of the
+page's stored bytes, so a summary can be rebuilt from them bit for bit at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, PAGE, SUMMARY_BYTES
+
+
+@dataclass
+class LayerSummaries:
+    """One layer: ``index_k`` uint8 ``[pages, 8448]``, ``keys`` fp8 ``[pages, 128]``, ``scales`` fp32."""
+
+    index_k: torch.Tensor
+    keys: torch.Tensor
+    scales: torch.Tensor
+
+
+class PageSummaries:
+    """Summaries of all layers of one KV pool."""
+
+    def __init__(self, buffers: Sequence[torch.Tensor], start_layer: int, backend: str) -> None:
+        """``buffers``: the pool's index-K buffers, one a layer; a 0-row layer gets 0 summaries."""
+        self.start_layer = start_layer
+        self.backend = backend
+        self.layers = [
+            LayerSummaries(
+                buffer,
+                torch.zeros(buffer.shape[0], HEAD_DIM, dtype=FP8, device=buffer.device),
+                torch.zeros(buffer.shape[0], dtype=torch.float32, device=buffer.device),
+            )
+            for buffer in buffers
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all summaries."""
+        return sum(layer.index_k.shape[0] for layer in self.layers) * SUMMARY_BYTES
+
+    def layer(self, layer_id: int) -> LayerSummaries:
+        """Summaries of the model's layer ``layer_id`` (a pipeline stage starts at ``start_layer``)."""
+        return self.layers[layer_id - self.start_layer]
+
+    def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
+        """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
+        layer = self.layer(layer_id)
+        kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, self.backend)
+
+    def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
+        """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""
+        for layer in self.layers if layer_id is None else [self.layer(layer_id)]:
+            if layer.index_k.shape[0]:
+                kernels.seal_pages(layer.index_k, pages, layer.keys, layer.scales, self.backend)
+
+    def stale_pages(self, layer_id: int, pages: torch.Tensor) -> torch.Tensor:
+        """Those of ``pages`` whose summary differs from its rebuild in any bit (int64 ``[m]``)."""
+        layer = self.layer(layer_id)
+        count = layer.index_k.shape[0]
+        fresh = LayerSummaries(
+            layer.index_k,
+            torch.zeros(count, HEAD_DIM, dtype=FP8, device=layer.keys.device),
+            torch.zeros(count, dtype=torch.float32, device=layer.keys.device),
+        )
+        pages = pages.long()
+        kernels.seal_pages(fresh.index_k, pages, fresh.keys, fresh.scales, self.backend)
+        same = (fresh.keys[pages].view(torch.uint8) == layer.keys[pages].view(torch.uint8)).all(dim=1)
+        same &= fresh.scales[pages].view(torch.int32) == layer.scales[pages].view(torch.int32)
+        return pages[~same]
+
+
+def pages_of(slots: torch.Tensor) -> torch.Tensor:
+    """Physical pages (int64, unique) of token slots."""
+    return torch.unique(slots.long() // PAGE)

@@ -11,6 +11,54 @@ from sglang_hisa.kernels.layout import HEAD_DIM, PAGE
 
 
 @triton.jit
+def score_blocks(
+    row,
+    source,
+    first,
+    earlier,
+    q_ptr,
+    weight_ptr,
+    key_ptr,
+    scale_ptr,
+    table_ptr,
+    out_ptr,
+    q_stride,
+    weight_stride,
+    table_stride,
+    out_stride,
+    heads,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Score blocks ``first`` to ``first + BLOCKS`` of one row. ``row`` and ``source`` are int64."""
+    head = tl.arange(0, HEADS)
+    dim = tl.arange(0, DIM)
+    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+    inside = at < earlier * PER_BLOCK
+    page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
+    key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+    scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+    q = tl.load(
+        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
+        mask=head[None, :] < heads,
+        other=0.0,
+    )
+    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
+    score = tl.dot(key, q)
+    if PER_BLOCK > 1:
+        # The mean comes before the ReLU: the score is that of the block's mean key.
+        score = score * scale[:, None]
+        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
+    else:
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+    block = first + tl.arange(0, BLOCKS)
+    tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
+
+
+@triton.jit
 def _coarse_kernel(
     q_ptr,
     weight_ptr,
@@ -44,28 +92,27 @@ def _coarse_kernel(
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
-    head = tl.arange(0, HEADS)
-    dim = tl.arange(0, DIM)
-    q = tl.load(
-        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
-        mask=head[None, :] < heads,
-        other=0.0,
+    score_blocks(
+        row,
+        source,
+        first,
+        earlier,
+        q_ptr,
+        weight_ptr,
+        key_ptr,
+        scale_ptr,
+        table_ptr,
+        out_ptr,
+        q_stride,
+        weight_stride,
+        table_stride,
+        out_stride,
+        heads,
+        HEADS,
+        DIM,
+        PER_BLOCK,
+        BLOCKS,
     )
-    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
-    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-    inside = at < earlier * PER_BLOCK
-    page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
-    key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
-    scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
-    score = tl.dot(key, q)
-    if PER_BLOCK > 1:
-        score = score * scale[:, None]
-        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
-        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
-    else:
-        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
-    block = first + tl.arange(0, BLOCKS)
-    tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
 
 
 def coarse_scores(

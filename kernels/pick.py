@@ -27,10 +27,9 @@ def _kth_largest(key, k):
     """Largest int32 ``t`` with at least ``k`` keys >= t; key int32 ``[n]``, n <= 2**15, 0 < k <= n."""
     low = k * 0 - 2147483647 - 1
     for step in tl.static_range(16):
-        shift: tl.constexpr = 30 - 2 * step
-        one = low + (1 << shift)
-        two = one + (1 << shift)
-        three = two + (1 << shift)
+        one = low + (1 << (30 - 2 * step))
+        two = one + (1 << (30 - 2 * step))
+        three = two + (1 << (30 - 2 * step))
         at_least = (
             (key >= one).to(tl.int64)
             + ((key >= two).to(tl.int64) << 20)
@@ -42,8 +41,78 @@ def _kth_largest(key, k):
             + (((count >> 20) & 0xFFFFF) >= k).to(tl.int32)
             + ((count >> 40) >= k).to(tl.int32)
         )
-        low += enough << shift
+        low += enough << (30 - 2 * step)
     return low
+
+
+@triton.jit
+def pick_row(
+    earlier,
+    pick,
+    length,
+    score,
+    table,
+    physical,
+    logical,
+    width,
+    sink_blocks,
+    local_tokens,
+    PAGE: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    LOGICAL: tl.constexpr,
+):
+    """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS."""
+    block = tl.arange(0, BLOCKS)
+    inside = block < earlier
+    keep = inside
+    place = block
+    if pick < earlier:
+        # .cg: in the fused filter other programs of the same launch wrote these scores.
+        value = tl.load(score + block, mask=inside, other=float("-inf"), cache_modifier=".cg")
+        forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // (PAGE * PER_BLOCK))
+        key = tl.where(forced, 2147483647, _ordered(value))
+        key = tl.where(inside, key, -2147483648)
+        threshold = _kth_largest(key, pick)
+        above = ((key > threshold) & inside).to(tl.int32)
+        tied = ((key == threshold) & inside).to(tl.int32)
+        wanted = pick - tl.sum(above, axis=0)
+        rank = tl.cumsum((above << 16) + tied, axis=0)
+        tied_rank = rank & 0xFFFF
+        keep = (above > 0) | ((tied > 0) & (tied_rank <= wanted))
+        place = (rank >> 16) + tl.minimum(tied_rank, wanted) - 1
+    for part in tl.static_range(PER_BLOCK):
+        page = block * PER_BLOCK + part
+        to = place * PER_BLOCK + part
+        write = keep & (to < width)
+        tl.store(physical + to, tl.load(table + page, mask=keep, other=0), mask=write)
+        if LOGICAL:
+            tl.store(logical + to, page, mask=write)
+
+
+@triton.jit
+def own_block(
+    earlier,
+    pick,
+    length,
+    table,
+    physical,
+    logical,
+    width,
+    PAGE: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LOGICAL: tl.constexpr,
+):
+    """The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0."""
+    column = tl.arange(0, WIDTH)
+    page = (earlier - pick) * PER_BLOCK + column
+    own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
+    value = tl.load(table + page, mask=own, other=0)
+    tail = (column >= pick * PER_BLOCK) & (column < width)
+    tl.store(physical + column, value, mask=tail)
+    if LOGICAL:
+        tl.store(logical + column, tl.where(own, page, 0), mask=tail)
 
 
 @triton.jit
@@ -78,41 +147,24 @@ def _pick_kernel(
     table = table_ptr + source * table_stride
     physical = physical_ptr + row * out_stride
     logical = logical_ptr + row * out_stride
-
-    block = tl.arange(0, BLOCKS)
-    inside = block < earlier
-    keep = inside
-    place = block
-    if pick < earlier:
-        score = tl.load(score_ptr + row * score_stride + block, mask=inside, other=float("-inf"))
-        forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // (PAGE * PER_BLOCK))
-        key = tl.where(forced, 2147483647, _ordered(score))
-        key = tl.where(inside, key, -2147483648)
-        threshold = _kth_largest(key, pick)
-        above = ((key > threshold) & inside).to(tl.int32)
-        tied = ((key == threshold) & inside).to(tl.int32)
-        wanted = pick - tl.sum(above, axis=0)
-        rank = tl.cumsum((above << 16) + tied, axis=0)
-        tied_rank = rank & 0xFFFF
-        keep = (above > 0) | ((tied > 0) & (tied_rank <= wanted))
-        place = (rank >> 16) + tl.minimum(tied_rank, wanted) - 1
-    for part in tl.static_range(PER_BLOCK):
-        page = block * PER_BLOCK + part
-        value = tl.load(table + page, mask=keep, other=0)
-        to = place * PER_BLOCK + part
-        tl.store(physical + to, value, mask=keep & (to < width))
-        if LOGICAL:
-            tl.store(logical + to, page, mask=keep & (to < width))
-
-    # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.
-    column = tl.arange(0, WIDTH)
-    page = earlier * PER_BLOCK + column - pick * PER_BLOCK
-    own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
-    value = tl.load(table + page, mask=own, other=0)
-    tail = (column >= pick * PER_BLOCK) & (column < width)
-    tl.store(physical + column, value, mask=tail)
-    if LOGICAL:
-        tl.store(logical + column, tl.where(own, page, 0), mask=tail)
+    score = score_ptr + row * score_stride
+    pick_row(
+        earlier,
+        pick,
+        length,
+        score,
+        table,
+        physical,
+        logical,
+        width,
+        sink_blocks,
+        local_tokens,
+        PAGE,
+        PER_BLOCK,
+        BLOCKS,
+        LOGICAL,
+    )
+    own_block(earlier, pick, length, table, physical, logical, width, PAGE, PER_BLOCK, WIDTH, LOGICAL)
 
 
 def pick_pages(
@@ -171,5 +223,5 @@ def pick_pages(
         WIDTH=max(16, triton.next_power_of_2(width)),
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,
-        num_warps=4 if blocks <= 2048 else 8,
+        num_warps=4 if blocks <= 2048 else 8 if blocks <= 8192 else 16,
     )

@@ -150,3 +150,14 @@ def map_positions(positions: torch.Tensor, table: torch.Tensor, offsets: torch.T
     if offsets is not None:
         out = out + offsets[:, None].to(torch.int32)
     return out.masked_fill(~valid, -1)
+
+
+def gather_blocks(
+    pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, pages_per_block: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block summaries in the order of ``pages``; see :func:`sglang_hisa.kernels.gather.gather_blocks`."""
+    pages = pages.long()
+    if pages_per_block == 1:
+        return keys.view(torch.uint8)[pages].view(FP8), scales[pages]
+    summary = keys.view(torch.uint8)[pages].view(FP8).float() * scales[pages, None]
+    return quantise(summary.view(-1, pages_per_block, HEAD_DIM).sum(dim=1) / pages_per_block)

@@ -23,6 +23,13 @@ def paged_logits_fn() -> Any:
     return dsa.deep_gemm.fp8_paged_mqa_logits
 
 
+def _flat_logits_fn() -> Any:
+    dsa = _dsa()
+    if hasattr(dsa, "resolve_fp8_mqa_logits_fn"):
+        return dsa.resolve_fp8_mqa_logits_fn()
+    return dsa.deep_gemm.fp8_mqa_logits
+
+
 def _schedule_fn() -> Any:
     dsa = _dsa()
     if hasattr(dsa, "resolve_paged_mqa_logits_metadata_fn"):
@@ -72,6 +79,20 @@ class SglangHost:
             logits = logits.as_strided(logits.shape, ((logits.shape[1] + 3) // 4 * 4, 1))
         return logits
 
+    def flat_logits(
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        scales: torch.Tensor,
+        weights: torch.Tensor,
+        starts: torch.Tensor,
+        ends: torch.Tensor,
+        max_columns: int,
+    ) -> torch.Tensor:
+        return _flat_logits_fn()(
+            q, (keys, scales), weights, starts, ends, clean_logits=False, max_seqlen_k=max_columns
+        )
+
     def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
         # Init tokens lead and local tokens end a candidate row as they do the whole row, because the
         # sink and local blocks that hold them are always kept and pages stay in ascending order.
@@ -85,7 +106,8 @@ class SglangHost:
     def topk_slots(
         self, logits: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor, plan: Any
     ) -> torch.Tensor:
-        out = torch.full((logits.shape[0], self.index_topk), -1, dtype=torch.int32, device=logits.device)
+        # The kernel writes every element, -1 included, so the output needs no fill.
+        out = torch.empty((logits.shape[0], self.index_topk), dtype=torch.int32, device=logits.device)
         _topk_fn()(logits, lengths, table, out, PAGE, plan)
         return out
 

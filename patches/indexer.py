@@ -152,7 +152,7 @@ def around_topk_paged(
         bound = table.shape[1] * PAGE
         lengths = metadata.get_seqlens_expanded()[:rows]
         step = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-        plan = paths.make_plan(step, state.config, host, _refine(state, q_fp8), one_chunk=True)
+        plan = paths.make_decode_plan(step, state.config, host, _refine(state, q_fp8))
         _keep_plan(forward_batch, layer_id, metadata, plan)
         state.steps["decode"] += 1
     if _capturing(q_fp8):
@@ -204,7 +204,7 @@ def _prefill_plan(
     width = max(rule.width(length) for rule, length in zip(rules, contexts))
     table = metadata.get_page_table_64()
     step = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
-    return paths.make_plan(step, state.config, host, _refine(state, q))
+    return paths.make_prefill_plan(step, contexts, state.config, host, _refine(state, q))
 
 
 def around_topk_ragged(

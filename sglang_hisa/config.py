@@ -234,6 +234,12 @@ def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
 
 
+def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:
+    """Entry points that ``SGLANG_PLUGINS`` lets SGLang load; None when all are."""
+    text = (os.environ if environ is None else environ).get("SGLANG_PLUGINS", "")
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
 def interpreting_triton() -> bool:
     """Whether Triton runs in its CPU interpreter, which needs fp32 dots (bf16 ones are wrong there)."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -31,6 +31,19 @@ class Host(Protocol):
     ) -> torch.Tensor:
         """DeepGEMM's paged MQA logits, fp32 ``[rows, max_length]``; row stride a multiple of 4."""
 
+    def flat_logits(
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        scales: torch.Tensor,
+        weights: torch.Tensor,
+        starts: torch.Tensor,
+        ends: torch.Tensor,
+        max_columns: int,
+    ) -> torch.Tensor:
+        """DeepGEMM's MQA logits of row i over ``keys[starts[i]:ends[i]]``, fp32 ``[rows, max_columns]``
+        with the row's first key in column 0. keys fp8 ``[n, 128]``, scales fp32 ``[n]``."""
+
     def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
         """Force the model's init and local tokens (+inf), in place."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sglang_hisa import kernels
-from sglang_hisa.budget import plan_rows
+from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.summaries import LayerSummaries
@@ -50,6 +50,9 @@ class Chunk:
     """int32 ``[padded rows]``: candidate tokens, 0 in rows added to reach a batch size of DeepGEMM's."""
     schedule: Any
     topk_plan: Any
+    starts: torch.Tensor | None = None
+    """int32 ``[rows]``: first and last + 1 gathered block of each row (see :attr:`Plan.gathered`)."""
+    ends: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Plan:
     score_blocks: int
     """Columns of the coarse score."""
     refine: str
+    counts: torch.Tensor | None = None
+    """int32 ``[rows]`` zeros for the filter kernel of steps with one table row a query row."""
+    gathered: torch.Tensor | None = None
+    """int32: pages of every request's earlier blocks, one request after the other, whose summaries
+    DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +99,51 @@ def _spans(rows: int, limit: int, bucketed: bool) -> list[tuple[int, int, int]]:
     return spans
 
 
-def make_plan(rows: Rows, config: Config, host: Host, refine: str, *, one_chunk: bool = False) -> Plan:
-    """Plan of a step. ``one_chunk`` (decode) keeps all rows together, as a captured graph needs."""
-    block = config.block
-    score_blocks = max(1, -(-rows.max_length // block) - 1)
-    count = rows.lengths.shape[0]
-    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, block)
-    limit = count
-    if not one_chunk:
-        row_bytes = (rows.width * (PAGE + 2) + score_blocks) * 4
-        limit = max(32, (config.workspace_mb << 20) // row_bytes)
-        limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
+def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pages to gather and, for each table row, the number of its first gathered block (int32)."""
+    counts = [max(length - 1, 0) // config.block for length in contexts]
+    parts = [rows.table[i, : n * config.pages_per_block] for i, n in enumerate(counts)]
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    return torch.cat(parts), torch.tensor(firsts, dtype=torch.int32).to(rows.table.device)
+
+
+def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str) -> Plan:
+    """Plan of a step whose query rows have a table row each; a captured graph records these few launches.
+
+    All rows stay together: the shapes of a graph are fixed.
+    """
+    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
+    chunk = Chunk(
+        0,
+        rows.lengths.shape[0],
+        rows.lengths,
+        None,
+        picks,
+        candidates,
+        host.schedule(candidates[:, None]) if refine == "deepgemm" else None,
+        host.topk_plan(candidates) if host.table_topk else None,
+    )
+    counts = torch.zeros_like(candidates)
+    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, counts)
+
+
+def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Host, refine: str) -> Plan:
+    """Plan of an extend step; ``contexts`` are the lengths of its requests, on the host."""
+    score_blocks = max(1, -(-rows.max_length // config.block) - 1)
+    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
+    flat = refine == "deepgemm" and rows.lengths.is_cuda
+    gathered = starts = ends = None
+    if flat and rows.table_rows is not None:
+        gathered, firsts = _gather_list(rows, contexts, config)
+        starts = firsts[rows.table_rows.long()]
+        earlier = torch.div((rows.lengths - 1).clamp_min(0), config.block, rounding_mode="floor")
+        ends = starts + torch.where(picks < earlier, earlier, 0)
+    row_bytes = (rows.width * (PAGE + 2) + score_blocks) * 4
+    limit = max(32, (config.workspace_mb << 20) // row_bytes)
+    limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
     chunks = []
-    for start, stop, padded in _spans(count, limit, refine == "deepgemm" and not one_chunk):
-        part = candidates[start:stop]
-        if padded > stop - start:
-            part = torch.nn.functional.pad(part, (0, padded - (stop - start)))
-        part = part.contiguous()
+    for start, stop, padded in _spans(rows.lengths.shape[0], limit, flat):
+        part = torch.nn.functional.pad(candidates[start:stop], (0, padded - (stop - start)))
         chunks.append(
             Chunk(
                 start,
@@ -118,9 +154,11 @@ def make_plan(rows: Rows, config: Config, host: Host, refine: str, *, one_chunk:
                 part,
                 host.schedule(part[:, None]) if refine == "deepgemm" else None,
                 host.topk_plan(part[: stop - start]) if host.table_topk else None,
+                None if starts is None else starts[start:stop],
+                None if ends is None else ends[start:stop],
             )
         )
-    return Plan(rows, tuple(chunks), score_blocks, refine)
+    return Plan(rows, tuple(chunks), score_blocks, refine, None, gathered)
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -132,10 +170,63 @@ def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
     return out
 
 
+def _candidates(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    layer: LayerSummaries,
+    summary: tuple[torch.Tensor, torch.Tensor] | None,
+    plan: Plan,
+    chunk: Chunk,
+    config: Config,
+    host: Host,
+    logical: bool,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[padded rows, width]``."""
+    rows = chunk.stop - chunk.start
+    shape = (chunk.candidates.shape[0], plan.rows.width)
+    physical = torch.empty(shape, dtype=torch.int32, device=q.device)
+    positions = torch.empty_like(physical) if logical else None
+    table, per_block = plan.rows.table, config.pages_per_block
+    sink = sink_blocks(config, host.init_tokens)
+    local = max(config.local_tokens, host.local_tokens)
+    out = (physical[:rows], None if positions is None else positions[:rows])
+    if plan.counts is not None:
+        kernels.filter_pages(
+            q,
+            weights,
+            layer.keys,
+            layer.scales,
+            table,
+            chunk.lengths,
+            chunk.picks,
+            per_block,
+            plan.score_blocks,
+            plan.counts,
+            sink,
+            local,
+            *out,
+            backend,
+        )
+        return physical, positions
+    if summary is not None:
+        assert chunk.starts is not None and chunk.ends is not None
+        scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
+    else:
+        scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
+        which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
+        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *which, scores, backend)
+    kernels.pick_pages(
+        scores, chunk.lengths, chunk.picks, table, chunk.table_rows, per_block, sink, local, *out, backend
+    )
+    return physical, positions
+
+
 def _select_chunk(
     q: torch.Tensor,
     weights: torch.Tensor,
     layer: LayerSummaries,
+    summary: tuple[torch.Tensor, torch.Tensor] | None,
     plan: Plan,
     chunk: Chunk,
     config: Config,
@@ -143,30 +234,10 @@ def _select_chunk(
     output: Output,
     backend: str,
 ) -> torch.Tensor:
-    rows, device = chunk.stop - chunk.start, q.device
-    table = plan.rows.table if chunk.table_rows is not None else plan.rows.table[chunk.start : chunk.stop]
-    per_block = config.pages_per_block
-    scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=device)
-    which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
-    kernels.coarse_scores(q, weights, layer.keys, layer.scales, *which, scores, backend)
-
-    padded = chunk.candidates.shape[0]
-    physical = torch.empty((padded, plan.rows.width), dtype=torch.int32, device=device)
-    logical = None if output.physical else torch.empty_like(physical)
-    kernels.pick_pages(
-        scores,
-        chunk.lengths,
-        chunk.picks,
-        table,
-        chunk.table_rows,
-        per_block,
-        max(1, -(-max(config.sink_tokens, host.init_tokens) // config.block)),
-        max(config.local_tokens, host.local_tokens),
-        physical[:rows],
-        None if logical is None else logical[:rows],
-        backend,
+    rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
+    physical, logical = _candidates(
+        q, weights, layer, summary, plan, chunk, config, host, not output.physical, backend
     )
-
     width = plan.rows.width * PAGE
     if plan.refine == "deepgemm":
         logits = host.paged_logits(
@@ -179,7 +250,7 @@ def _select_chunk(
             width,
         )[:rows]
     else:
-        logits = torch.empty((rows, width), dtype=torch.float32, device=device)
+        logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
         kernels.refine_logits(q, weights, layer.index_k, physical, chunk.candidates, logits, backend)
     lengths = chunk.candidates[:rows]
     host.boost(logits, lengths)
@@ -215,13 +286,19 @@ def select(
     Returns:
         int32 ``[rows, index_topk]``, -1 padded (``out`` if it was given).
     """
+    summary = None
+    if plan.gathered is not None:
+        per_block = config.pages_per_block
+        summary = kernels.gather_blocks(plan.gathered, layer.keys, layer.scales, per_block, backend)
     if out is None and len(plan.chunks) == 1:
-        return _select_chunk(q, weights, layer, plan, plan.chunks[0], config, host, output, backend)
+        return _select_chunk(
+            q, weights, layer, summary, plan, plan.chunks[0], config, host, output, backend
+        )
     if out is None:
         out = torch.full((q.shape[0], host.index_topk), -1, dtype=torch.int32, device=q.device)
     for chunk in plan.chunks:
         part = slice(chunk.start, chunk.stop)
         out[part] = _select_chunk(
-            q[part], weights[part], layer, plan, chunk, config, host, output, backend
+            q[part], weights[part], layer, summary, plan, chunk, config, host, output, backend
         )
     return out

@@ -1,0 +1,145 @@
+"""Prefill rows of the kernel benchmark: the last chunk of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.budget import make_rule
+from sglang_hisa.config import PAGE, Config
+from sglang_hisa.indexer import Output, Rows, _candidates, make_prefill_plan, select
+from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
+from sglang_hisa.launch.bench.timing import interleave
+from sglang_hisa.patches.stock import StockPrefill, bench_host
+
+TOPK = 2048
+
+
+def run_case(
+    cache: Cache,
+    context: int,
+    rows: int,
+    heads: int,
+    config: Config,
+    refine: str,
+    repeats: int,
+    flops: float,
+) -> list[dict[str, Any]]:
+    """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
+    host = bench_host(TOPK)
+    rule = make_rule(config, "prefill", TOPK, 0, 0)
+    pages = -(-context // PAGE)
+    table = torch.randperm(cache.pages, device="cuda")[:pages].to(torch.int32)[None].contiguous()
+    q, weights = make_queries(rows, heads)
+    stock = StockPrefill(context, rows, TOPK, table)
+    layer = cache.layer
+    which = torch.zeros(rows, dtype=torch.int32, device="cuda")
+    step = Rows(stock.ends, table, which, context, rule.blocks, rule.share, rule.width(context))
+    plan = make_prefill_plan(step, [context], config, host, refine)
+    output = Output(physical=True)
+
+    def hisa() -> torch.Tensor:
+        if rule.fits(context):  # the adapter leaves such a step to the stock indexer
+            return stock_total()
+        return select(q, weights, layer, plan, config, host, output, "triton")
+
+    keys, scales = stock.gather(layer.index_k)
+    stock_logits = stock.logits(q, weights, keys, scales)
+    topks: dict[str, Callable[[], torch.Tensor]] = {
+        "legacy": lambda: stock.topk_legacy(stock_logits),
+        "v2": lambda: stock.topk_v2(stock_logits),
+    }
+    probe = interleave(topks, 5, 1)
+    best = min(probe, key=lambda name: probe[name][0])
+    pick_topk = stock.topk_legacy if best == "legacy" else stock.topk_v2
+
+    def stock_total() -> torch.Tensor:
+        return pick_topk(stock.logits(q, weights, *stock.gather(layer.index_k)))
+
+    picks = torch.cat([chunk.picks for chunk in plan.chunks]).tolist()
+    sample = [0, rows // 3, rows - 1]
+    lengths = stock.ends.tolist()
+    check_rows(hisa(), q, weights, layer, table, [0] * rows, lengths, picks, rule.block, sample, TOPK)
+
+    each: dict[str, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {
+        "total": (stock_total, hisa)
+    }
+    if not rule.fits(context):
+        chunk = plan.chunks[0]
+        part = slice(chunk.start, chunk.stop)
+        qs, ws = q[part], weights[part]
+        share = rows / (chunk.stop - chunk.start)
+        summary = None
+        if plan.gathered is not None:
+            summary = kernels.gather_blocks(
+                plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
+            )
+        width = plan.rows.width * PAGE
+
+        def filter_() -> tuple[torch.Tensor, Any]:
+            return _candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
+
+        def coarse() -> object:
+            assert summary is not None and chunk.starts is not None and chunk.ends is not None
+            return host.flat_logits(qs, *summary, ws, chunk.starts, chunk.ends, plan.score_blocks)
+
+        physical = filter_()[0]
+
+        def refine_() -> torch.Tensor:
+            if refine == "deepgemm":
+                args = (chunk.candidates[:, None], physical, chunk.schedule, width)
+                return host.paged_logits(qs, layer.index_k, ws, *args)
+            out = torch.empty((qs.shape[0], width), dtype=torch.float32, device="cuda")
+            kernels.refine_logits(qs, ws, layer.index_k, physical, chunk.candidates, out, "triton")
+            return out
+
+        logits = refine_()
+        each["refine"] = (lambda: stock.logits(q, weights, keys, scales), refine_)
+        each["topk"] = (
+            topks[best],
+            lambda: host.topk_slots(logits, chunk.candidates, physical, chunk.topk_plan),
+        )
+        each["pick"] = (None, filter_)
+        if summary is not None:
+            each["coarse"] = (None, coarse)
+    arms = {
+        f"{stage}:{arm}": work
+        for stage, pair in each.items()
+        for arm, work in zip(("stock", "hisa"), pair)
+        if work is not None
+    }
+    times = interleave(arms, repeats, 1)
+    budget = rule.count(context) * rule.block
+    earlier = (context - 1) // rule.block
+    work_tokens = context if rule.fits(context) else budget + earlier
+    floor = rows * work_tokens * heads * 128 * 2 / flops * 1e6
+    out = []
+    for stage in each:
+        ours, theirs = times[f"{stage}:hisa"], times.get(f"{stage}:stock")
+        scale = 1.0 if stage == "total" else share
+        out.append(
+            {
+                "phase": "prefill",
+                "context": context,
+                "rows": rows,
+                "heads": heads,
+                "budget": min(budget, context),
+                "block": rule.block,
+                "preset": config.preset,
+                "refine": refine,
+                "stage": stage,
+                "stock_topk": best,
+                "stock_us": theirs and round(theirs[0], 1),
+                "stock_p20_us": theirs and round(theirs[1], 1),
+                "stock_p80_us": theirs and round(theirs[2], 1),
+                "hisa_us": round(ours[0] * scale, 1),
+                "hisa_p20_us": round(ours[1] * scale, 1),
+                "hisa_p80_us": round(ours[2] * scale, 1),
+                "speedup": theirs and round(theirs[0] / (ours[0] * scale), 3),
+                "floor_us": round(floor, 1) if stage == "total" else None,
+            }
+        )
+    return out

@@ -1,0 +1,140 @@
+"""`hisa bench kernels`: the stock indexer against HISA on one GPU, no model needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.config import Config, from_mapping
+
+K = 1024
+DECODE_CONTEXTS = [4 * K, 16 * K, 32 * K, 64 * K, 128 * K, 256 * K, 512 * K, 1024 * K]
+BATCHES = [1, 4, 16, 64, 128]
+PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
+
+
+def _config(budget: str) -> Config:
+    """"8192", "16384" or "L/4" (at least 8192), the same for both phases."""
+    tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
+    return from_mapping(
+        {
+            "decode_tokens": tokens,
+            "decode_fraction": share,
+            "prefill_tokens": tokens,
+            "prefill_fraction": share,
+            "dense_last_chunk": False,
+        }
+    )
+
+
+def _ceilings() -> tuple[float, float]:
+    """Measured bytes/s of a device copy and the datasheet's dense fp8 flop/s of an H100 SXM."""
+    import torch
+
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    b.copy_(a)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(5):
+        b.copy_(a)
+    end.record()
+    end.synchronize()
+    return 5 * 2 * a.numel() / (begin.elapsed_time(end) / 1000), 1979e12
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
+    number = {"type": int, "nargs": "+"}
+    parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
+    parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")
+    parser.add_argument("--prefill-contexts", **number, default=PREFILL_CONTEXTS, help="end of the chunk")
+    parser.add_argument("--rows", **number, default=[8192], help="rows of a prefill chunk")
+    parser.add_argument("--heads", **number, default=[64], help="index heads")
+    parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
+    parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
+    parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
+    parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
+    parser.add_argument("--out", type=Path, help="write the record (JSON) here")
+    return parser.parse_args(argv)
+
+
+def _line(row: dict[str, Any]) -> str:
+    size = row.get("batch", row.get("rows"))
+    stock = f"{row['stock_us']:9.1f}" if row["stock_us"] else "        -"
+    speed = f"{row['speedup']:6.2f}x" if row["speedup"] else "      -"
+    floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
+    return (
+        f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} budget {row['budget']:6} "
+        f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} floor {floor}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
+    import torch
+
+    from sglang_hisa.launch.bench import cases, decode, prefill
+    from sglang_hisa.launch.provenance import provenance
+
+    args = parse(argv)
+    torch.manual_seed(0)
+    bandwidth, flops = _ceilings()
+    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // cases.ROW_BYTES)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+
+    def cell(name: str, work: Any) -> None:
+        try:
+            found = work()
+        except AssertionError as error:
+            failures.append(f"{name}: {error}")
+            print(f"FAILED {name}: {error}", flush=True)
+            return
+        rows.extend(found)
+        for row in found:
+            print(_line(row), flush=True)
+        torch.cuda.empty_cache()
+
+    for heads in args.heads:
+        for refine in args.refine:
+            for budget in args.budgets:
+                config = _config(budget)
+                for context in args.decode_contexts:
+                    for batch in args.batches:
+                        if batch * (-(-context // 64)) > cache.pages:
+                            continue
+                        cell(
+                            f"decode {context} x {batch} budget {budget} {refine}",
+                            lambda c=context, b=batch, h=heads, f=config, r=refine: decode.run_case(
+                                cache, c, b, h, f, r, args.repeats, bandwidth
+                            ),
+                        )
+                for context in args.prefill_contexts:
+                    for size in args.rows:
+                        if size > context:
+                            continue
+                        cell(
+                            f"prefill {context} x {size} budget {budget} {refine}",
+                            lambda c=context, n=size, h=heads, f=config, r=refine: prefill.run_case(
+                                cache, c, n, h, f, r, max(5, args.repeats // 2), flops
+                            ),
+                        )
+    record = {
+        "schema_version": 1,
+        "provenance": provenance(),
+        "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
+        "failures": failures,
+        "rows": rows,
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

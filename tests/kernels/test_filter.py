@@ -1,0 +1,125 @@
+"""Coarse scores, pick, and both in one launch, against plain PyTorch."""
+
+import pytest
+import torch
+
+from sglang_hisa import budget, kernels
+from sglang_hisa.kernels.layout import PAGE
+
+from .conftest import make_case
+
+RAGGED = [0, 1, 63, 64, 65, 64 * 9 + 1, 64 * 20, 64 * 37 + 13, 64 * 33 - 1]
+
+
+def plan(case, tokens, per_block):
+    rule = budget.Rule(max(2, tokens // (PAGE * per_block)), 0, PAGE * per_block)
+    picks, candidates = budget.plan_rows(case.lengths, rule.blocks, rule.share, rule.block)
+    longest = int(case.lengths.max())
+    return picks, candidates, rule.width(longest), max(1, -(-longest // rule.block) - 1)
+
+
+def poisoned(case, columns, width):
+    rows, device = case.q.shape[0], case.q.device
+    scores = torch.full((rows, columns), float("nan"), device=device)
+    tables = [torch.full((rows, width), -7, dtype=torch.int32, device=device) for _ in range(2)]
+    return scores, *tables
+
+
+def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE):
+    scores, physical, logical = poisoned(case, columns, width)
+    args = (case.table, case.table_rows, case.lengths, picks, per_block)
+    kernels.coarse_scores(case.q, case.weights, case.keys, case.scales, *args, scores, backend)
+    kernels.pick_pages(
+        scores, case.lengths, picks, case.table, case.table_rows, per_block, sink, local, physical, logical, backend
+    )
+    return scores, physical, logical
+
+
+def same_choice(case, picks, per_block, ours, truth):
+    """Candidates agree but for blocks whose scores tie up to rounding."""
+    block = per_block * PAGE
+    for row, length in enumerate(case.lengths.tolist()):
+        mine, want = ours[2][row].tolist(), truth[2][row].tolist()
+        if mine == want:
+            continue
+        earlier = (length - 1) // block
+        score = truth[0][row, :earlier]
+        near = 1e-4 * float(score.abs().max())
+        cut = float(score.sort(descending=True).values[int(picks[row]) - 1])
+        for page in set(mine) ^ set(want):
+            assert abs(float(score[page // per_block]) - cut) <= near, (row, page)
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["own", "mapped"])
+@pytest.mark.parametrize("per_block", [1, 2, 4])
+@pytest.mark.parametrize("heads", [4, 32, 64])
+def test_scores_and_choice(device, heads, per_block, mapped):
+    case = make_case(device, RAGGED, heads=heads, mapped=mapped, seed=heads + per_block)
+    picks, _, width, columns = plan(case, 640, per_block)
+    ours = run(case, picks, per_block, columns, width, "triton")
+    truth = run(case, picks, per_block, columns, width, "torch")
+    scored = ~truth[0].isnan()
+    assert torch.equal(scored, ~ours[0].isnan()), "a score was written outside, or not written"
+    difference = (ours[0] - truth[0])[scored].abs().max()
+    assert difference <= 1e-4 * truth[0][scored].abs().max()
+    same_choice(case, picks, per_block, [x.cpu() for x in ours], [x.cpu() for x in truth])
+
+
+@pytest.mark.parametrize("sink,local", [(1, 64), (3, 64), (1, 333)])
+def test_forced_blocks_and_order(device, sink, local):
+    case = make_case(device, RAGGED, heads=16, seed=3)
+    picks, candidates, width, columns = plan(case, 12 * PAGE, 1)
+    _, physical, logical = run(case, picks, 1, columns, width, "triton", sink, local)
+    for row, length in enumerate(case.lengths.tolist()):
+        pages = -(-int(candidates[row]) // PAGE)
+        kept = logical[row, :pages].tolist()
+        assert kept == sorted(set(kept)), "pages must be distinct and ascending"
+        if not length:
+            assert pages == 0
+            continue
+        last = (length - 1) // PAGE
+        assert kept[-1] == last, "the row's own page comes last"
+        assert set(range(min(sink, last))) <= set(kept)
+        assert set(range(max(length - local, 0) // PAGE, last + 1)) <= set(kept)
+        assert physical[row, :pages].tolist() == case.table[row, kept].tolist()
+        assert (physical[row, pages:] == 0).all() and (logical[row, pages:] == 0).all()
+        tail = length - last * PAGE
+        assert int(candidates[row]) == (pages - 1) * PAGE + tail
+
+
+@pytest.mark.parametrize("per_block", [1, 2, 4])
+def test_one_launch_equals_two(device, per_block):
+    """The fused filter leaves the two-launch tables and zero counters, run after run."""
+    case = make_case(device, RAGGED, heads=64, seed=11)
+    picks, _, width, columns = plan(case, 640, per_block)
+    _, physical, logical = run(case, picks, per_block, columns, width, "triton")
+    counts = torch.zeros(len(RAGGED), dtype=torch.int32, device=device)
+    for _ in range(3):
+        _, mine, mine_logical = poisoned(case, columns, width)
+        kernels.filter_pages(
+            *(case.q, case.weights, case.keys, case.scales, case.table, case.lengths, picks, per_block),
+            *(columns, counts, 1, PAGE, mine, mine_logical, "triton"),
+        )
+        assert torch.equal(mine, physical) and torch.equal(mine_logical, logical)
+        assert (counts == 0).all()
+
+
+@pytest.mark.parametrize("count,keep", [(1, 1), (17, 3), (100, 99), (1000, 128), (3000, 700)])
+def test_ties_go_to_the_earlier_block(device, count, keep):
+    """Scores of few distinct values, both infinities among them, against a stable sort."""
+    generator = torch.Generator().manual_seed(count)
+    length = (count + 1) * PAGE
+    values = torch.tensor([float("-inf"), -2.5, -0.0, 0.0, 1.5, 3e38, float("inf")])
+    scores = values[torch.randint(0, 7, (2, count), generator=generator)].to(device)
+    table = torch.arange(count + 1, dtype=torch.int32, device=device).repeat(2, 1)
+    lengths = torch.tensor([length, length], dtype=torch.int32, device=device)
+    picks = torch.tensor([keep, max(1, keep - 1)], dtype=torch.int32, device=device)
+    physical = torch.full((2, keep + 1), -7, dtype=torch.int32, device=device)
+    kernels.pick_pages(scores, lengths, picks, table, None, 1, 0, 0, physical, None, "triton")
+    for row in range(2):
+        # -0.0 sorts below 0.0 in the kernel's bit order; make the reference agree.
+        key = scores[row].cpu().double()
+        key[(key == 0) & torch.signbit(scores[row].cpu())] = -1e-30
+        want = torch.sort(key, descending=True, stable=True).indices[: int(picks[row])].sort().values
+        assert physical[row, : int(picks[row])].tolist() == want.tolist()
+        assert int(physical[row, int(picks[row])]) == count

@@ -1,0 +1,70 @@
+"""Summaries: a pure function of the page's bytes, the same bits from every implementation."""
+
+import pytest
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, dequantised_pages
+
+from .conftest import index_cache
+
+
+def empty(pages, device):
+    poison = torch.full((pages, HEAD_DIM), 0x5A, dtype=torch.uint8, device=device).view(FP8)
+    return poison, torch.full((pages,), float("nan"), device=device)
+
+
+@pytest.mark.parametrize("scale", [0.01, 40.0, 4000.0], ids=lambda s: f"scale{s}")
+@pytest.mark.parametrize("spread", [1e-7, 0.01, 1e6], ids=lambda s: f"spread{s}")
+def test_triton_gives_the_bits_of_the_reference(device, scale, spread):
+    index_k = index_cache(13, device, scale=scale, spread=spread)
+    pages = torch.tensor([12, 0, 5, 7], device=device)
+    keys, scales = empty(13, device)
+    kernels.seal_pages(index_k, pages, keys, scales, "triton")
+    want_keys, want_scales = (x.to(device) for x in empty(13, "cpu"))
+    cpu_keys, cpu_scales = empty(13, "cpu")
+    kernels.seal_pages(index_k.cpu(), pages.cpu(), cpu_keys, cpu_scales, "torch")
+    want_keys, want_scales = cpu_keys.to(device), cpu_scales.to(device)
+    assert torch.equal(keys.view(torch.uint8), want_keys.view(torch.uint8))
+    assert torch.equal(scales[pages], want_scales[pages])
+    assert scales.isnan().sum() == 9, "a page that was not asked for was written"
+
+
+def test_summary_is_the_mean_of_the_keys(device):
+    index_k = index_cache(9, device)
+    keys, scales = empty(9, device)
+    kernels.seal_pages(index_k, torch.arange(9, device=device), keys, scales, "triton")
+    mean = dequantised_pages(index_k.cpu(), torch.arange(9)).double().mean(dim=1)
+    got = keys.cpu().double() * scales.cpu().double()[:, None]
+    # e4m3 keeps 4 significant bits; below 2**-6 of the scale the grid is absolute.
+    allowed = mean.abs() / 16 + scales.cpu().double()[:, None] * 2**-9
+    assert ((got - mean).abs() <= allowed * 1.01).all()
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_tokens_seal_only_pages_that_they_complete(device, backend):
+    index_k = index_cache(11, device)
+    keys, scales = empty(11, device)
+    slots = torch.tensor([63, 64, 3 * PAGE + 62, 9 * PAGE + 63, 10 * PAGE, 0, -1], device=device)
+    kernels.seal_tokens(index_k, slots, keys, scales, backend)
+    assert (~scales.isnan()).nonzero().flatten().tolist() == [0, 9]
+
+
+def test_order_of_tokens_does_not_change_a_bit(device):
+    """Integer sums: permuting the page's tokens leaves the summary's bits."""
+    index_k = index_cache(2, device)
+    order = torch.randperm(PAGE).to(device)
+    page = index_k[0]
+    index_k[1, :KEY_BYTES] = page[:KEY_BYTES].view(PAGE, HEAD_DIM)[order].flatten()
+    index_k[1, KEY_BYTES:] = page[KEY_BYTES:].view(PAGE, 4)[order].flatten()
+    keys, scales = empty(2, device)
+    kernels.seal_pages(index_k, torch.arange(2, device=device), keys, scales, "triton")
+    assert torch.equal(keys[0].view(torch.uint8), keys[1].view(torch.uint8))
+    assert scales[0] == scales[1]
+
+
+def test_page_of_zeros(device):
+    index_k = torch.zeros(1, index_cache(1, "cpu").shape[1], dtype=torch.uint8, device=device)
+    keys, scales = empty(1, device)
+    kernels.seal_pages(index_k, torch.zeros(1, dtype=torch.int64, device=device), keys, scales, "triton")
+    assert (keys.float() == 0).all() and torch.isfinite(scales).all()

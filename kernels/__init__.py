@@ -4,7 +4,6 @@ Every launcher takes ``backend``: ``"triton"``, or ``"torch"`` for the reference
 """
 
 from sglang_hisa.kernels.coarse import coarse_scores
-from sglang_hisa.kernels.filter import filter_pages
 from sglang_hisa.kernels.gather import gather_blocks
 from sglang_hisa.kernels.pick import pick_pages
 from sglang_hisa.kernels.positions import map_positions
@@ -13,7 +12,6 @@ from sglang_hisa.kernels.seal import seal_pages, seal_tokens
 
 __all__ = [
     "coarse_scores",
-    "filter_pages",
     "gather_blocks",
     "map_positions",
     "pick_pages",

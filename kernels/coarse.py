@@ -5,57 +5,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, PAGE
-
-
-@triton.jit
-def score_blocks(
-    row,
-    source,
-    first,
-    earlier,
-    q_ptr,
-    weight_ptr,
-    key_ptr,
-    scale_ptr,
-    table_ptr,
-    out_ptr,
-    q_stride,
-    weight_stride,
-    table_stride,
-    out_stride,
-    heads,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    PER_BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """Score blocks ``first`` to ``first + BLOCKS`` of one row. ``row`` and ``source`` are int64."""
-    head = tl.arange(0, HEADS)
-    dim = tl.arange(0, DIM)
-    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-    inside = at < earlier * PER_BLOCK
-    page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
-    key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
-    scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
-    q = tl.load(
-        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
-        mask=head[None, :] < heads,
-        other=0.0,
-    )
-    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
-    score = tl.dot(key, q)
-    if PER_BLOCK > 1:
-        # The mean comes before the ReLU: the score is that of the block's mean key.
-        score = score * scale[:, None]
-        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
-        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
-    else:
-        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
-    block = first + tl.arange(0, BLOCKS)
-    tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
 
 
 @triton.jit
@@ -72,6 +25,7 @@ def _coarse_kernel(
     q_stride,
     weight_stride,
     table_stride,
+    table_pages,
     out_stride,
     heads,
     HEADS: tl.constexpr,
@@ -80,39 +34,45 @@ def _coarse_kernel(
     PER_BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     MAPPED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BLOCKS
-    length = tl.load(length_ptr + row)
-    earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
-    if first >= earlier:
-        return
-    if tl.load(pick_ptr + row) >= earlier:
-        return
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
-    score_blocks(
-        row,
-        source,
-        first,
-        earlier,
-        q_ptr,
-        weight_ptr,
-        key_ptr,
-        scale_ptr,
-        table_ptr,
-        out_ptr,
-        q_stride,
-        weight_stride,
-        table_stride,
-        out_stride,
-        heads,
-        HEADS,
-        DIM,
-        PER_BLOCK,
-        BLOCKS,
-    )
+    # Read beside the length, not after it: entries past the row's end are never used as addresses.
+    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+    page = tl.load(table_ptr + source * table_stride + at, mask=at < table_pages, other=0).to(tl.int64)
+    length = tl.load(length_ptr + row)
+    pick = tl.load(pick_ptr + row)
+    earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
+    if (first < earlier) & (pick < earlier):
+        head = tl.arange(0, HEADS)
+        dim = tl.arange(0, DIM)
+        inside = at < earlier * PER_BLOCK
+        page = tl.where(inside, page, 0)
+        key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+        scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+        q = tl.load(
+            q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
+            mask=head[None, :] < heads,
+            other=0.0,
+        )
+        weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
+        score = tl.dot(key, q)
+        if PER_BLOCK > 1:
+            # The mean comes before the ReLU: the score is that of the block's mean key.
+            score = score * scale[:, None]
+            score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+            total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
+        else:
+            total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+        block = first + tl.arange(0, BLOCKS)
+        tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
 
 
 def coarse_scores(
@@ -127,6 +87,7 @@ def coarse_scores(
     pages_per_block: int,
     out: torch.Tensor,
     backend: str,
+    overlap: bool = False,
 ) -> None:
     """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
 
@@ -138,6 +99,7 @@ def coarse_scores(
         lengths: int32 ``[rows]``, tokens the row may see (its own included).
         picks: int32 ``[rows]``, earlier blocks to keep; a row that keeps all of them is not scored.
         out: fp32 ``[rows, >= earlier blocks]``; columns of unscored blocks are left as they are.
+        overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
     """
     args = (q, weights, keys, scales, table, table_rows, lengths, picks)
     if backend == "torch":
@@ -148,7 +110,7 @@ def coarse_scores(
     rows, heads = q.shape[:2]
     if not rows or not out.shape[1]:
         return
-    blocks = max(1, 64 // pages_per_block)
+    blocks = 64 // pages_per_block
     _coarse_kernel[(rows, triton.cdiv(out.shape[1], blocks))](
         q,
         weights,
@@ -162,6 +124,7 @@ def coarse_scores(
         q.stride(0),
         weights.stride(0),
         table.stride(0),
+        table.shape[1],
         out.stride(0),
         heads,
         HEADS=max(16, triton.next_power_of_2(heads)),
@@ -170,5 +133,7 @@ def coarse_scores(
         PER_BLOCK=pages_per_block,
         BLOCKS=blocks,
         MAPPED=table_rows is not None,
+        OVERLAP=overlap,
         num_warps=4,
+        **({"launch_pdl": True} if overlap else {}),
     )

@@ -1,8 +1,8 @@
 """Pick: the best-scored blocks of each row become its candidate page table.
 
-One program a row. The k-th largest score is found by a search over the bits of the ordered scores, two
-bits a step (three counts packed in one int64 sum), which needs no sort and gives a fixed order of ties:
-the earlier block wins. Pages leave in ascending order, so a row that keeps everything keeps its table.
+One program a row. The threshold is found by a search over the bits of the ordered scores, which needs no
+sort and gives a fixed order of ties: the earlier block wins. Pages leave in ascending order, so a row
+that keeps everything keeps its table.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
+
+FEW = 1024
+"""Blocks of the cheap branch."""
 
 
 @triton.jit
@@ -23,30 +27,39 @@ def _ordered(score):
 
 
 @triton.jit
-def _kth_largest(key, k):
-    """Largest int32 ``t`` with at least ``k`` keys >= t; key int32 ``[n]``, n <= 2**15, 0 < k <= n."""
+def _threshold(key, k):
+    """An int32 ``t`` that splits the ``k`` largest of ``key`` (int32 ``[n]``, n < 2**16, 0 < k <= n).
+
+    Either exactly ``k`` keys are >= t, or t is the k-th largest key and it has ties. Two bits of t are
+    found a step, by three counts packed in one int64 sum; the search ends at the first exact count.
+    """
     low = k * 0 - 2147483647 - 1
-    for step in tl.static_range(16):
-        one = low + (1 << (30 - 2 * step))
-        two = one + (1 << (30 - 2 * step))
-        three = two + (1 << (30 - 2 * step))
+    shift = k * 0 + 30
+    while shift >= 0:
+        one = low + (1 << shift)
+        two = one + (1 << shift)
+        three = two + (1 << shift)
         at_least = (
             (key >= one).to(tl.int64)
             + ((key >= two).to(tl.int64) << 20)
             + ((key >= three).to(tl.int64) << 40)
         )
         count = tl.sum(at_least, axis=0)
-        enough = (
-            ((count & 0xFFFFF) >= k).to(tl.int32)
-            + (((count >> 20) & 0xFFFFF) >= k).to(tl.int32)
-            + ((count >> 40) >= k).to(tl.int32)
-        )
-        low += enough << (30 - 2 * step)
+        above_one = (count & 0xFFFFF).to(tl.int32)
+        above_two = ((count >> 20) & 0xFFFFF).to(tl.int32)
+        above_three = (count >> 40).to(tl.int32)
+        best = tl.where(above_one >= k, above_one, k + 1)
+        low = tl.where(above_one >= k, one, low)
+        best = tl.where(above_two >= k, above_two, best)
+        low = tl.where(above_two >= k, two, low)
+        best = tl.where(above_three >= k, above_three, best)
+        low = tl.where(above_three >= k, three, low)
+        shift = tl.where(best == k, -1, shift - 2)
     return low
 
 
 @triton.jit
-def pick_row(
+def _pick_row(
     earlier,
     pick,
     length,
@@ -65,20 +78,20 @@ def pick_row(
     """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS."""
     block = tl.arange(0, BLOCKS)
     inside = block < earlier
+    scored = tl.where(pick < earlier, earlier, 0)
+    value = tl.load(score + block, mask=block < scored, other=float("-inf"))
     keep = inside
     place = block
     if pick < earlier:
-        # .cg: in the fused filter other programs of the same launch wrote these scores.
-        value = tl.load(score + block, mask=inside, other=float("-inf"), cache_modifier=".cg")
         forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // (PAGE * PER_BLOCK))
         key = tl.where(forced, 2147483647, _ordered(value))
         key = tl.where(inside, key, -2147483648)
-        threshold = _kth_largest(key, pick)
+        threshold = _threshold(key, pick)
         above = ((key > threshold) & inside).to(tl.int32)
         tied = ((key == threshold) & inside).to(tl.int32)
-        wanted = pick - tl.sum(above, axis=0)
         rank = tl.cumsum((above << 16) + tied, axis=0)
         tied_rank = rank & 0xFFFF
+        wanted = pick - tl.sum(above, axis=0)
         keep = (above > 0) | ((tied > 0) & (tied_rank <= wanted))
         place = (rank >> 16) + tl.minimum(tied_rank, wanted) - 1
     for part in tl.static_range(PER_BLOCK):
@@ -88,31 +101,6 @@ def pick_row(
         tl.store(physical + to, tl.load(table + page, mask=keep, other=0), mask=write)
         if LOGICAL:
             tl.store(logical + to, page, mask=write)
-
-
-@triton.jit
-def own_block(
-    earlier,
-    pick,
-    length,
-    table,
-    physical,
-    logical,
-    width,
-    PAGE: tl.constexpr,
-    PER_BLOCK: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LOGICAL: tl.constexpr,
-):
-    """The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0."""
-    column = tl.arange(0, WIDTH)
-    page = (earlier - pick) * PER_BLOCK + column
-    own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
-    value = tl.load(table + page, mask=own, other=0)
-    tail = (column >= pick * PER_BLOCK) & (column < width)
-    tl.store(physical + column, value, mask=tail)
-    if LOGICAL:
-        tl.store(logical + column, tl.where(own, page, 0), mask=tail)
 
 
 @triton.jit
@@ -132,15 +120,21 @@ def _pick_kernel(
     local_tokens,
     PAGE: tl.constexpr,
     PER_BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    FEW: tl.constexpr,
+    MANY: tl.constexpr,
     WIDTH: tl.constexpr,
     MAPPED: tl.constexpr,
     LOGICAL: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     length = tl.load(length_ptr + row)
+    pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
-    pick = tl.minimum(tl.load(pick_ptr + row), earlier)
+    pick = tl.minimum(pick, earlier)
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
@@ -148,23 +142,27 @@ def _pick_kernel(
     physical = physical_ptr + row * out_stride
     logical = logical_ptr + row * out_stride
     score = score_ptr + row * score_stride
-    pick_row(
-        earlier,
-        pick,
-        length,
-        score,
-        table,
-        physical,
-        logical,
-        width,
-        sink_blocks,
-        local_tokens,
-        PAGE,
-        PER_BLOCK,
-        BLOCKS,
-        LOGICAL,
-    )
-    own_block(earlier, pick, length, table, physical, logical, width, PAGE, PER_BLOCK, WIDTH, LOGICAL)
+    # A graph's bound is the longest context; most rows are shorter and take the cheap branch.
+    if earlier <= FEW:
+        _pick_row(
+            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
+            *(PAGE, PER_BLOCK, FEW, LOGICAL),
+        )
+    else:
+        _pick_row(
+            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
+            *(PAGE, PER_BLOCK, MANY, LOGICAL),
+        )
+
+    # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.
+    column = tl.arange(0, WIDTH)
+    page = (earlier - pick) * PER_BLOCK + column
+    own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
+    value = tl.load(table + page, mask=own, other=0)
+    tail = (column >= pick * PER_BLOCK) & (column < width)
+    tl.store(physical + column, value, mask=tail)
+    if LOGICAL:
+        tl.store(logical + column, tl.where(own, page, 0), mask=tail)
 
 
 def pick_pages(
@@ -179,6 +177,7 @@ def pick_pages(
     physical: torch.Tensor,
     logical: torch.Tensor | None,
     backend: str,
+    overlap: bool = False,
 ) -> None:
     """Write each row's candidate page table, ascending, its own block last, padded with page 0.
 
@@ -190,6 +189,7 @@ def pick_pages(
         local_tokens: the blocks that hold this many tokens before the row's end are always kept.
         physical: int32 ``[rows, width]``, out: physical pages; ``width`` must hold the widest row.
         logical: the same shape, out: logical pages, or None.
+        overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
     """
     args = (lengths, picks, table, table_rows)
     if backend == "torch":
@@ -201,7 +201,7 @@ def pick_pages(
     if not rows:
         return
     blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
-    if blocks > 1 << 15:
+    if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
     _pick_kernel[(rows,)](
         scores,
@@ -219,9 +219,12 @@ def pick_pages(
         local_tokens,
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
-        BLOCKS=blocks,
+        FEW=min(FEW, blocks),
+        MANY=blocks,
         WIDTH=max(16, triton.next_power_of_2(width)),
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,
-        num_warps=4 if blocks <= 2048 else 8 if blocks <= 8192 else 16,
+        OVERLAP=overlap,
+        num_warps=16 if blocks > 8192 else 8 if rows <= 256 else 4,
+        **({"launch_pdl": True} if overlap else {}),
     )

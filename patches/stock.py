@@ -13,8 +13,12 @@ from sglang_hisa.patches.host import SglangHost, _flat_logits_fn, _schedule_fn, 
 
 def bench_host(index_topk: int) -> SglangHost:
     """Stock kernels behind :class:`sglang_hisa.host.Host`, for rows that belong to no server."""
+    import deep_gemm
+    from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_topk_backend import DSATopKBackend
 
+    if envs.SGLANG_DEEPGEMM_PDL.get():  # as deep_gemm_wrapper/entrypoint.py does in a server
+        deep_gemm.set_pdl(True)
     indexer = SimpleNamespace(
         index_topk=index_topk,
         num_init_tokens=0,

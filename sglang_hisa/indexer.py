@@ -6,6 +6,7 @@ which page table a row reads and in how many rows come at once.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,15 @@ from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.summaries import LayerSummaries
+
+
+OVERLAP_ROWS = 1024
+
+
+@functools.cache
+def can_overlap(device: torch.device) -> bool:
+    """Whether kernels may be launched before their predecessor ends (compute capability 9.0 on)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,6 @@ class Plan:
     score_blocks: int
     """Columns of the coarse score."""
     refine: str
-    counts: torch.Tensor | None = None
-    """int32 ``[rows]`` zeros for the filter kernel of steps with one table row a query row."""
     gathered: torch.Tensor | None = None
     """int32: pages of every request's earlier blocks, one request after the other, whose summaries
     DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
@@ -123,8 +131,7 @@ def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str) -> Pla
         host.schedule(candidates[:, None]) if refine == "deepgemm" else None,
         host.topk_plan(candidates) if host.table_topk else None,
     )
-    counts = torch.zeros_like(candidates)
-    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, counts)
+    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine)
 
 
 def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Host, refine: str) -> Plan:
@@ -158,7 +165,7 @@ def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Hos
                 None if ends is None else ends[start:stop],
             )
         )
-    return Plan(rows, tuple(chunks), score_blocks, refine, None, gathered)
+    return Plan(rows, tuple(chunks), score_blocks, refine, gathered)
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -170,7 +177,7 @@ def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
     return out
 
 
-def _candidates(
+def candidates(
     q: torch.Tensor,
     weights: torch.Tensor,
     layer: LayerSummaries,
@@ -188,36 +195,25 @@ def _candidates(
     physical = torch.empty(shape, dtype=torch.int32, device=q.device)
     positions = torch.empty_like(physical) if logical else None
     table, per_block = plan.rows.table, config.pages_per_block
+    if chunk.table_rows is None:
+        table = table[chunk.start : chunk.stop]
     sink = sink_blocks(config, host.init_tokens)
     local = max(config.local_tokens, host.local_tokens)
-    out = (physical[:rows], None if positions is None else positions[:rows])
-    if plan.counts is not None:
-        kernels.filter_pages(
-            q,
-            weights,
-            layer.keys,
-            layer.scales,
-            table,
-            chunk.lengths,
-            chunk.picks,
-            per_block,
-            plan.score_blocks,
-            plan.counts,
-            sink,
-            local,
-            *out,
-            backend,
-        )
-        return physical, positions
+    # Few rows are bound by launches, which programmatic dependent launch hides (sm_90 and later).
+    overlap = rows <= OVERLAP_ROWS and can_overlap(q.device)
     if summary is not None:
         assert chunk.starts is not None and chunk.ends is not None
         scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
     else:
         scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
         which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
-        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *which, scores, backend)
+        kernels.coarse_scores(
+            q, weights, layer.keys, layer.scales, *which, scores, backend, overlap=overlap
+        )
     kernels.pick_pages(
-        scores, chunk.lengths, chunk.picks, table, chunk.table_rows, per_block, sink, local, *out, backend
+        *(scores, chunk.lengths, chunk.picks, table, chunk.table_rows, per_block, sink, local),
+        *(physical[:rows], None if positions is None else positions[:rows], backend),
+        overlap=overlap,
     )
     return physical, positions
 
@@ -235,7 +231,7 @@ def _select_chunk(
     backend: str,
 ) -> torch.Tensor:
     rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
-    physical, logical = _candidates(
+    physical, logical = candidates(
         q, weights, layer, summary, plan, chunk, config, host, not output.physical, backend
     )
     width = plan.rows.width * PAGE

@@ -65,51 +65,46 @@ def run_case(
     )
 
     chunk = plans[0].chunks[0]
-    physical = torch.empty((batch, plans[0].rows.width), dtype=torch.int32, device="cuda")
-    scored = [torch.empty_like(physical) for _ in tables]
+    width = plans[0].rows.width * PAGE
 
-    def filter_(i: int) -> None:
-        kernels.filter_pages(
-            q,
-            weights,
-            layer.keys,
-            layer.scales,
-            tables[i],
-            lengths,
-            chunk.picks,
-            config.pages_per_block,
-            plans[i].score_blocks,
-            plans[i].counts,
-            sink_blocks(config, 0),
-            config.local_tokens,
-            scored[i],
-            None,
-            "triton",
+    part, out_of = plans[0].score_blocks, torch.empty
+    scores = [out_of((batch, part), dtype=torch.float32, device="cuda") for _ in tables]
+    physical = [out_of((batch, width // PAGE), dtype=torch.int32, device="cuda") for _ in tables]
+
+    def coarse_(i: int) -> None:
+        args = (tables[i], None, lengths, chunk.picks, config.pages_per_block, scores[i], "triton")
+        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *args, overlap=True)
+
+    def pick_(i: int) -> None:
+        args = (lengths, chunk.picks, tables[i], None, config.pages_per_block, sink_blocks(config, 0))
+        kernels.pick_pages(
+            scores[i], *args, config.local_tokens, physical[i], None, "triton", overlap=True
         )
 
     def refine_(i: int) -> torch.Tensor:
         if refine == "deepgemm":
             return host.paged_logits(
-                q, layer.index_k, weights, chunk.candidates[:, None], scored[i], chunk.schedule, width
+                q, layer.index_k, weights, chunk.candidates[:, None], physical[i], chunk.schedule, width
             )
         out = torch.empty((batch, width), dtype=torch.float32, device="cuda")
-        kernels.refine_logits(q, weights, layer.index_k, scored[i], chunk.candidates, out, "triton")
+        kernels.refine_logits(q, weights, layer.index_k, physical[i], chunk.candidates, out, "triton")
         return out
 
-    width = physical.shape[1] * PAGE
     for i in range(layers):
-        filter_(i)
+        coarse_(i)
+        pick_(i)
     logits = refine_(0)
     stock_logits = stock.logits(q, weights, layer.index_k, tables[0])
     slots = torch.randint(0, cache.pages * PAGE, (batch,), device="cuda", dtype=torch.int64)
     each: dict[str, tuple[Callable[[int], object] | None, Callable[[int], object]]] = {
         "total": (lambda i: stock(q, weights, layer.index_k, tables[i]), hisa),
         "seal": (None, lambda i: kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, "triton")),
-        "coarse": (None, filter_),
+        "coarse": (None, coarse_),
+        "pick": (None, pick_),
         "refine": (lambda i: stock.logits(q, weights, layer.index_k, tables[i]), refine_),
         "topk": (
             lambda i: stock.topk_slots(stock_logits, tables[i]),
-            lambda i: host.topk_slots(logits, chunk.candidates, scored[i], chunk.topk_plan),
+            lambda i: host.topk_slots(logits, chunk.candidates, physical[i], chunk.topk_plan),
         ),
     }
     arms, graphs = {}, []

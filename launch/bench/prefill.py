@@ -10,7 +10,7 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, _candidates, make_prefill_plan, select
+from sglang_hisa.indexer import Output, Rows, candidates, make_prefill_plan, select
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
@@ -32,7 +32,8 @@ def run_case(
     host = bench_host(TOPK)
     rule = make_rule(config, "prefill", TOPK, 0, 0)
     pages = -(-context // PAGE)
-    table = torch.randperm(cache.pages, device="cuda")[:pages].to(torch.int32)[None].contiguous()
+    # Below 2 GiB: stock's key gather (index_buf_accessor.py) multiplies page ids in 32 bits.
+    table = torch.randperm(min(cache.pages, 200_000), device="cuda")[:pages].to(torch.int32)[None].contiguous()
     q, weights = make_queries(rows, heads)
     stock = StockPrefill(context, rows, TOPK, table)
     layer = cache.layer
@@ -80,7 +81,7 @@ def run_case(
         width = plan.rows.width * PAGE
 
         def filter_() -> tuple[torch.Tensor, Any]:
-            return _candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
+            return candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
 
         def coarse() -> object:
             assert summary is not None and chunk.starts is not None and chunk.ends is not None

@@ -1,4 +1,4 @@
-"""Coarse scores, pick, and both in one launch, against plain PyTorch."""
+"""Coarse scores and pick against plain PyTorch."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def same_choice(case, picks, per_block, ours, truth):
             continue
         earlier = (length - 1) // block
         score = truth[0][row, :earlier]
-        near = 1e-4 * float(score.abs().max())
+        near = 1e-3 * float(score.abs().max())
         cut = float(score.sort(descending=True).values[int(picks[row]) - 1])
         for page in set(mine) ^ set(want):
             assert abs(float(score[page // per_block]) - cut) <= near, (row, page)
@@ -61,7 +61,8 @@ def test_scores_and_choice(device, heads, per_block, mapped):
     scored = ~truth[0].isnan()
     assert torch.equal(scored, ~ours[0].isnan()), "a score was written outside, or not written"
     difference = (ours[0] - truth[0])[scored].abs().max()
-    assert difference <= 1e-4 * truth[0][scored].abs().max()
+    # Hopper's fp8 tensor cores add up with fewer bits than fp32.
+    assert difference <= 1e-3 * truth[0][scored].abs().max()
     same_choice(case, picks, per_block, [x.cpu() for x in ours], [x.cpu() for x in truth])
 
 
@@ -85,23 +86,6 @@ def test_forced_blocks_and_order(device, sink, local):
         assert (physical[row, pages:] == 0).all() and (logical[row, pages:] == 0).all()
         tail = length - last * PAGE
         assert int(candidates[row]) == (pages - 1) * PAGE + tail
-
-
-@pytest.mark.parametrize("per_block", [1, 2, 4])
-def test_one_launch_equals_two(device, per_block):
-    """The fused filter leaves the two-launch tables and zero counters, run after run."""
-    case = make_case(device, RAGGED, heads=64, seed=11)
-    picks, _, width, columns = plan(case, 640, per_block)
-    _, physical, logical = run(case, picks, per_block, columns, width, "triton")
-    counts = torch.zeros(len(RAGGED), dtype=torch.int32, device=device)
-    for _ in range(3):
-        _, mine, mine_logical = poisoned(case, columns, width)
-        kernels.filter_pages(
-            *(case.q, case.weights, case.keys, case.scales, case.table, case.lengths, picks, per_block),
-            *(columns, counts, 1, PAGE, mine, mine_logical, "triton"),
-        )
-        assert torch.equal(mine, physical) and torch.equal(mine_logical, logical)
-        assert (counts == 0).all()
 
 
 @pytest.mark.parametrize("count,keep", [(1, 1), (17, 3), (100, 99), (1000, 128), (3000, 700)])

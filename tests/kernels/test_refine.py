@@ -26,7 +26,7 @@ def test_refine(device, heads, scale):
         assert ours[row, length:].isnan().all(), "a logit beyond the row's length was written"
         if length:
             error = (ours[row, :length] - truth[row, :length]).abs().max()
-            assert error <= 1e-4 * truth[row, :length].abs().max()
+            assert error <= 1e-3 * truth[row, :length].abs().max()
 
 
 @pytest.mark.parametrize("per_block", [1, 2, 4])

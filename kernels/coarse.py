@@ -8,7 +8,11 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import HEAD_DIM, PAGE
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE
+from sglang_hisa.kernels.seal import seal_page
+
+PROGRAMS = 1024
+"""Programs in flight on an H100; more work than that loops inside the programs, its loads pipelined."""
 
 
 @triton.jit
@@ -22,57 +26,72 @@ def _coarse_kernel(
     length_ptr,
     pick_ptr,
     out_ptr,
+    raw_key_ptr,
+    raw_scale_ptr,
+    byte_ptr,
     q_stride,
     weight_stride,
     table_stride,
-    table_pages,
     out_stride,
+    row_bytes,
+    row_floats,
     heads,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
     PER_BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    TILES: tl.constexpr,
     MAPPED: tl.constexpr,
+    SEAL: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    first = tl.program_id(1) * BLOCKS
+    start = tl.program_id(1) * BLOCKS * TILES
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
-    # Read beside the length, not after it: entries past the row's end are never used as addresses.
-    at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-    page = tl.load(table_ptr + source * table_stride + at, mask=at < table_pages, other=0).to(tl.int64)
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
-    if (first < earlier) & (pick < earlier):
+    if SEAL:
+        # The page that this step's token completed is the row's own: no program reads its summary now.
+        if (tl.program_id(1) == tl.num_programs(1) - 1) & (length % PAGE == 0) & (length > 0):
+            done = tl.load(table_ptr + source * table_stride + length // PAGE - 1).to(tl.int64)
+            seal_page(
+                *(done, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
+                *(PAGE, DIM, KEY_BYTES),
+            )
+    if (start < earlier) & (pick < earlier):
         head = tl.arange(0, HEADS)
         dim = tl.arange(0, DIM)
-        inside = at < earlier * PER_BLOCK
-        page = tl.where(inside, page, 0)
-        key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
-        scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
         q = tl.load(
             q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
             mask=head[None, :] < heads,
             other=0.0,
         )
         weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
-        score = tl.dot(key, q)
-        if PER_BLOCK > 1:
-            # The mean comes before the ReLU: the score is that of the block's mean key.
-            score = score * scale[:, None]
-            score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
-            total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
-        else:
-            total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
-        block = first + tl.arange(0, BLOCKS)
-        tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
+        stop = tl.minimum(start + BLOCKS * TILES, earlier)
+        for first in tl.range(start, stop, BLOCKS):
+            at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+            inside = at < earlier * PER_BLOCK
+            page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
+            key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+            scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+            score = tl.dot(key, q)
+            if PER_BLOCK > 1:
+                # The mean comes before the ReLU: the score is that of the block's mean key.
+                score = score * scale[:, None]
+                score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+                total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
+            else:
+                total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+            block = first + tl.arange(0, BLOCKS)
+            tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
 
 
 def coarse_scores(
@@ -87,6 +106,8 @@ def coarse_scores(
     pages_per_block: int,
     out: torch.Tensor,
     backend: str,
+    *,
+    seal_from: torch.Tensor | None = None,
     overlap: bool = False,
 ) -> None:
     """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
@@ -99,10 +120,17 @@ def coarse_scores(
         lengths: int32 ``[rows]``, tokens the row may see (its own included).
         picks: int32 ``[rows]``, earlier blocks to keep; a row that keeps all of them is not scored.
         out: fp32 ``[rows, >= earlier blocks]``; columns of unscored blocks are left as they are.
+        seal_from: the layer's index-K buffer: seal each row's last page if its last token completed it
+            (decode stores one token a row, so this replaces :func:`sglang_hisa.kernels.seal_tokens`).
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
     """
-    args = (q, weights, keys, scales, table, table_rows, lengths, picks)
     if backend == "torch":
+        if seal_from is not None:
+            ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
+            sources = ends if table_rows is None else table_rows[ends].long()
+            done = table[sources, (lengths[ends] // PAGE - 1).long()]
+            reference.seal_pages(seal_from, done, keys, scales)
+        args = (q, weights, keys, scales, table, table_rows, lengths, picks)
         reference.coarse_scores(*args, pages_per_block, out)
         return
     if q.stride(-1) != 1 or q.stride(-2) != HEAD_DIM or weights.stride(-1) != 1:
@@ -111,7 +139,9 @@ def coarse_scores(
     if not rows or not out.shape[1]:
         return
     blocks = 64 // pages_per_block
-    _coarse_kernel[(rows, triton.cdiv(out.shape[1], blocks))](
+    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // PROGRAMS))
+    raw = keys.view(torch.uint8) if seal_from is None else seal_from
+    _coarse_kernel[(rows, triton.cdiv(out.shape[1], blocks * tiles))](
         q,
         weights,
         keys,
@@ -121,18 +151,25 @@ def coarse_scores(
         lengths,
         picks,
         out,
+        raw.view(FP8),
+        raw.view(torch.float32),
+        keys.view(torch.uint8),
         q.stride(0),
         weights.stride(0),
         table.stride(0),
-        table.shape[1],
         out.stride(0),
+        raw.stride(0),
+        raw.stride(0) // 4,
         heads,
         HEADS=max(16, triton.next_power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
+        KEY_BYTES=KEY_BYTES,
         PER_BLOCK=pages_per_block,
         BLOCKS=blocks,
+        TILES=tiles,
         MAPPED=table_rows is not None,
+        SEAL=seal_from is not None,
         OVERLAP=overlap,
         num_warps=4,
         **({"launch_pdl": True} if overlap else {}),

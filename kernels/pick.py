@@ -21,40 +21,52 @@ FEW = 1024
 
 @triton.jit
 def _ordered(score):
-    """fp32 -> int32 with the same order."""
+    """fp32 -> uint32 with the same order."""
     bits = score.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return tl.where(bits < 0, ~bits, bits ^ -2147483648).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _field(low_half, high_half, digit):
+    """Count of keys whose digit is ``digit``, out of two sums of four 16-bit fields."""
+    return ((tl.where(digit < 4, low_half, high_half) >> ((digit & 3) * 16)) & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def _add_pairs(a, b, c, d):
+    return a + c, b + d
 
 
 @triton.jit
 def _threshold(key, k):
-    """An int32 ``t`` that splits the ``k`` largest of ``key`` (int32 ``[n]``, n < 2**16, 0 < k <= n).
+    """The uint32 ``t`` that splits the ``k`` largest of ``key`` (uint32 ``[n]``, n < 2**16, 0 < k <= n).
 
-    Either exactly ``k`` keys are >= t, or t is the k-th largest key and it has ties. Two bits of t are
-    found a step, by three counts packed in one int64 sum; the search ends at the first exact count.
+    Either exactly ``k`` keys are >= t, or t is the k-th largest key and it has ties. A radix search from
+    the top: each step counts the keys of every value of the next three bits (eight 16-bit fields of two
+    int64 sums; the first step has two bits) and ends at the first exact count.
     """
-    low = k * 0 - 2147483647 - 1
+    low = (k * 0).to(tl.uint32)
+    wanted = k
     shift = k * 0 + 30
     while shift >= 0:
-        one = low + (1 << shift)
-        two = one + (1 << shift)
-        three = two + (1 << shift)
-        at_least = (
-            (key >= one).to(tl.int64)
-            + ((key >= two).to(tl.int64) << 20)
-            + ((key >= three).to(tl.int64) << 40)
+        digit = (key - low) >> shift.to(tl.uint32)
+        one = tl.full((1,), 1, tl.int64) << ((digit & 3) * 16).to(tl.int64)
+        low_half, high_half = tl.reduce(
+            (tl.where(digit < 4, one, 0), tl.where((digit >= 4) & (digit < 8), one, 0)), 0, _add_pairs
         )
-        count = tl.sum(at_least, axis=0)
-        above_one = (count & 0xFFFFF).to(tl.int32)
-        above_two = ((count >> 20) & 0xFFFFF).to(tl.int32)
-        above_three = (count >> 40).to(tl.int32)
-        best = tl.where(above_one >= k, above_one, k + 1)
-        low = tl.where(above_one >= k, one, low)
-        best = tl.where(above_two >= k, above_two, best)
-        low = tl.where(above_two >= k, two, low)
-        best = tl.where(above_three >= k, above_three, best)
-        low = tl.where(above_three >= k, three, low)
-        shift = tl.where(best == k, -1, shift - 2)
+        found = k * 0
+        above = k * 0
+        total = k * 0
+        for step in tl.static_range(8):
+            count = _field(low_half, high_half, 7 - step)
+            here = (total < wanted) & (total + count >= wanted)
+            found = tl.where(here, 7 - step, found)
+            above = tl.where(here, total, above)
+            total += count
+        low += found.to(tl.uint32) << shift.to(tl.uint32)
+        wanted -= above
+        exact = _field(low_half, high_half, found) == wanted
+        shift = tl.where(exact, -1, shift - 3)
     return low
 
 
@@ -84,8 +96,8 @@ def _pick_row(
     place = block
     if pick < earlier:
         forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // (PAGE * PER_BLOCK))
-        key = tl.where(forced, 2147483647, _ordered(value))
-        key = tl.where(inside, key, -2147483648)
+        key = tl.where(forced, 0xFFFFFFFF, _ordered(value))
+        key = tl.where(inside, key, 0)
         threshold = _threshold(key, pick)
         above = ((key > threshold) & inside).to(tl.int32)
         tied = ((key == threshold) & inside).to(tl.int32)

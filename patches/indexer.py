@@ -39,7 +39,14 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
     return summaries, pool
 
 
+def _coarse_seals(forward_batch: Any) -> bool:
+    """Decode steps seal in the coarse launch that follows the store in the same layer (one launch less)."""
+    return runtime.current().config.decode.active and forward_batch.forward_mode.is_decode()
+
+
 def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None) -> None:
+    if _coarse_seals(forward_batch):
+        return
     slots = forward_batch.out_cache_loc if out_cache_loc is None else out_cache_loc
     summaries, _ = _summaries(layer_id)
     summaries.seal_tokens(layer_id, slots)
@@ -152,7 +159,9 @@ def around_topk_paged(
         bound = table.shape[1] * PAGE
         lengths = metadata.get_seqlens_expanded()[:rows]
         step = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-        plan = paths.make_decode_plan(step, state.config, host, _refine(state, q_fp8))
+        plan = paths.make_decode_plan(
+            step, state.config, host, _refine(state, q_fp8), seals=_coarse_seals(forward_batch)
+        )
         _keep_plan(forward_batch, layer_id, metadata, plan)
         state.steps["decode"] += 1
     if _capturing(q_fp8):

@@ -74,6 +74,8 @@ class Plan:
     score_blocks: int
     """Columns of the coarse score."""
     refine: str
+    seals: bool = False
+    """Whether this step's coarse launch seals the pages that its rows completed (decode)."""
     gathered: torch.Tensor | None = None
     """int32: pages of every request's earlier blocks, one request after the other, whose summaries
     DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
@@ -115,10 +117,11 @@ def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch
     return torch.cat(parts), torch.tensor(firsts, dtype=torch.int32).to(rows.table.device)
 
 
-def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str) -> Plan:
+def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, seals: bool) -> Plan:
     """Plan of a step whose query rows have a table row each; a captured graph records these few launches.
 
-    All rows stay together: the shapes of a graph are fixed.
+    All rows stay together: the shapes of a graph are fixed. ``seals``: each row stored one token, the
+    last of its length, and nothing else seals its page.
     """
     picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
     chunk = Chunk(
@@ -131,7 +134,7 @@ def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str) -> Pla
         host.schedule(candidates[:, None]) if refine == "deepgemm" else None,
         host.topk_plan(candidates) if host.table_topk else None,
     )
-    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine)
+    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, seals)
 
 
 def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Host, refine: str) -> Plan:
@@ -165,7 +168,7 @@ def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Hos
                 None if ends is None else ends[start:stop],
             )
         )
-    return Plan(rows, tuple(chunks), score_blocks, refine, gathered)
+    return Plan(rows, tuple(chunks), score_blocks, refine, gathered=gathered)
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -208,7 +211,9 @@ def candidates(
         scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
         which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
         kernels.coarse_scores(
-            q, weights, layer.keys, layer.scales, *which, scores, backend, overlap=overlap
+            *(q, weights, layer.keys, layer.scales, *which, scores, backend),
+            seal_from=layer.index_k if plan.seals else None,
+            overlap=overlap,
         )
     kernels.pick_pages(
         *(scores, chunk.lengths, chunk.picks, table, chunk.table_rows, per_block, sink, local),

@@ -43,8 +43,10 @@ def run_case(
     rule = make_rule(config, "decode", TOPK, 0, 0)
     pages = -(-context // PAGE)
     layers = layers_for(batch, context, cache.pages)
-    order = torch.randperm(cache.pages, device="cuda")[: layers * batch * pages].to(torch.int32)
-    tables = order.view(layers, batch, pages)
+    # A layer's pages lie in one region, as in its own buffer, in random order.
+    each = batch * pages
+    order = [torch.randperm(each, device="cuda", dtype=torch.int32) + i * each for i in range(layers)]
+    tables = torch.stack(order).view(layers, batch, pages)
     lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
     q, weights = make_queries(batch, heads)
     stock = StockDecode(lengths, TOPK)
@@ -52,7 +54,7 @@ def run_case(
     plans = []
     for table in tables:
         rows = Rows(lengths, table, None, pages * PAGE, rule.blocks, rule.share, rule.width(pages * PAGE))
-        plans.append(make_decode_plan(rows, config, host, refine))
+        plans.append(make_decode_plan(rows, config, host, refine, seals=True))
     output = Output(physical=True)
 
     def hisa(i: int) -> torch.Tensor:
@@ -73,7 +75,7 @@ def run_case(
 
     def coarse_(i: int) -> None:
         args = (tables[i], None, lengths, chunk.picks, config.pages_per_block, scores[i], "triton")
-        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *args, overlap=True)
+        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *args, seal_from=layer.index_k, overlap=True)
 
     def pick_(i: int) -> None:
         args = (lengths, chunk.picks, tables[i], None, config.pages_per_block, sink_blocks(config, 0))
@@ -95,7 +97,7 @@ def run_case(
         pick_(i)
     logits = refine_(0)
     stock_logits = stock.logits(q, weights, layer.index_k, tables[0])
-    slots = torch.randint(0, cache.pages * PAGE, (batch,), device="cuda", dtype=torch.int64)
+    slots = torch.randint(0, each * PAGE, (batch,), device="cuda", dtype=torch.int64)
     each: dict[str, tuple[Callable[[int], object] | None, Callable[[int], object]]] = {
         "total": (lambda i: stock(q, weights, layer.index_k, tables[i]), hisa),
         "seal": (None, lambda i: kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, "triton")),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-
-from rich.console import Console
-
-from sglang_hisa import models
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,30 +24,35 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     tiny.set_defaults(run=run_tiny)
     part = kinds.add_parser(
         "slice",
-        help="a DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
+        help="a part of DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
         description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
-        "makes the weights up (--load-format dummy).",
+        "makes the weights up (--load-format dummy). NAME: v32-4l (4 layers at full width) or v32-tp8-rank "
+        "(61 layers at the width that one of 8 tensor-parallel ranks has).",
     )
-    part.add_argument("name", metavar="NAME", choices=sorted(models.SLICES), help=" | ".join(models.SLICES))
+    part.add_argument("name", metavar="NAME", help="v32-4l or v32-tp8-rank")
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
-    part.add_argument("--context", type=int, metavar="N", help="longest context in tokens")
+    part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
     part.set_defaults(run=run_slice)
-
-
-def _done(out: Path, flags: str) -> int:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{out}: written. Serve it: hisa serve {flags.format(out=out)}", markup=False)
-    return 0
 
 
 def run_tiny(args: argparse.Namespace) -> int:
     """Write the tiny model."""
+    from sglang_hisa import models  # here, so that `hisa doctor` runs without torch
+
     models.tiny(args.out)
-    return _done(args.out, "--cpu {out}")
+    print(f"{args.out}: written; serve it with: hisa serve --cpu {args.out}")
+    return 0
 
 
 def run_slice(args: argparse.Namespace) -> int:
     """Write a slice."""
+    from sglang_hisa import models
+
     given = {} if args.context is None else {"context": args.context}
-    models.slice_(args.name, args.out, **given)
-    return _done(args.out, "{out} --load-format dummy")
+    try:
+        models.slice_(args.name, args.out, **given)
+    except ValueError as error:
+        print(f"hisa model slice: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: written; serve it with: hisa serve {args.out} --load-format dummy")
+    return 0

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from sglang_hisa import config, server
+from sglang_hisa import config
 from sglang_hisa.cli import plugins, presets
 from sglang_hisa.config import Config, ConfigError
 from sglang_hisa.patches import contract, plugin
@@ -101,6 +101,8 @@ def _check(cpu: bool, hisa: bool) -> None:
 
 def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
     """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
+    from sglang_hisa import server  # here, so that `hisa doctor` needs nothing of it
+
     extra = server.cpu_server_argv() if cpu else []
     return [sys.executable, "-m", "sglang.launch_server", "--model-path", model, *extra, *flags]
 
@@ -127,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
     if args.cpu:
+        from sglang_hisa import server
+
         env.update(server.cpu_server_env())
     _check(args.cpu, not args.stock)
     _execute(command_line(args.model, args.cpu, flags), env)

@@ -107,3 +107,18 @@ def test_ties_go_to_the_earlier_block(device, count, keep):
         want = torch.sort(key, descending=True, stable=True).indices[: int(picks[row])].sort().values
         assert physical[row, : int(picks[row])].tolist() == want.tolist()
         assert int(physical[row, int(picks[row])]) == count
+
+
+def test_decode_seals_in_the_coarse_launch(device):
+    """Pages completed by the rows' last tokens, and only those, get the summary of the reference."""
+    case = make_case(device, [64, 65, 128, 640, 1, 0, 639], heads=16, seed=5)
+    picks = torch.full_like(case.lengths, 3)
+    keys = torch.full_like(case.keys.view(torch.uint8), 0x5A).view(case.keys.dtype)
+    scales = torch.full_like(case.scales, float("nan"))
+    scores = torch.empty((7, 9), device=device)
+    args = (case.q, case.weights, keys, scales, case.table, None, case.lengths, picks, 1, scores, "triton")
+    kernels.coarse_scores(*args, seal_from=case.index_k)
+    done = [int(case.table[0, 0]), int(case.table[2, 1]), int(case.table[3, 9])]
+    assert sorted(done) == (~scales.isnan()).nonzero().flatten().tolist()
+    assert torch.equal(keys[done].view(torch.uint8), case.keys[done].view(torch.uint8))
+    assert torch.equal(scales[done], case.scales[done])

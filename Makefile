@@ -1,0 +1,64 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, nothing else. Both may be run again at any time.
+PYTHON ?= python3
+VERSIONS := 0.5.17 0.5.23
+NEWEST := $(lastword $(VERSIONS))
+VENV := .venv-$(NEWEST)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_FLAGS := -q --no-build-isolation
+# Left-overs of an earlier build would be packed again, also files that are gone from the sources.
+FRESH := rm -rf build sglang_hisa.egg-info &&
+
+.NOTPARALLEL:
+.PHONY: help test demo demo-cpu demo-gpu lint format clean
+.SECONDARY:
+
+help:
+	@echo 'make demo     stock and HISA one after the other, on the GPU or else on the CPU'
+	@echo 'make test     lint, then all tests with SGLang $(VERSIONS), each in its own environment'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make format   let ruff rewrite the sources'
+	@echo 'make clean    remove environments, demo files and caches'
+
+test: $(VERSIONS:%=install-%)
+	@.ci/test $(VERSIONS)
+
+# SGLang that is already in $(PYTHON) and sees a GPU is used as it is; otherwise the CPU environment is made.
+demo:
+	@if $(PYTHON) -c 'import importlib.util as u, torch; raise SystemExit(not (u.find_spec("sglang") and torch.cuda.is_available()))' 2>/dev/null; \
+	then $(MAKE) --no-print-directory demo-gpu; else $(MAKE) --no-print-directory demo-cpu; fi
+
+demo-cpu: install-$(NEWEST)
+	@$(VENV)/bin/hisa demo
+
+demo-gpu:
+	@rm -rf .hisa/site
+	@.ci/step 'sglang-hisa into .hisa/site (the SGLang of $(PYTHON) stays untouched)' sh -c '$(FRESH) \
+	$(PYTHON) -m pip install $(PIP_FLAGS) --target .hisa/site $$($(PYTHON) -c "import rich, packaging" 2>/dev/null && echo --no-deps) .'
+	@PYTHONPATH=$(CURDIR)/.hisa/site:$$PYTHONPATH $(PYTHON) -m sglang_hisa.cli demo
+
+# An environment is made once, and again when what it is made from changes.
+.venv-%/.ready: launch/requirements/cpu-%.txt pyproject.toml
+	@.ci/check-python $(PYTHON)
+	@.ci/step '$(@D) 1/4: virtual environment' $(PYTHON) -m venv $(@D)
+	@.ci/step '$(@D) 2/4: torch and what SGLang imports (about 2 minutes)' $(@D)/bin/pip install -q -r $<
+	@.ci/step '$(@D) 3/4: SGLang $*' $(@D)/bin/pip install -q --no-deps sglang==$*
+	@.ci/step '$(@D) 4/4: test tools' sh -c '$(FRESH) $(@D)/bin/pip install $(PIP_FLAGS) ".[cpu,test]"'
+	@touch $@
+
+# The project itself is installed as a user installs it, afresh each time.
+install-%: .venv-%/.ready
+	@.ci/step 'sglang-hisa into .venv-$*' sh -c '$(FRESH) .venv-$*/bin/pip install $(PIP_FLAGS) --no-deps --force-reinstall .'
+
+# mypy checks the installed package, where kernels/ and patches/ are below sglang_hisa: not from this folder.
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VERSIONS:%=.venv-%) .hisa build sglang_hisa.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,45 @@
+"""``hisa demo``: stock and HISA one after the other, the same requests, what each of them chose."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from typing import NoReturn
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "demo",
+        help="serve stock and HISA one after the other and compare; needs no GPU",
+        description="Make a small model, serve it with stock DSA and then with HISA, send both the same "
+        "requests (some longer than the budget, some partly cached), and compare what the two indexers chose. "
+        "On a machine with a GPU the real kernels run; otherwise torch stand-ins on the CPU (about 2 minutes). "
+        "Exit code 1 when a server does not start or does not run what it should.",
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path(".hisa"), help="folder for the model and the server logs (default: .hisa)"
+    )
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    parser.set_defaults(run=run)
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; 1 on a failed check, 130 when interrupted. The servers are stopped in every case."""
+    from sglang_hisa.cli import checks, demo_plan, demo_run
+
+    gpu = None if args.cpu else checks.find_gpu()
+    plan = demo_plan.cpu_plan() if gpu is None else demo_plan.gpu_plan()
+    previous = signal.signal(signal.SIGTERM, _stop)  # a plain SIGTERM would leave the server running
+    try:
+        return demo_run.run(plan, args.dir)
+    except KeyboardInterrupt:
+        print("hisa demo: interrupted; the server is stopped")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)

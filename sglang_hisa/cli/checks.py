@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,11 +73,8 @@ def version_of(*names: str) -> str | None:
 
 
 def check_python() -> Finding:
-    """Python's version."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("python", FAIL, version, "use Python 3.11 or newer")
-    return Finding("python", OK, f"{version} ({sys.executable})")
+    """Python's version; pip has checked it against ours."""
+    return Finding("python", OK, f"{platform.python_version()} ({sys.executable})")
 
 
 def check_package() -> Finding:
@@ -109,7 +107,9 @@ def _library(name: str, gpu: Gpu | None, purpose: str, *distributions: str) -> F
         return Finding(name, OK, version)
     if gpu is None:
         return Finding(name, OK, f"not installed (not needed on a CPU: {purpose})")
-    return Finding(name, WARN, f"not installed: {purpose}", f"pip install {distributions[0]}, as SGLang pins it")
+    return Finding(
+        name, WARN, f"not installed: {purpose}", f"pip install {distributions[0]}, as SGLang pins it"
+    )
 
 
 def check_libraries(gpu: Gpu | None) -> list[Finding]:
@@ -174,7 +174,9 @@ def patch_rows() -> list[PatchRow]:
 def check_patches() -> list[Finding]:
     """The patch table against the installed SGLang's source text: one finding a problem."""
     if contract.installed_version() not in VERSIONS:
-        return [Finding("patch table", FAIL, "cannot be checked without a supported SGLang", "see sglang above")]
+        return [
+            Finding("patch table", FAIL, "cannot be checked without a supported SGLang", "see sglang above")
+        ]
     problems = contract.check_installed()
     fix = f"this SGLang's source differs from the release; reinstall it or use {' or '.join(VERSIONS)}"
     if problems:

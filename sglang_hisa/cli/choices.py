@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def summarise(
             values[phase].append(share[mask])
     for phase, budget in budgets.items():
         context, share = np.concatenate(lengths[phase]), np.concatenate(values[phase])
-        for low, high in zip(edges, edges[1:]):
+        for low, high in itertools.pairwise(edges):
             mask = (context > low) & (context <= high)
             if mask.any():
                 scored = np.minimum(1.0, budget / context[mask]).mean()

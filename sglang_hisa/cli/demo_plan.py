@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_hisa import models, server
 from sglang_hisa.config import Config
 
 
@@ -24,12 +26,13 @@ class Plan:
     """Everything that both arms of a demo share, and the settings of the HISA arm."""
 
     title: str
-    cpu: bool
-    make_model: Callable[[Path], object]
+    make_model: Callable[[Path], Path]
     layers: int
     topk: int
-    flags: tuple[str, ...]
-    env: dict[str, str]
+    flags: Callable[[Path], list[str]]
+    """SGLang's flags for a model folder."""
+    env: Callable[[str | None], dict[str, str]]
+    """The server's environment for a value of SGLANG_HISA (None: stock)."""
     config: Config
     requests: tuple[Request, ...]
     new_tokens: int
@@ -42,9 +45,7 @@ class Plan:
         return {"prefill": self.config.prefill_tokens, "decode": self.config.decode_tokens}
 
 
-_CHOICES = ("--enable-return-indexer-topk",)
-_POSITIONS = {"SGLANG_DSA_FUSE_TOPK": "0"}
-"""Unfused, the indexer returns positions in the request, which two servers share; fused, KV slots."""
+_CHOICES = "--enable-return-indexer-topk"
 
 
 def make_requests(lengths: tuple[int, int, int], vocabulary: int, seed: int = 0) -> tuple[Request, ...]:
@@ -65,7 +66,7 @@ def make_requests(lengths: tuple[int, int, int], vocabulary: int, seed: int = 0)
 
 
 def fixed_budget(tokens: int) -> Config:
-    """``tokens`` candidates for every row, in decode and in every prefill chunk, so that HISA has to choose."""
+    """``tokens`` candidates for every row, also in the last prefill chunk, so that HISA has to choose."""
     return Config(
         decode_tokens=tokens,
         decode_fraction=0.0,
@@ -77,17 +78,14 @@ def fixed_budget(tokens: int) -> Config:
 
 def cpu_plan() -> Plan:
     """A tiny random DeepSeek-V3.2 (3 layers, index_topk 64) whose rows keep 256 tokens."""
-    from sglang_hisa import models
-
     budget = 256
     return Plan(
-        title="tiny random DeepSeek-V3.2 on the CPU: real SGLang, torch stand-ins for the CUDA kernels",
-        cpu=True,
-        make_model=models.tiny,
+        title="a tiny random DeepSeek-V3.2 on the CPU: real SGLang, torch stand-ins for its CUDA kernels",
+        make_model=models.make_tiny,
         layers=3,
         topk=64,
-        flags=_CHOICES,
-        env=_POSITIONS,
+        flags=lambda model: [*server.cpu_flags(model), "--chunked-prefill-size", "512", _CHOICES],
+        env=lambda hisa: server.cpu_env(os.environ, hisa),
         config=fixed_budget(budget),
         requests=make_requests((200, 700, 1500), vocabulary=250),
         new_tokens=8,
@@ -95,28 +93,39 @@ def cpu_plan() -> Plan:
     )
 
 
-def gpu_plan() -> Plan:
-    """Four full-width layers of DeepSeek-V3.2 with random weights on the real kernels."""
-    from sglang_hisa import models
+def _gpu_flags(model: Path) -> list[str]:
+    return [
+        *("--model-path", str(model), "--load-format", "dummy", "--grammar-backend", "none"),
+        *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
+        *("--max-total-tokens", "32768", "--max-running-requests", "8", "--cuda-graph-max-bs", "8", _CHOICES),
+    ]
 
+
+def _gpu_env(hisa: str | None) -> dict[str, str]:
+    """Unfused, top-k gives positions in the request, which two servers share; fused, KV slots.
+
+    The threshold sends short prompts through sparse attention as well.
+    """
+    return server.child_env(
+        os.environ, hisa, SGLANG_DSA_FUSE_TOPK="0", SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD="0"
+    )
+
+
+def gpu_plan() -> Plan:
+    """Four full-width layers of DeepSeek-V3.2 with random weights on the real kernels.
+
+    Answers carry each row's choice, 32 KiB a token, which is why the prompts are not longer.
+    """
     budget = 4096
     return Plan(
         title="4 layers of DeepSeek-V3.2 with dummy weights on the GPU",
-        cpu=False,
-        make_model=lambda out: models.slice_("v32-4l", out, context=32768),
+        make_model=lambda out: models.make_slice("v32-4l", out),
         layers=4,
         topk=2048,
-        flags=(
-            *("--load-format", "dummy", "--trust-remote-code", "--grammar-backend", "none"),
-            *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
-            *("--max-total-tokens", "32768", "--max-running-requests", "8", "--cuda-graph-max-bs", "8"),
-            *_CHOICES,
-        ),
-        # The threshold sends every prompt through sparse attention; the answers carry each row's choice
-        # (64 KiB a token here), which is why the prompts are not longer.
-        env={**_POSITIONS, "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0"},
+        flags=_gpu_flags,
+        env=_gpu_env,
         config=fixed_budget(budget),
-        requests=make_requests((3000, 6000, 8100), vocabulary=100_000),
+        requests=make_requests((3000, 6000, 8100), vocabulary=500),
         new_tokens=16,
         edges=(0, budget, 6144, 8192),
     )

@@ -27,12 +27,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "plugins and SGLANG_HISA, without importing SGLang. Exit code 1 when something must be fixed.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show each row of the patch table and why")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each patch and why it is there")
     parser.set_defaults(run=run)
 
 
 def _findings_table(findings: list[Finding]) -> Table:
-    table = Table("check", "", "finding", show_edge=False, pad_edge=False)
+    table = Table("check", "", show_edge=False, pad_edge=False)
+    table.add_column("finding", overflow="fold")
     for finding in findings:
         detail = Text(finding.detail)
         if finding.fix:
@@ -42,12 +43,14 @@ def _findings_table(findings: list[Finding]) -> Table:
 
 
 def _patch_table(rows: list[PatchRow]) -> Table:
-    table = Table("", "kind", "target", "why", "SGLang", title="patch table", title_justify="left")
+    table = Table("", "kind", title="patch table", title_justify="left", show_edge=False, pad_edge=False)
+    for column in ("target", "why", "SGLang"):
+        table.add_column(column, overflow="fold")
     for row in rows:
         level = FAIL if row.problems else OK
         target = row.target.removeprefix("sglang.").removeprefix("srt.")
         versions = ", ".join(row.versions)
-        table.add_row(Text(level, style=_STYLES[level]), row.kind, Text(target, overflow="fold"), row.why, versions)
+        table.add_row(Text(level, style=_STYLES[level]), row.kind, target, row.why, versions)
     return table
 
 
@@ -75,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(findings, rows))
         return int(failed > 0)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(_findings_table(findings))
     if args.verbose:
         console.print()
         console.print(_patch_table(rows))
     warned = sum(finding.level == WARN for finding in findings)
-    if failed:
-        console.print(f"\n{failed} to fix, {warned} to know about", style="bold red")
-    else:
-        console.print(f"\nready to serve; {warned} to know about", style="bold green")
+    verdict = f"{failed} to fix" if failed else "nothing to fix"
+    console.print(
+        f"\n{verdict}, {warned} warning{'s' * (warned != 1)}", style=f"bold {'red' if failed else 'green'}"
+    )
     return int(failed > 0)

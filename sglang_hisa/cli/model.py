@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from sglang_hisa import models
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,10 +27,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "slice",
         help="a part of DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
         description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
-        "makes the weights up (--load-format dummy). NAME: v32-4l (4 layers at full width) or v32-tp8-rank "
-        "(61 layers at the width that one of 8 tensor-parallel ranks has).",
+        "makes the weights up (--load-format dummy).",
+        epilog="\n".join(["names:", *(f"  {name:<14} {text}" for name, (text, _) in models.SLICES.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    part.add_argument("name", metavar="NAME", help="v32-4l or v32-tp8-rank")
+    part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
     part.set_defaults(run=run_slice)
@@ -37,22 +39,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_tiny(args: argparse.Namespace) -> int:
     """Write the tiny model."""
-    from sglang_hisa import models  # here, so that `hisa doctor` runs without torch
-
-    models.tiny(args.out)
-    print(f"{args.out}: written; serve it with: hisa serve --cpu {args.out}")
+    out = models.make_tiny(args.out)
+    print(f"{out}: written; serve it with: hisa serve --cpu {out}")
     return 0
 
 
 def run_slice(args: argparse.Namespace) -> int:
     """Write a slice."""
-    from sglang_hisa import models
-
-    given = {} if args.context is None else {"context": args.context}
-    try:
-        models.slice_(args.name, args.out, **given)
-    except ValueError as error:
-        print(f"hisa model slice: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.out}: written; serve it with: hisa serve {args.out} --load-format dummy")
+    out = models.make_slice(args.name, args.out, args.context)
+    print(f"{out}: written; serve it with: hisa serve {out} --load-format dummy")
     return 0

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from sglang_hisa import config
+from sglang_hisa import config, server
 from sglang_hisa.cli import plugins, presets
 from sglang_hisa.config import Config, ConfigError
 from sglang_hisa.patches import contract, plugin
@@ -51,7 +51,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
     parser.add_argument(
-        "--cpu", action="store_true", help="serve on a CPU with torch stand-ins (tiny models: hisa model tiny)"
+        "--cpu",
+        action="store_true",
+        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
     )
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
@@ -101,10 +103,8 @@ def _check(cpu: bool, hisa: bool) -> None:
 
 def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
     """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
-    from sglang_hisa import server  # here, so that `hisa doctor` needs nothing of it
-
-    extra = server.cpu_server_argv() if cpu else []
-    return [sys.executable, "-m", "sglang.launch_server", "--model-path", model, *extra, *flags]
+    first = server.cpu_flags(model) if cpu else ["--model-path", model]
+    return [sys.executable, "-m", "sglang.launch_server", *first, *flags]
 
 
 def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
@@ -120,17 +120,11 @@ def run(args: argparse.Namespace) -> int:
     flags = [word for word in args.rest if word != "--"]
     if flags and args.words.index(flags[0]) < args.words.index(args.model):
         args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
-    env = dict(os.environ)  # what the child process inherits
-    env.pop(config.ENV, None)
     try:
-        if not args.stock:
-            env[config.ENV] = requested(args.preset, args.settings).to_json()
+        hisa = None if args.stock else requested(args.preset, args.settings).to_json()
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    if args.cpu:
-        from sglang_hisa import server
-
-        env.update(server.cpu_server_env())
     _check(args.cpu, not args.stock)
-    _execute(command_line(args.model, args.cpu, flags), env)
+    make_env = server.cpu_env if args.cpu else server.child_env
+    _execute(command_line(args.model, args.cpu, flags), make_env(os.environ, hisa))

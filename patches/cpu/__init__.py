@@ -1,0 +1,148 @@
+"""CPU stand-ins: real SGLang serves a DSA model on a CPU, for the demo and the tests.
+
+Scheduler, radix cache, paged pools, DSA metadata, indexer projections and model code stay SGLang's own;
+only leaf kernels that exist for CUDA alone are replaced, by plain PyTorch. Active with ``SGLANG_HISA_CPU=1``
+(see :func:`sglang_hisa.server.cpu_env`), whether HISA is on or not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sglang_hisa.config import cpu_stand_ins_requested
+from sglang_hisa.patches.contract import installed_version
+from sglang_hisa.patches.table import V17, V23, VERSIONS
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A replaced attribute of SGLang (or torch), by version, and our function for it."""
+
+    hook: str
+    """``module:name`` below ``sglang_hisa.patches.cpu``."""
+    targets: Mapping[str, str]
+    why: str
+    kind: str = "replace"
+
+
+def _both(target: str) -> dict[str, str]:
+    return dict.fromkeys(VERSIONS, target)
+
+
+_INDEXER = "sglang.srt.layers.attention.dsa.dsa_indexer.Indexer"
+_OPS = "sglang.kernels.ops"
+_KEYS = {
+    V17: f"{_OPS}.attention.dsa.index_buf_accessor",
+    V23: f"{_OPS}.kvcache.dsa_index_k_cache",
+}
+_TOPK = f"{_OPS}.attention.dsv4.topk"
+_UTILS = "sglang.srt.layers.attention.dsa.utils"
+
+
+def _keys(name: str) -> dict[str, str]:
+    return {version: f"{module}.{name}" for version, module in _KEYS.items()}
+
+
+STAND_INS: tuple[StandIn, ...] = (
+    StandIn(
+        "indexer:device_capability",
+        _both("torch.cuda.get_device_capability"),
+        "argument resolution asks for a GPU; a Hopper is answered",
+    ),
+    StandIn("indexer:after_init", _both(f"{_INDEXER}.__init__"), "sm_count is set on CUDA only", "after"),
+    StandIn("indexer:forward_native", _both(f"{_INDEXER}.forward_native"), "the indexer has no CPU path"),
+    StandIn(
+        "indexer:topk_ragged", _both(f"{_INDEXER}._get_topk_ragged"), "stock asserts an indexed CUDA device"
+    ),
+    StandIn(
+        "indexer:weights_proj",
+        _both(f"{_INDEXER}._weights_proj_bf16_in_fp32_out"),
+        "a CUDA GEMM with fp32 output",
+    ),
+    StandIn(
+        "indexer:rotate_activation",
+        _both("sglang.srt.layers.attention.dsa.dsa_indexer.rotate_activation"),
+        "Hadamard transform in CUDA",
+    ),
+    StandIn(
+        "attention:flashmla_sparse",
+        _both("sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend._forward_flashmla_sparse"),
+        "FlashMLA",
+    ),
+    StandIn(
+        "attention:rope",
+        _both(
+            "sglang.srt.layers.rotary_embedding.rope_variant.DeepseekScalingRotaryEmbedding.forward_native"
+        ),
+        "stock's CPU rope does not take the indexer's 2-D key",
+    ),
+    StandIn(
+        "leaf:act_quant",
+        {
+            V17: f"{_OPS}.attention.dsa.triton_kernel.act_quant",
+            V23: f"{_OPS}.quantization.act_quant_triton.act_quant",
+        },
+        "Triton (its CPU interpreter rounds fp8 wrongly)",
+    ),
+    StandIn("leaf:set_keys_and_scales", _keys("SetKAndS.execute"), "Triton"),
+    StandIn("leaf:get_keys_and_scales", _keys("GetKAndS.execute"), "Triton"),
+    StandIn(
+        "leaf:transform_decode",
+        _both(f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_decode"),
+        "Triton",
+    ),
+    StandIn(
+        "leaf:transform_prefill",
+        _both(f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_prefill"),
+        "Triton",
+    ),
+    StandIn(
+        "leaf:set_mla_kv_buffer",
+        {V17: f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton"},
+        "Triton with an integer mask, which the interpreter refuses",
+    ),
+    StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
+    StandIn(
+        "topk:paged",
+        {V17: f"{_TOPK}.topk_transform_512_v2", V23: f"{_TOPK}.topk_transform_paged_v2"},
+        "CUDA",
+    ),
+    StandIn("topk:ragged", {V23: f"{_TOPK}.topk_transform_ragged_v2"}, "CUDA"),
+    StandIn("mqa:flat_fn", {V23: f"{_UTILS}.resolve_fp8_mqa_logits_fn"}, "DeepGEMM"),
+    StandIn("mqa:paged_fn", {V23: f"{_UTILS}.resolve_fp8_paged_mqa_logits_fn"}, "DeepGEMM"),
+)
+
+
+def register() -> None:
+    """Entry point: register the stand-ins if ``SGLANG_HISA_CPU=1``.
+
+    Raises:
+        SystemExit: a target is missing (SGLang would only log it and serve something else).
+    """
+    if not cpu_stand_ins_requested():
+        return
+    version = installed_version() or "none"
+    rows = [(s, s.targets[version]) for s in STAND_INS if version in s.targets]
+    missing = []
+    for _, target in rows:
+        try:
+            pkgutil.resolve_name(target)
+        except (ImportError, AttributeError) as error:
+            missing.append(f"  - {target}: {error}")
+    if missing or version not in VERSIONS:
+        raise SystemExit(
+            f"sglang-hisa: the CPU stand-ins do not fit SGLang {version} "
+            f"(supported: {', '.join(VERSIONS)})\n" + "\n".join(missing)
+        )
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from sglang_hisa.patches.cpu import mqa
+
+    mqa.install_deep_gemm()
+    for stand_in, target in rows:
+        module, name = stand_in.hook.split(":")
+        hook = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        HookRegistry.register(target, hook, HookType(stand_in.kind))

@@ -1,0 +1,62 @@
+"""Sparse MLA attention and yarn rope in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def flashmla_sparse(
+    self: Any,
+    q_all: torch.Tensor,
+    kv_cache: torch.Tensor,
+    v_head_dim: int,
+    page_table_1: torch.Tensor,
+    sm_scale: float,
+    topk_length: torch.Tensor | None = None,
+    attn_sink: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of each query over its chosen slots.
+
+    q ``[rows, heads, d]``, kv_cache ``[slots, 1, d]`` or paged, page_table_1 int32 ``[rows, k]`` (-1: none)
+    -> ``[rows, heads, v_head_dim]``.
+    """
+    if attn_sink is not None:
+        raise NotImplementedError("attention sinks on a CPU")
+    slots = page_table_1.long()
+    valid = slots >= 0
+    if topk_length is not None:
+        valid &= torch.arange(slots.shape[1]) < topk_length[:, None]
+    keys = kv_cache.reshape(-1, q_all.shape[-1])[slots.clamp_min(0)].float()
+    scores = torch.einsum("rhd,rkd->rhk", q_all.float(), keys) * sm_scale
+    # A padded row has no slot at all: its output is zero, not NaN.
+    weights = torch.softmax(scores.masked_fill(~valid[:, None], float("-inf")), dim=-1).nan_to_num()
+    return torch.einsum("rhk,rkd->rhd", weights, keys[..., :v_head_dim]).to(q_all.dtype)
+
+
+def rope(
+    self: Any,
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate the first ``rotary_dim`` of query and key (any leading shape), neox or interleaved."""
+    if offsets is not None:
+        positions = positions + offsets
+    table = self.cos_sin_cache[positions.flatten()].float()
+    cos, sin = (part[:, None] for part in table.chunk(2, dim=-1))
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(positions.numel(), -1, x.shape[-1]).float()
+        turned, rest = rows[..., : self.rotary_dim], rows[..., self.rotary_dim :]
+        if self.is_neox_style:
+            first, second = turned.chunk(2, dim=-1)
+        else:
+            first, second = turned[..., ::2], turned[..., 1::2]
+        parts = (first * cos - second * sin, second * cos + first * sin)
+        turned = torch.cat(parts, -1) if self.is_neox_style else torch.stack(parts, -1).flatten(-2)
+        return torch.cat((turned, rest), dim=-1).reshape(x.shape).to(x.dtype)
+
+    return rotate(query), rotate(key)

@@ -1,0 +1,106 @@
+"""Indexer bodies without CUDA streams, graphs and device checks; they call the indexer's own methods, so
+that hooks on those methods (HISA's) act as they do on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sglang_hisa.patches.cpu import mqa
+
+
+def device_capability(device: Any = None) -> tuple[int, int]:
+    """A Hopper GPU, whose kernels the stand-ins imitate."""
+    return (9, 0)
+
+
+def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
+    """More SMs than any batch has rows: stock splits batches larger than the SM count."""
+    self.sm_count = 1 << 30
+
+
+def forward_native(
+    self: Any,
+    x: torch.Tensor,
+    q_lora: torch.Tensor,
+    positions: torch.Tensor,
+    forward_batch: Any,
+    layer_id: int,
+    return_indices: bool = True,
+) -> torch.Tensor | None:
+    """``Indexer.forward_cuda``'s eager, unfused branch (SGLang dsa_indexer.py)."""
+    from sglang.srt.layers.attention.dsa.dsa_indexer import get_attn_backend
+    from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
+
+    from sglang_hisa.patches.cpu.leaf import act_quant
+
+    metadata = get_attn_backend().get_indexer_metadata(layer_id, forward_batch)
+    if metadata is None:
+        return None
+    mode = forward_batch.forward_mode
+    if mode.is_extend_without_speculative() and self._should_skip_logits_computation(forward_batch):
+        chosen = self._forward_cuda_k_only(
+            x, positions, forward_batch, layer_id, act_quant, metadata, return_indices
+        )
+        return maybe_capture_indexer_topk(layer_id, chosen)
+    query, key, _ = self._get_q_k_bf16(q_lora, x, positions, False, forward_batch=forward_batch)
+    q_fp8, q_scale = act_quant(query, self.block_size, self.scale_fmt)
+    self._store_index_k_cache(
+        forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant
+    )
+    weights = self._get_logits_head_gate(x, q_scale)
+    if mode.is_extend_without_speculative():
+        chosen = self._get_topk_ragged(False, forward_batch, layer_id, q_fp8, weights, metadata)
+    else:
+        chosen = self._get_topk_paged(forward_batch, layer_id, q_fp8, weights, metadata)
+    return maybe_capture_indexer_topk(layer_id, chosen)
+
+
+def topk_ragged(
+    self: Any,
+    enable_dual_stream: bool,
+    forward_batch: Any,
+    layer_id: int,
+    q_fp8: torch.Tensor,
+    weights: torch.Tensor,
+    metadata: Any,
+    topk_result: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``Indexer._get_topk_ragged`` in one shot."""
+    from sglang.srt.layers.attention.dsa.dsa_indexer import get_token_to_kv_pool
+
+    if topk_result is None:
+        topk_result = torch.full((q_fp8.shape[0], self.index_topk), -1, dtype=torch.int32)
+    starts, ends = metadata.get_indexer_kvcache_range()
+    lengths = metadata.get_indexer_seq_len_cpu()
+    keys, scales = get_token_to_kv_pool().get_index_k_scale_buffer(
+        layer_id,
+        metadata.get_indexer_seq_len(),
+        metadata.get_page_table_64(),
+        int(lengths.sum()),
+        int(lengths.max()),
+    )
+    flat = (keys.view(torch.float8_e4m3fn), scales.view(torch.float32).squeeze(-1))
+    rows = starts.shape[0]
+    logits = mqa.flat_logits(q_fp8[:rows], flat, weights.squeeze(-1)[:rows], starts, ends)
+    self._mask_init_and_local_tokens(logits, metadata.get_seqlens_expanded(), starts)
+    topk_result[:rows] = metadata.topk_transform(logits, self.index_topk, ks=starts)
+    return topk_result
+
+
+def weights_proj(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """bf16 weights, fp32 output."""
+    return x.float() @ self.weights_proj.weight.float().t()
+
+
+def rotate_activation(x: torch.Tensor) -> torch.Tensor:
+    """Walsh-Hadamard transform of the last dimension, scaled by its size ** -0.5."""
+    size = x.shape[-1]
+    out = x.float().reshape(-1, size)
+    width = 1
+    while width < size:
+        pairs = out.view(-1, size // (2 * width), 2, width)
+        out = torch.cat((pairs[:, :, :1] + pairs[:, :, 1:], pairs[:, :, :1] - pairs[:, :, 1:]), dim=2)
+        width *= 2
+    return (out.reshape(x.shape) * size**-0.5).to(x.dtype)

@@ -1,0 +1,221 @@
+"""Models that need no download: a tiny random one for a CPU, and slices of real shapes for one GPU.
+
+A slice is a config and a tokenizer only; serve it with ``--load-format dummy``. Shapes are those of the
+public DeepSeek-V3.2 and GLM-5 configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_YARN = {
+    "type": "yarn",
+    "factor": 40,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096,
+}
+
+DEEPSEEK_V32: dict[str, Any] = {
+    "architectures": ["DeepseekV32ForCausalLM"],
+    "model_type": "deepseek_v32",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "vocab_size": 129280,
+    "max_position_embeddings": 163840,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "rope_scaling": _YARN,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+    "n_shared_experts": 1,
+    "n_group": 8,
+    "topk_group": 4,
+    "first_k_dense_replace": 3,
+    "moe_layer_freq": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "torch_dtype": "bfloat16",
+    "num_nextn_predict_layers": 0,
+}
+
+_TINY: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 512,
+    "q_lora_rank": 64,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "index_n_heads": 4,
+    "index_topk": 64,
+}
+"""Differences of the tiny model; latent, rope and index dimensions stay real."""
+
+SLICES: dict[str, tuple[str, dict[str, Any]]] = {
+    "v32-4l": (
+        "4 full-width DeepSeek-V3.2 layers (3 dense, 1 MoE); fits one 80 GB GPU in bf16",
+        {"num_hidden_layers": 4},
+    ),
+    "v32-tp8-rank": (
+        "61 layers at the width of one TP8 rank: 16 heads, dense MLP 2304, all 64 index heads",
+        {
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "intermediate_size": 2304,
+            "first_k_dense_replace": 61,
+            "vocab_size": 16160,
+        },
+    ),
+}
+
+
+def _tokenizer(out: Path, vocab: int, context: int) -> None:
+    """A byte-level tokenizer: one token a byte, so a text's length is its token count."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    pieces += [f"<extra{i}>" for i in range(vocab - len(pieces))]
+    tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(out / "tokenizer.json"))
+    _dump(
+        out / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "model_max_length": context,
+            "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+        },
+    )
+
+
+def _dump(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _with_context(config: dict[str, Any], context: int | None) -> dict[str, Any]:
+    """``config`` for ``context`` tokens; past the public length the yarn factor grows with it."""
+    if context is None or context <= config["max_position_embeddings"]:
+        return config
+    factor = -(-context // _YARN["original_max_position_embeddings"])
+    return {**config, "max_position_embeddings": context, "rope_scaling": {**_YARN, "factor": factor}}
+
+
+def make_slice(name: str, out: Path, context: int | None = None) -> Path:
+    """Write the slice ``name`` (see ``SLICES``) to ``out`` for contexts up to ``context`` tokens.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in SLICES:
+        raise ValueError(f"unknown slice {name!r}; allowed: {', '.join(SLICES)}")
+    out.mkdir(parents=True, exist_ok=True)
+    config = _with_context({**DEEPSEEK_V32, **SLICES[name][1]}, context)
+    _dump(out / "config.json", config)
+    _tokenizer(out, 512, config["max_position_embeddings"])
+    return out
+
+
+def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
+    q_rank, kv_rank = config["q_lora_rank"], config["kv_lora_rank"]
+    index_heads, index_dim = config["index_n_heads"], config["index_head_dim"]
+    out: dict[str, torch.Tensor] = {}
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        values = torch.randn(rows, columns, generator=generator) * columns**-0.5
+        out[name + ".weight"] = values.to(torch.bfloat16)
+
+    def ones(name: str, size: int) -> None:
+        out[name + ".weight"] = torch.ones(size, dtype=torch.bfloat16)
+
+    def mlp(name: str, width: int) -> None:
+        matrix(name + ".gate_proj", width, hidden)
+        matrix(name + ".up_proj", width, hidden)
+        matrix(name + ".down_proj", hidden, width)
+
+    embedding = torch.randn(config["vocab_size"], hidden, generator=generator)
+    out["model.embed_tokens.weight"] = embedding.to(torch.bfloat16)
+    matrix("lm_head", config["vocab_size"], hidden)
+    ones("model.norm", hidden)
+    for layer in range(config["num_hidden_layers"]):
+        base = f"model.layers.{layer}"
+        attention = base + ".self_attn"
+        matrix(attention + ".q_a_proj", q_rank, hidden)
+        ones(attention + ".q_a_layernorm", q_rank)
+        matrix(attention + ".q_b_proj", heads * (nope + rope), q_rank)
+        matrix(attention + ".kv_a_proj_with_mqa", kv_rank + rope, hidden)
+        ones(attention + ".kv_a_layernorm", kv_rank)
+        matrix(attention + ".kv_b_proj", heads * (nope + value), kv_rank)
+        matrix(attention + ".o_proj", hidden, heads * value)
+        matrix(attention + ".indexer.wq_b", index_heads * index_dim, q_rank)
+        matrix(attention + ".indexer.wk", index_dim, hidden)
+        out[attention + ".indexer.k_norm.weight"] = torch.ones(index_dim)
+        out[attention + ".indexer.k_norm.bias"] = torch.zeros(index_dim)
+        matrix(attention + ".indexer.weights_proj", index_heads, hidden)
+        ones(base + ".input_layernorm", hidden)
+        ones(base + ".post_attention_layernorm", hidden)
+        if layer < config["first_k_dense_replace"]:
+            mlp(base + ".mlp", config["intermediate_size"])
+            continue
+        experts = config["n_routed_experts"]
+        matrix(base + ".mlp.gate", experts, hidden)
+        out[base + ".mlp.gate.e_score_correction_bias"] = torch.zeros(experts)
+        for expert in range(experts):
+            mlp(f"{base}.mlp.experts.{expert}", config["moe_intermediate_size"])
+        mlp(base + ".mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"])
+    return out
+
+
+def make_tiny(out: Path, *, layers: int = 3, index_topk: int = 64, seed: int = 0) -> Path:
+    """Write a random DeepSeek-V3.2 of 5 MB with real latent, rope and index dimensions to ``out``.
+
+    Greedy text of it is noise; it is for running the server, not for reading.
+    """
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "bos_token_id": 1, "eos_token_id": 2}
+    config = {**DEEPSEEK_V32, **_TINY, **changes}
+    save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
+    _dump(out / "config.json", config)
+    _tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
+    return out

@@ -1,0 +1,246 @@
+"""A real SGLang server as a child process that cannot outlive its owner, and a small client of it."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+Progress = Callable[[float, str], None]
+"""Called about once a second while a server starts: (seconds so far, last line of its log)."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ServerFailed(RuntimeError):
+    """A server did not start or died; the message holds its exit code and the end of its log."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    # kill -9 of the owner must not leave a server behind; the kernel then kills this child too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _group(pid: int) -> list[int]:
+    """Processes of the session that ``pid`` leads (its workers live in it)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+class ServerProcess:
+    """``python -m sglang.launch_server`` in its own session (context manager).
+
+    Args:
+        flags: SGLang's flags without host and port.
+        env: the child's whole environment (see :func:`child_env`).
+        log: file that takes its output.
+        port: 0 picks a free one.
+        python: interpreter of the environment that has SGLang.
+    """
+
+    def __init__(
+        self,
+        flags: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        port: int = 0,
+        python: str = sys.executable,
+    ) -> None:
+        self.port = port or free_port()
+        self.log = log
+        self.argv = [python, "-m", "sglang.launch_server", *flags]
+        self.argv += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self._env = dict(env)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> ServerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the child; returns at once."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(
+                self.argv,
+                env=self._env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        atexit.register(self.stop)
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of the log."""
+        if not self.log.is_file():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def exit_code(self) -> int | None:
+        """Exit code if the child has ended."""
+        return None if self._child is None else self._child.poll()
+
+    def wait_ready(self, timeout: float = 600, progress: Progress | None = None) -> float:
+        """Wait until the model is served; returns the seconds it took.
+
+        Raises:
+            ServerFailed: it exited, or was not ready in ``timeout`` seconds.
+        """
+        begin = time.monotonic()
+        while True:
+            elapsed = time.monotonic() - begin
+            code = self.exit_code()
+            if code is not None:
+                raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")
+            try:
+                # Not /health: it answers only after a generation has worked.
+                urllib.request.urlopen(f"{self.url}/get_model_info", timeout=5).read()
+                return elapsed
+            except (OSError, urllib.error.URLError):
+                pass  # not listening yet; the exit code and the timeout bound the wait
+            if elapsed > timeout:
+                raise ServerFailed(f"the server was not ready after {timeout:.0f} s\n{self.tail()}")
+            if progress is not None:
+                last = self.tail(1)
+                progress(elapsed, last)
+            time.sleep(1)
+
+    def stop(self, grace: float = 5) -> None:
+        """End the child and all its workers, and wait until the port is free. Safe to call twice.
+
+        SGLang can hang on SIGTERM for minutes, so SIGKILL follows after ``grace`` seconds.
+        """
+        child = self._child
+        if child is None:
+            return
+        atexit.unregister(self.stop)
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(grace)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            alive = _group(child.pid)
+            for pid in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue  # it ended between listing and signal
+            child.poll()
+            if not alive:
+                break
+            time.sleep(0.1)
+        child.wait(5)
+        self._child = None
+
+    def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Any:
+        """GET, or POST of a JSON body; the decoded JSON answer (text where it is not JSON).
+
+        Raises:
+            urllib.error.HTTPError: the server refused the request.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            text = answer.read().decode()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+
+    def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 16, **fields: Any) -> dict[str, Any]:
+        """Greedy ``/generate`` of a text or token ids; ``fields`` go into the request."""
+        key = "text" if isinstance(prompt, str) else "input_ids"
+        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}
+        value = prompt if isinstance(prompt, str) else list(prompt)
+        answer: dict[str, Any] = self.request("/generate", {key: value, "sampling_params": sampling, **fields})
+        return answer
+
+    def receipts(self) -> list[dict[str, Any] | None]:
+        """HISA's receipt of each scheduler in ``/server_info``; None where it serves stock DSA."""
+        states = self.request("/server_info")["internal_states"]
+        return [state.get("sglang_hisa") for state in states]
+
+    def flush_cache(self) -> None:
+        """Drop the radix cache."""
+        self.request("/flush_cache", {})
+
+
+def child_env(base: Mapping[str, str], hisa: str | None, **extra: str) -> dict[str, str]:
+    """``base`` with ``SGLANG_HISA`` set to ``hisa`` (removed when None: stock SGLang) and ``extra``."""
+    env = {key: value for key, value in base.items() if key != "SGLANG_HISA"}
+    if hisa is not None:
+        env["SGLANG_HISA"] = hisa
+    return {**env, **extra}
+
+
+def cpu_flags(model: str | Path, *, context: int = 4096, pool_tokens: int = 8192, fused: bool = False) -> list[str]:
+    """SGLang's flags for a DSA model on a CPU (demo and tests)."""
+    return [
+        *("--model-path", str(model), "--device", "cpu", "--context-length", str(context)),
+        *("--attention-backend", "dsa", "--dsa-prefill-backend", "flashmla_sparse"),
+        *("--dsa-decode-backend", "flashmla_sparse"),
+        *("--dsa-topk-backend", "sgl-kernel" if fused else "torch", "--kv-cache-dtype", "bfloat16"),
+        *("--page-size", "64", "--mem-fraction-static", "0.2", "--max-total-tokens", str(pool_tokens)),
+        *("--max-running-requests", "8", "--skip-server-warmup", "--grammar-backend", "none"),
+    ]
+
+
+def cpu_env(base: Mapping[str, str], hisa: str | None, *, fused: bool = False) -> dict[str, str]:
+    """Environment for a DSA model on a CPU: the stand-ins of :mod:`sglang_hisa.patches.cpu`."""
+    import sglang_hisa.patches.cpu as stand_ins
+
+    shims = str(Path(stand_ins.__file__).parent / "shims")
+    path = os.pathsep.join(part for part in (shims, base.get("PYTHONPATH", "")) if part)
+    return child_env(
+        base,
+        hisa,
+        PYTHONPATH=path,
+        SGLANG_USE_CPU_ENGINE="1",
+        SGLANG_HISA_CPU="1",
+        SGLANG_DSA_FUSE_TOPK="1" if fused else "0",
+        TORCHDYNAMO_DISABLE="1",
+        HF_HUB_OFFLINE="1",
+        TRITON_INTERPRET="1",
+        PYTHONUNBUFFERED="1",
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sglang_hisa import budget, config as settings, indexer as paths
+from sglang_hisa import budget
+from sglang_hisa import config as settings
+from sglang_hisa import indexer as paths
+from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
 from sglang_hisa.kernels.layout import HEAD_DIM
 from sglang_hisa.patches import batch, runtime
@@ -80,22 +84,30 @@ def after_fused_store(
     _seal(forward_batch, layer_id, out_cache_loc)
 
 
-def _cached_plan(forward_batch: Any, layer_id: int, metadata: Any) -> paths.Plan | None:
+@dataclass(frozen=True)
+class Step:
+    """What a step's layers share."""
+
+    plan: paths.Plan
+    sample: Sample | None = None
+
+
+def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | None:
     """The step's plan, if an earlier layer of the same step made one.
 
     A forward visits layers in ascending order, so a layer that is not above the last one starts a new
     forward over the same batch object (graph warm-up and capture, draft steps).
     """
-    kept = getattr(forward_batch, "_hisa_plan", None)
+    kept = getattr(forward_batch, "_hisa_step", None)
     if kept is None or kept[0] is not metadata.attn_metadata or layer_id <= kept[1]:
         return None
-    forward_batch._hisa_plan = (kept[0], layer_id, kept[2])
+    forward_batch._hisa_step = (kept[0], layer_id, kept[2])
     return kept[2]
 
 
-def _keep_plan(forward_batch: Any, layer_id: int, metadata: Any, plan: paths.Plan) -> paths.Plan:
-    forward_batch._hisa_plan = (metadata.attn_metadata, layer_id, plan)
-    return plan
+def _keep_step(forward_batch: Any, layer_id: int, metadata: Any, step: Step) -> Step:
+    forward_batch._hisa_step = (metadata.attn_metadata, layer_id, step)
+    return step
 
 
 def _output(metadata: Any, rows: int) -> paths.Output:
@@ -152,17 +164,17 @@ def around_topk_paged(
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     host = SglangHost(self, metadata)
-    plan = _cached_plan(forward_batch, layer_id, metadata)
-    if plan is None:
+    step = _cached_step(forward_batch, layer_id, metadata)
+    if step is None:
         table = metadata.get_page_table_64()
         rule = _rule(state, "decode", host)
         bound = table.shape[1] * PAGE
         lengths = metadata.get_seqlens_expanded()[:rows]
-        step = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
+        view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
         plan = paths.make_decode_plan(
-            step, state.config, host, _refine(state, q_fp8), seals=_coarse_seals(forward_batch)
+            view, state.config, host, _refine(state, q_fp8), seals=_coarse_seals(forward_batch)
         )
-        _keep_plan(forward_batch, layer_id, metadata, plan)
+        step = _keep_step(forward_batch, layer_id, metadata, Step(plan))
         state.steps["decode"] += 1
     if _capturing(q_fp8):
         state.graphs.add(rows)
@@ -170,7 +182,7 @@ def around_topk_paged(
         q_fp8[:rows],
         weights.squeeze(2)[:rows],
         summaries.layer(layer_id),
-        plan,
+        step.plan,
         state.config,
         host,
         _output(metadata, rows),
@@ -179,9 +191,9 @@ def around_topk_paged(
     return torch.nn.functional.pad(chosen, (0, 0, 0, q_fp8.shape[0] - rows), value=-1)
 
 
-def _prefill_plan(
+def _prefill_step(
     state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor
-) -> paths.Plan | str:
+) -> Step | str:
     """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
     if not state.config.prefill.active:
         return "prefill: phase left to stock DSA"
@@ -212,8 +224,9 @@ def _prefill_plan(
         blocks, share = both[rows_of.long()].unbind(dim=1)
     width = max(rule.width(length) for rule, length in zip(rules, contexts))
     table = metadata.get_page_table_64()
-    step = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
-    return paths.make_prefill_plan(step, contexts, state.config, host, _refine(state, q))
+    view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
+    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q))
+    return Step(plan, state.audit.sample(plan, contexts, state.config, host, state.refine))
 
 
 def around_topk_ragged(
@@ -230,31 +243,28 @@ def around_topk_ragged(
     """Prefill rows, chunked or not, possibly mixed with decode rows."""
     state = runtime.current()
     host = SglangHost(self, metadata)
-    plan = _cached_plan(forward_batch, layer_id, metadata)
-    if plan is None:
-        made = _prefill_plan(state, forward_batch, metadata, host, q_fp8)
+    step = _cached_step(forward_batch, layer_id, metadata)
+    if step is None:
+        made = _prefill_step(state, forward_batch, metadata, host, q_fp8)
         if isinstance(made, str):
             state.stock[made] += 1
             return original(
                 self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
             )
-        plan = _keep_plan(forward_batch, layer_id, metadata, made)
+        step = _keep_step(forward_batch, layer_id, metadata, made)
         state.steps["prefill"] += 1
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
-    rows = plan.rows.lengths.shape[0]
+    rows = step.plan.rows.lengths.shape[0]
     if topk_result is None:
         shape = (q_fp8.shape[0], self.index_topk)
         topk_result = torch.full(shape, -1, dtype=torch.int32, device=q_fp8.device)
+    q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
+    output = _output(metadata, rows)
     paths.select(
-        q_fp8[:rows],
-        weights.squeeze(-1)[:rows],
-        summaries.layer(layer_id),
-        plan,
-        state.config,
-        host,
-        _output(metadata, rows),
-        summaries.backend,
-        out=topk_result,
+        q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result
     )
+    if step.sample is not None:
+        args = (q, w, layer, state.config, host, output, summaries.backend)
+        state.audit.observe(layer_id, step.sample, topk_result, *args)
     return topk_result

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sglang_hisa import __version__
+from sglang_hisa.audit import Audit
 from sglang_hisa.config import Config
 
 
@@ -31,8 +32,12 @@ class Runtime:
     stock: Counter[str] = field(default_factory=Counter)
     """Steps left to the stock indexer, by reason."""
     summary_bytes: int = 0
+    audit: Audit = field(init=False)
     refine: str = ""
     backend: str = ""
+
+    def __post_init__(self) -> None:
+        self.audit = Audit(self.config.audit)
 
     def receipt(self) -> dict[str, Any]:
         """The receipt: JSON-serialisable proof of what runs."""
@@ -52,6 +57,7 @@ class Runtime:
             "kernels": self.backend,
             "hisa_steps": dict(self.steps),
             "stock_steps": dict(self.stock),
+            "audit": self.audit.report(),
         }
 
 

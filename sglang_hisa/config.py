@@ -75,6 +75,8 @@ class Config:
     """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
     workspace_mb: int = 512
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
+    audit: float = 0.0
+    """Share of the pruned prefill rows that are scored against their whole context as well."""
 
     @property
     def decode(self) -> Phase:
@@ -127,6 +129,7 @@ _HINTS: dict[str, str] = {
     "refine": f"one of {', '.join(REFINE)}",
     "kernels": f"one of {', '.join(KERNELS)}",
     "workspace_mb": "16 or more",
+    "audit": "a number from 0 (off) to 1",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -155,7 +158,7 @@ def _out_of_range(key: str, value: Any) -> bool:
         return value not in BLOCKS
     if key in ("refine", "kernels"):
         return value not in (REFINE if key == "refine" else KERNELS)
-    if key.endswith("_fraction"):
+    if key.endswith("_fraction") or key == "audit":
         return not 0 <= value <= 1
     if key == "workspace_mb":
         return bool(value < 16)

@@ -104,6 +104,14 @@ STAND_INS: tuple[StandIn, ...] = (
         {V17: f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton"},
         "Triton with an integer mask, which the interpreter refuses",
     ),
+    StandIn(
+        "capture:create",
+        _both("sglang.srt.state_capturer.indexer_topk.create_indexer_capturer"),
+        "stock captures chosen tokens on CUDA only",
+    ),
+    StandIn(
+        "capture:host_cache", _both("sglang.srt.state_capturer.base.BaseHostCache.__init__"), "pinned memory"
+    ),
     StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
     StandIn(
         "topk:paged",

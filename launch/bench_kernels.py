@@ -15,6 +15,9 @@ BATCHES = [1, 4, 16, 64, 128]
 PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
 
 
+CELL = ("phase", "context", "batch", "rows", "heads", "budget", "refine", "stage")
+
+
 def _config(budget: str) -> Config:
     """"8192", "16384" or "L/4" (at least 8192), the same for both phases."""
     tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
@@ -48,7 +51,7 @@ def _ceilings() -> tuple[float, float]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
-    number = {"type": int, "nargs": "+"}
+    number = {"type": int, "nargs": "*"}
     parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
     parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")
     parser.add_argument("--prefill-contexts", **number, default=PREFILL_CONTEXTS, help="end of the chunk")
@@ -58,7 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
-    parser.add_argument("--out", type=Path, help="write the record (JSON) here")
+    parser.add_argument("--out", type=Path, help="write the record (JSON) here; cells already in it are kept")
     return parser.parse_args(argv)
 
 
@@ -123,6 +126,12 @@ def main(argv: list[str] | None = None) -> int:
                                 cache, c, n, h, f, r, max(5, args.repeats // 2), flops
                             ),
                         )
+    fresh = {tuple(row[key] for key in CELL if key in row) for row in rows}
+    if args.out and args.out.is_file():
+        kept = json.loads(args.out.read_text())
+        failures = kept["failures"] + failures
+        kept_rows = [r for r in kept["rows"] if tuple(r[key] for key in CELL if key in r) not in fresh]
+        rows = kept_rows + rows
     record = {
         "schema_version": 1,
         "provenance": provenance(),

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_YARN = {
+_YARN: dict[str, Any] = {
     "type": "yarn",
     "factor": 40,
     "beta_fast": 32,
@@ -57,11 +57,39 @@ DEEPSEEK_V32: dict[str, Any] = {
     "index_topk": 2048,
     "attention_bias": False,
     "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "torch_dtype": "bfloat16",
     "num_nextn_predict_layers": 0,
 }
+"""As published, but for the token ids (our tokenizer's), and without quantization and draft layer."""
+
+GLM_5: dict[str, Any] = {
+    **{key: value for key, value in DEEPSEEK_V32.items() if key not in ("rope_theta", "rope_scaling")},
+    "architectures": ["GlmMoeDsaForCausalLM"],
+    "model_type": "glm_moe_dsa",
+    "hidden_size": 6144,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 78,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "vocab_size": 154880,
+    "max_position_embeddings": 202752,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+    "rope_interleave": True,
+    "indexer_rope_interleave": True,
+    "q_lora_rank": 2048,
+    "qk_nope_head_dim": 192,
+    "v_head_dim": 256,
+    "n_group": 1,
+    "topk_group": 1,
+    "index_n_heads": 32,
+}
+"""GLM-5 (as transformers' GlmMoeDsaConfig): half the index heads, interleaved index rope, no yarn."""
+
+MAX_CONTEXT = 1 << 20
+"""Longest context, in tokens, that a model is made for."""
 
 _TINY: dict[str, Any] = {
     "hidden_size": 128,
@@ -85,11 +113,12 @@ _TINY: dict[str, Any] = {
 SLICES: dict[str, tuple[str, dict[str, Any]]] = {
     "v32-4l": (
         "4 full-width DeepSeek-V3.2 layers (3 dense, 1 MoE); fits one 80 GB GPU in bf16",
-        {"num_hidden_layers": 4},
+        {**DEEPSEEK_V32, "num_hidden_layers": 4},
     ),
     "v32-tp8-rank": (
         "61 layers at the width of one TP8 rank: 16 heads, dense MLP 2304, all 64 index heads",
         {
+            **DEEPSEEK_V32,
             "num_attention_heads": 16,
             "num_key_value_heads": 16,
             "intermediate_size": 2304,
@@ -97,7 +126,12 @@ SLICES: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size": 16160,
         },
     ),
+    "glm5-4l": (
+        "4 full-width GLM-5 layers (3 dense, 1 MoE), 32 index heads; fits one 80 GB GPU in bf16",
+        {**GLM_5, "num_hidden_layers": 4},
+    ),
 }
+"""What each is, and its configuration."""
 
 
 def _tokenizer(out: Path, vocab: int, context: int) -> None:
@@ -128,23 +162,32 @@ def _dump(path: Path, value: dict[str, Any]) -> None:
 
 
 def _with_context(config: dict[str, Any], context: int | None) -> dict[str, Any]:
-    """``config`` for ``context`` tokens; past the public length the yarn factor grows with it."""
+    """``config`` for ``context`` tokens; past the public length a yarn factor grows with it.
+
+    Raises:
+        ValueError: not 1 to ``MAX_CONTEXT`` tokens.
+    """
+    if context is not None and not 0 < context <= MAX_CONTEXT:
+        raise ValueError(f"context {context} is not allowed; allowed: 1 to {MAX_CONTEXT} tokens")
     if context is None or context <= config["max_position_embeddings"]:
         return config
-    factor = -(-context // _YARN["original_max_position_embeddings"])
-    return {**config, "max_position_embeddings": context, "rope_scaling": {**_YARN, "factor": factor}}
+    longer = {**config, "max_position_embeddings": context}
+    if "rope_scaling" in config:
+        factor = -(-context // _YARN["original_max_position_embeddings"])
+        longer["rope_scaling"] = {**_YARN, "factor": factor}
+    return longer
 
 
 def make_slice(name: str, out: Path, context: int | None = None) -> Path:
     """Write the slice ``name`` (see ``SLICES``) to ``out`` for contexts up to ``context`` tokens.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a context out of range.
     """
     if name not in SLICES:
         raise ValueError(f"unknown slice {name!r}; allowed: {', '.join(SLICES)}")
+    config = _with_context(SLICES[name][1], context)
     out.mkdir(parents=True, exist_ok=True)
-    config = _with_context({**DEEPSEEK_V32, **SLICES[name][1]}, context)
     _dump(out / "config.json", config)
     _tokenizer(out, 512, config["max_position_embeddings"])
     return out
@@ -205,16 +248,28 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return out
 
 
-def make_tiny(out: Path, *, layers: int = 3, index_topk: int = 64, seed: int = 0) -> Path:
+def make_tiny(
+    out: Path,
+    *,
+    layers: int = 3,
+    index_topk: int = 64,
+    index_heads: int = 4,
+    seed: int = 0,
+    context: int | None = None,
+) -> Path:
     """Write a random DeepSeek-V3.2 of 5 MB with real latent, rope and index dimensions to ``out``.
 
-    Greedy text of it is noise; it is for running the server, not for reading.
+    Greedy text of it is noise; it is for running the server, not for reading. Equal arguments write equal
+    bytes.
+
+    Raises:
+        ValueError: a context out of range.
     """
     from safetensors.torch import save_file
 
+    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
+    config = _with_context({**DEEPSEEK_V32, **_TINY, **changes}, context)
     out.mkdir(parents=True, exist_ok=True)
-    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "bos_token_id": 1, "eos_token_id": 2}
-    config = {**DEEPSEEK_V32, **_TINY, **changes}
     save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
     _dump(out / "config.json", config)
     _tokenizer(out, config["vocab_size"], config["max_position_embeddings"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -11,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ Progress = Callable[[float, str], None]
 """Called about once a second while a server starts: (seconds so far, last line of its log)."""
 
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: a forked child must not take the loader's lock
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs of this machine, whatever proxy the environment names."""
 
 
 class ServerFailed(RuntimeError):
@@ -35,12 +39,24 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def _check_free(port: int) -> None:
+    """Raises ``ServerFailed`` where another server listens: it would answer in place of ours."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerFailed(f"port {port} of 127.0.0.1 is taken ({error.strerror})") from None
+
+
+def _die_with(owner: int) -> None:
     # kill -9 of the owner must not leave a server behind; the kernel then kills this child too.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != owner:  # it died before the line above
+        os._exit(1)
 
 
-def _group(pid: int) -> list[int]:
+def _session(pid: int) -> list[int]:
     """Processes of the session that ``pid`` leads (its workers live in it)."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -51,6 +67,26 @@ def _group(pid: int) -> list[int]:
         if int(fields[3]) == pid and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def _end_session(leader: int, timeout: float = 20) -> None:
+    """SIGKILL every process of a session until none is left."""
+    deadline = time.monotonic() + timeout
+    while (alive := _session(leader)) and time.monotonic() < deadline:
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):  # it ended between listing and signal
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _start_guard(leader: int) -> subprocess.Popen[bytes]:
+    """A process that ends the session once this process is gone, however it went.
+
+    SGLang's workers die with their parent only after 10 seconds of imports; until then nothing else would
+    end them.
+    """
+    argv = [sys.executable, "-I", __file__, str(leader)]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
 
 
 class ServerProcess:
@@ -79,6 +115,7 @@ class ServerProcess:
         self.argv += ["--host", "127.0.0.1", "--port", str(self.port)]
         self._env = dict(env)
         self._child: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -94,7 +131,14 @@ class ServerProcess:
         self.stop()
 
     def start(self) -> None:
-        """Start the child; returns at once."""
+        """Start the child; returns at once. It dies with the calling *thread*, as Linux defines it.
+
+        Raises:
+            ServerFailed: the port is taken.
+        """
+        if self._child is not None:
+            raise RuntimeError("this server is already started")
+        _check_free(self.port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
@@ -104,8 +148,9 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=functools.partial(_die_with, os.getpid()),
             )
+        self._guard = _start_guard(self._child.pid)
         atexit.register(self.stop)
 
     def tail(self, lines: int = 40) -> str:
@@ -124,7 +169,7 @@ class ServerProcess:
         Raises:
             ServerFailed: it exited, or was not ready in ``timeout`` seconds.
         """
-        begin = time.monotonic()
+        begin, told = time.monotonic(), 0.0
         while True:
             elapsed = time.monotonic() - begin
             code = self.exit_code()
@@ -132,19 +177,19 @@ class ServerProcess:
                 raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")
             try:
                 # Not /health: it answers only after a generation has worked.
-                urllib.request.urlopen(f"{self.url}/get_model_info", timeout=5).read()
+                _LOCAL.open(f"{self.url}/get_model_info", timeout=5).read()
                 return elapsed
-            except (OSError, urllib.error.URLError):
+            except OSError:
                 pass  # not listening yet; the exit code and the timeout bound the wait
             if elapsed > timeout:
                 raise ServerFailed(f"the server was not ready after {timeout:.0f} s\n{self.tail()}")
-            if progress is not None:
-                last = self.tail(1)
-                progress(elapsed, last)
-            time.sleep(1)
+            if progress is not None and elapsed >= told:
+                progress(elapsed, self.tail(1))
+                told = elapsed + 1
+            time.sleep(0.25)
 
     def stop(self, grace: float = 5) -> None:
-        """End the child and all its workers, and wait until the port is free. Safe to call twice.
+        """End the child and all its workers; the port is free afterwards. Safe to call twice.
 
         SGLang can hang on SIGTERM for minutes, so SIGKILL follows after ``grace`` seconds.
         """
@@ -158,20 +203,12 @@ class ServerProcess:
                 child.wait(grace)
             except subprocess.TimeoutExpired:
                 child.kill()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            alive = _group(child.pid)
-            for pid in alive:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue  # it ended between listing and signal
-            child.poll()
-            if not alive:
-                break
-            time.sleep(0.1)
+        _end_session(child.pid)
         child.wait(5)
-        self._child = None
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            self._guard.wait(20)
+        self._child = self._guard = None
 
     def request(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> Any:
         """GET, or POST of a JSON body; the decoded JSON answer (text where it is not JSON).
@@ -181,19 +218,23 @@ class ServerProcess:
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        with _LOCAL.open(request, timeout=timeout) as answer:
             text = answer.read().decode()
         try:
             return json.loads(text)
         except json.JSONDecodeError:
             return text
 
-    def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 16, **fields: Any) -> dict[str, Any]:
+    def generate(
+        self, prompt: str | Sequence[int], max_new_tokens: int = 16, **fields: Any
+    ) -> dict[str, Any]:
         """Greedy ``/generate`` of a text or token ids; ``fields`` go into the request."""
         key = "text" if isinstance(prompt, str) else "input_ids"
         sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}
         value = prompt if isinstance(prompt, str) else list(prompt)
-        answer: dict[str, Any] = self.request("/generate", {key: value, "sampling_params": sampling, **fields})
+        answer: dict[str, Any] = self.request(
+            "/generate", {key: value, "sampling_params": sampling, **fields}
+        )
         return answer
 
     def receipts(self) -> list[dict[str, Any] | None]:
@@ -214,20 +255,24 @@ def child_env(base: Mapping[str, str], hisa: str | None, **extra: str) -> dict[s
     return {**env, **extra}
 
 
-def cpu_flags(model: str | Path, *, context: int = 4096, pool_tokens: int = 8192, fused: bool = False) -> list[str]:
+def cpu_flags(model: str | Path, *, context: int = 4096, pool_tokens: int = 8192) -> list[str]:
     """SGLang's flags for a DSA model on a CPU (demo and tests)."""
     return [
         *("--model-path", str(model), "--device", "cpu", "--context-length", str(context)),
         *("--attention-backend", "dsa", "--dsa-prefill-backend", "flashmla_sparse"),
         *("--dsa-decode-backend", "flashmla_sparse"),
-        *("--dsa-topk-backend", "sgl-kernel" if fused else "torch", "--kv-cache-dtype", "bfloat16"),
+        *("--dsa-topk-backend", "sgl-kernel", "--kv-cache-dtype", "bfloat16"),
         *("--page-size", "64", "--mem-fraction-static", "0.2", "--max-total-tokens", str(pool_tokens)),
         *("--max-running-requests", "8", "--skip-server-warmup", "--grammar-backend", "none"),
     ]
 
 
 def cpu_env(base: Mapping[str, str], hisa: str | None, *, fused: bool = False) -> dict[str, str]:
-    """Environment for a DSA model on a CPU: the stand-ins of :mod:`sglang_hisa.patches.cpu`."""
+    """Environment for a DSA model on a CPU: the stand-ins of :mod:`sglang_hisa.patches.cpu`.
+
+    ``fused``: top-k gives physical KV slots, as on a GPU; otherwise positions in the request, which
+    ``--enable-return-indexer-topk`` then shows. Greedy text is the same.
+    """
     import sglang_hisa.patches.cpu as stand_ins
 
     shims = str(Path(stand_ins.__file__).parent / "shims")
@@ -238,9 +283,16 @@ def cpu_env(base: Mapping[str, str], hisa: str | None, *, fused: bool = False) -
         PYTHONPATH=path,
         SGLANG_USE_CPU_ENGINE="1",
         SGLANG_HISA_CPU="1",
+        CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1",  # operations of a tiny model are too small to share
         SGLANG_DSA_FUSE_TOPK="1" if fused else "0",
         TORCHDYNAMO_DISABLE="1",
         HF_HUB_OFFLINE="1",
-        TRITON_INTERPRET="1",
+        TRITON_INTERPRET="1",  # 0.5.17's page allocator has Triton kernels only
         PYTHONUNBUFFERED="1",
     )
+
+
+if __name__ == "__main__":  # the guard
+    sys.stdin.buffer.read()  # returns when the owner's end of the pipe closes
+    _end_session(int(sys.argv[1]))

@@ -11,10 +11,12 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from sglang_hisa.config import cpu_stand_ins_requested
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.table import V17, V23, VERSIONS
+
+from sglang_hisa.config import cpu_stand_ins_requested
 
 
 @dataclass(frozen=True)
@@ -121,36 +123,68 @@ STAND_INS: tuple[StandIn, ...] = (
     StandIn("topk:ragged", {V23: f"{_TOPK}.topk_transform_ragged_v2"}, "CUDA"),
     StandIn("mqa:flat_fn", {V23: f"{_UTILS}.resolve_fp8_mqa_logits_fn"}, "DeepGEMM"),
     StandIn("mqa:paged_fn", {V23: f"{_UTILS}.resolve_fp8_paged_mqa_logits_fn"}, "DeepGEMM"),
+    StandIn("mqa:schedule_fn", {V23: f"{_UTILS}.resolve_paged_mqa_logits_metadata_fn"}, "DeepGEMM"),
+    StandIn("mqa:num_sms", {V23: f"{_UTILS}.resolve_num_sms"}, "DeepGEMM"),
 )
+
+
+def rows_for(version: str) -> list[tuple[StandIn, str]]:
+    """Rows of the table that ``version`` needs, each with its target."""
+    return [(row, row.targets[version]) for row in STAND_INS if version in row.targets]
+
+
+def _stop(version: str, problems: list[str]) -> NoReturn:
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    raise SystemExit(
+        f"sglang-hisa: refusing to start: the CPU stand-ins do not fit SGLang {version} "
+        f"(supported: {', '.join(VERSIONS)})\n{lines}\nUnset SGLANG_HISA_CPU to serve without them."
+    )
+
+
+def _hook(row: StandIn) -> Any:
+    module, name = row.hook.split(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+def _unresolved(rows: list[tuple[StandIn, str]]) -> list[str]:
+    """One problem for each target or hook that cannot be found."""
+    problems = []
+    for row, target in rows:
+        try:
+            pkgutil.resolve_name(target)
+            _hook(row)
+        except Exception as error:  # whatever an import raises, SGLang would only log it and go on unpatched
+            problems.append(f"{target}: {type(error).__name__}: {error}")
+    return problems
 
 
 def register() -> None:
     """Entry point: register the stand-ins if ``SGLANG_HISA_CPU=1``.
 
     Raises:
-        SystemExit: a target is missing (SGLang would only log it and serve something else).
+        SystemExit: a target is missing or was not patched (SGLang would only log that).
     """
     if not cpu_stand_ins_requested():
         return
     version = installed_version() or "none"
-    rows = [(s, s.targets[version]) for s in STAND_INS if version in s.targets]
-    missing = []
-    for _, target in rows:
-        try:
-            pkgutil.resolve_name(target)
-        except (ImportError, AttributeError) as error:
-            missing.append(f"  - {target}: {error}")
-    if missing or version not in VERSIONS:
-        raise SystemExit(
-            f"sglang-hisa: the CPU stand-ins do not fit SGLang {version} "
-            f"(supported: {', '.join(VERSIONS)})\n" + "\n".join(missing)
-        )
+    rows = rows_for(version)
+    problems = _unresolved(rows)
+    if problems or version not in VERSIONS:
+        _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
     from sglang_hisa.patches.cpu import mqa
 
     mqa.install_deep_gemm()
-    for stand_in, target in rows:
-        module, name = stand_in.hook.split(":")
-        hook = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-        HookRegistry.register(target, hook, HookType(stand_in.kind))
+    for row, target in rows:
+        HookRegistry.register(target, _hook(row), HookType(row.kind))
+
+    apply = HookRegistry.apply_hooks
+
+    def apply_and_verify() -> None:
+        apply()
+        missed = [target for _, target in rows if target not in HookRegistry._patched]
+        if missed:
+            _stop(version, [f"{target}: SGLang could not apply the hook (see its log)" for target in missed])
+
+    # Not called here: hooks of plugins loaded after us on the same targets must still be applied.
+    HookRegistry.apply_hooks = staticmethod(apply_and_verify)  # type: ignore[method-assign]

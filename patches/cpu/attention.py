@@ -19,15 +19,17 @@ def flashmla_sparse(
 ) -> torch.Tensor:
     """Attention of each query over its chosen slots.
 
-    q ``[rows, heads, d]``, kv_cache ``[slots, 1, d]`` or paged, page_table_1 int32 ``[rows, k]`` (-1: none)
-    -> ``[rows, heads, v_head_dim]``.
+    q ``[rows, heads, d]``, kv_cache ``[slots, 1, d]`` or paged, page_table_1 int32 ``[rows, k]`` (-1: none;
+    with topk_length, columns from it on are not read) -> ``[rows, heads, v_head_dim]``. Slots are summed in
+    ascending order, so the same set of slots gives the same bits, whichever top-k kernel ordered it.
     """
     if attn_sink is not None:
         raise NotImplementedError("attention sinks on a CPU")
     slots = page_table_1.long()
-    valid = slots >= 0
     if topk_length is not None:
-        valid &= torch.arange(slots.shape[1]) < topk_length[:, None]
+        slots = slots.masked_fill(torch.arange(slots.shape[1]) >= topk_length[:, None], -1)
+    slots = slots.sort(dim=1).values
+    valid = slots >= 0
     keys = kv_cache.reshape(-1, q_all.shape[-1])[slots.clamp_min(0)].float()
     scores = torch.einsum("rhd,rkd->rhk", q_all.float(), keys) * sm_scale
     # A padded row has no slot at all: its output is zero, not NaN.

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
 from sglang_hisa.patches.cpu import mqa
 
 
@@ -16,8 +15,8 @@ def device_capability(device: Any = None) -> tuple[int, int]:
 
 
 def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
-    """More SMs than any batch has rows: stock splits batches larger than the SM count."""
-    self.sm_count = 1 << 30
+    """What the constructor asks of DeepGEMM on CUDA."""
+    self.sm_count = mqa.NUM_SMS
 
 
 def forward_native(
@@ -32,7 +31,6 @@ def forward_native(
     """``Indexer.forward_cuda``'s eager, unfused branch (SGLang dsa_indexer.py)."""
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_attn_backend
     from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
-
     from sglang_hisa.patches.cpu.leaf import act_quant
 
     metadata = get_attn_backend().get_indexer_metadata(layer_id, forward_batch)
@@ -46,9 +44,7 @@ def forward_native(
         return maybe_capture_indexer_topk(layer_id, chosen)
     query, key, _ = self._get_q_k_bf16(q_lora, x, positions, False, forward_batch=forward_batch)
     q_fp8, q_scale = act_quant(query, self.block_size, self.scale_fmt)
-    self._store_index_k_cache(
-        forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant
-    )
+    self._store_index_k_cache(forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant)
     weights = self._get_logits_head_gate(x, q_scale)
     if mode.is_extend_without_speculative():
         chosen = self._get_topk_ragged(False, forward_batch, layer_id, q_fp8, weights, metadata)

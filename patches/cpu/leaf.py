@@ -12,11 +12,18 @@ FP8 = torch.float8_e4m3fn
 def act_quant(
     x: torch.Tensor, block_size: int = 128, scale_fmt: str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp8 values and one fp32 scale (a power of two with ``scale_fmt``) for each ``block_size`` elements."""
+    """fp8 values and one fp32 scale for each ``block_size`` elements of the last dimension.
+
+    The rule of SGLang's kernel of that name: scale = max(absmax, 1e-4) * (1 / 448), with ``scale_fmt``
+    rounded up to a power of two (from the exponent: log2 of a float may round down).
+    """
+    if not x.is_contiguous():
+        raise ValueError("act_quant: the Triton kernel refuses a tensor that is not contiguous")
     groups = x.float().unflatten(-1, (-1, block_size))
-    scale = groups.abs().amax(dim=-1).clamp_min(1e-4) / 448.0
+    scale = groups.abs().amax(dim=-1).clamp_min(1e-4) * (1 / 448)
     if scale_fmt is not None:
-        scale = torch.exp2(scale.log2().ceil())
+        mantissa, exponent = torch.frexp(scale)
+        scale = torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).int())
     values = (groups / scale[..., None]).clamp(-448.0, 448.0)
     return values.flatten(-2).to(FP8), scale
 

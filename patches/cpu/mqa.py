@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 PAGE, DIM = 64, 128
+NUM_SMS = 132
+"""SMs of the H100 that the stand-ins imitate; stock splits larger batches."""
 
 
 def _scores(q: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -26,12 +28,23 @@ def flat_logits(
     clean_logits: bool = False,
     max_seqlen_k: int = 0,
 ) -> torch.Tensor:
-    """fp32 ``[rows, keys]``; with ``max_seqlen_k`` each row's first key is in column 0."""
+    """q fp8 ``[rows, heads, 128]``, kv (fp8 ``[keys, 128]``, fp32 ``[keys]``), weights fp32
+    ``[rows, heads]``, starts and ends int32 ``[rows]`` -> fp32 ``[rows, keys]``, row stride a multiple
+    of 4; with ``max_seqlen_k``, ``[rows, max_seqlen_k]`` with each row's first key in column 0.
+
+    Outside ``starts[i] : ends[i]`` DeepGEMM writes nothing (-inf with ``clean_logits``): NaN here, so that
+    a reader of such columns is found.
+    """
     scores = _scores(q, (kv[0].float() * kv[1].float()[:, None])[None], weights)
-    if not max_seqlen_k:
-        return scores
-    columns = starts[:, None].long() + torch.arange(max_seqlen_k)
-    return torch.gather(scores, 1, columns.clamp_max(scores.shape[1] - 1))
+    first, count = torch.zeros_like(starts)[:, None], scores.shape[1]
+    if max_seqlen_k:
+        first, count = starts[:, None], max_seqlen_k
+    at = first.long() + torch.arange(count)
+    if max_seqlen_k:
+        scores = torch.gather(scores, 1, at.clamp_max(max(scores.shape[1] - 1, 0)))
+    outside = (at < starts[:, None]) | (at >= ends[:, None])
+    out = torch.empty(scores.shape[0], -(-count // 4) * 4)[:, :count]
+    return out.copy_(scores).masked_fill_(outside, float("-inf") if clean_logits else float("nan"))
 
 
 def paged_logits(
@@ -45,33 +58,60 @@ def paged_logits(
     clean_logits: bool = False,
     indices: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """fp32 ``[rows, max_len]`` of one query token a row; NaN past the row's length, as nothing is written."""
+    """q fp8 ``[rows, 1, heads, 128]``, kv_cache uint8 ``[pages, 64, 1, 132]`` (64 keys, then 64 fp32 scales),
+    weights fp32 ``[rows, heads]``, context_lens int32 ``[rows, 1]`` or ``[rows]``, block_table int32
+    ``[rows, pages]`` -> fp32 ``[rows, max_len]``; past the row's length NaN, as :func:`flat_logits`.
+    """
     rows = q.shape[0]
+    if q.shape[1] != 1 or indices is not None:
+        raise NotImplementedError("one query token a row, and no row indices, on a CPU")
     lengths = context_lens.reshape(rows)
     pages = min(block_table.shape[1], -(-max_len // PAGE))
     inside = torch.arange(pages) * PAGE < lengths[:, None]
     raw = kv_cache.view(kv_cache.shape[0], -1)[block_table[:, :pages].masked_fill(~inside, 0).long()]
     keys = raw[..., : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).float().view(rows, -1, DIM)
     scales = raw[..., PAGE * DIM :].contiguous().view(torch.float32).view(rows, -1, 1)
-    out = torch.full((rows, max_len), float("nan"))
+    nothing = float("-inf") if clean_logits else float("nan")
+    out = torch.full((rows, -(-max_len // 4) * 4), nothing)[:, :max_len]
     scores = _scores(q[:, 0], keys * scales, weights)[:, :max_len]
     out[:, : scores.shape[1]] = scores
-    return out.masked_fill_(torch.arange(max_len) >= lengths[:, None], float("nan"))
+    return out.masked_fill_(torch.arange(max_len) >= lengths[:, None], nothing)
+
+
+def schedule(context_lens: torch.Tensor, block_kv: int, num_sms: int, **kwargs: Any) -> torch.Tensor:
+    """``get_paged_mqa_logits_metadata``: int32 ``[num_sms + 1, 2]``; nothing to schedule here."""
+    return torch.zeros((num_sms + 1, 2), dtype=torch.int32)
+
+
+def num_sms() -> int:
+    """``get_num_sms``."""
+    return NUM_SMS
+
+
+DEEP_GEMM = SimpleNamespace(
+    fp8_mqa_logits=flat_logits,
+    fp8_paged_mqa_logits=paged_logits,
+    get_paged_mqa_logits_metadata=schedule,
+    get_num_sms=num_sms,
+)
 
 
 def flat_fn() -> Any:
-    """0.5.23 resolves the function by a call."""
+    """0.5.23 resolves each function by a call."""
     return flat_logits
 
 
 def paged_fn() -> Any:
-    """The same for the paged one."""
+    """See :func:`flat_fn`."""
     return paged_logits
+
+
+def schedule_fn() -> Any:
+    """See :func:`flat_fn`."""
+    return schedule
 
 
 def install_deep_gemm() -> None:
     """``dsa_indexer`` imports deep_gemm on CUDA only, yet its bodies name it."""
     module = importlib.import_module("sglang.srt.layers.attention.dsa.dsa_indexer")
-    module.deep_gemm = SimpleNamespace(  # type: ignore[attr-defined]
-        fp8_mqa_logits=flat_logits, fp8_paged_mqa_logits=paged_logits
-    )
+    module.deep_gemm = DEEP_GEMM  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from sglang_hisa import config
 from sglang_hisa.cli import plugins, presets
 from sglang_hisa.config import ConfigError
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch
+from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch, Use
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 _HOPPER = (9, 0)
@@ -156,18 +156,15 @@ def check_refine(gpu: Gpu | None) -> Finding:
 def patch_rows() -> list[PatchRow]:
     """The patch table with the problems that the installed SGLang has with each row."""
     problems = contract.check_installed()
+    table: tuple[Patch | Use, ...] = (*PATCHES, *USES)
     rows = []
-    for row in (*PATCHES, *USES):
-        patch = isinstance(row, Patch)
-        rows.append(
-            PatchRow(
-                row.target,
-                row.kind if isinstance(row, Patch) else "uses",
-                row.why if isinstance(row, Patch) else "called by HISA, not patched",
-                tuple(row.params) if patch or row.params else VERSIONS,
-                tuple(p for p in problems if p.startswith(f"{row.target}:")),
-            )
-        )
+    for row in table:
+        if isinstance(row, Patch):
+            kind, why, versions = row.kind, row.why, tuple(row.params)
+        else:
+            kind, why, versions = "uses", "called, not patched", tuple(row.params) or VERSIONS
+        mine = tuple(problem for problem in problems if problem.startswith(f"{row.target}:"))
+        rows.append(PatchRow(row.target, kind, why, versions, mine))
     return rows
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+from sglang_hisa.budget import make_rule, plan_rows
+from sglang_hisa.config import PHASES, Config
 
 _CELLS = 1 << 24
 """Rows are compared in groups of at most this many (row, token) cells: 16 MiB."""
@@ -61,10 +65,10 @@ def comparable_rows(stock: Answer, hisa: Answer) -> range:
 
 
 def shares(stock: Answer, hisa: Answer, rows: range) -> np.ndarray:
-    """Share of stock's tokens that HISA chose too, fp64 ``[rows]``, the mean over layers."""
-    context = rows.stop + 1
-    step = max(1, _CELLS // (context * stock.chosen.shape[1]))
-    parts = [np.zeros(0)]
+    """Share of stock's tokens that HISA chose too, fp64 ``[rows, layers]``."""
+    context, layers = rows.stop + 1, stock.chosen.shape[1]
+    step = max(1, _CELLS // (context * layers))
+    parts = [np.zeros((0, layers))]
     for start in range(rows.start, rows.stop, step):
         part = slice(start, min(start + step, rows.stop))
         parts.append(_share(stock.chosen[part], hisa.chosen[part], context))
@@ -72,53 +76,60 @@ def shares(stock: Answer, hisa: Answer, rows: range) -> np.ndarray:
 
 
 def _share(stock: np.ndarray, hisa: np.ndarray, context: int) -> np.ndarray:
-    """One group: mark stock's tokens, then count HISA's that are marked. -1 marks a spare last column."""
-    marked = np.zeros((*stock.shape[:2], context + 1), dtype=bool)
-    np.put_along_axis(marked, stock, True, axis=2)
-    marked[..., -1] = False
-    picked = np.zeros_like(marked)
-    np.put_along_axis(picked, hisa, True, axis=2)
-    per_layer = (marked & picked).sum(axis=2) / np.maximum(marked.sum(axis=2), 1)
-    return per_layer.mean(axis=1)
+    """One group of rows: mark the tokens of each arm. -1 marks a spare last column."""
+    marks = []
+    for chosen in (stock, hisa):
+        marked = np.zeros((*chosen.shape[:2], context + 1), dtype=bool)
+        np.put_along_axis(marked, chosen, True, axis=2)
+        marks.append(marked[..., :-1])
+    return (marks[0] & marks[1]).sum(axis=2) / np.maximum(marks[0].sum(axis=2), 1)
+
+
+def scored(config: Config, phase: str, topk: int, contexts: np.ndarray) -> np.ndarray:
+    """Share of its context that a row of each length scores token by token, fp64 ``[rows]``."""
+    rule = make_rule(config, phase, topk, 0, 0)
+    lengths = torch.from_numpy(contexts.astype(np.int32))
+    _, candidates = plan_rows(lengths, rule.blocks, rule.share, rule.block)
+    return candidates.numpy() / contexts
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose context is above ``low`` and at most ``high`` tokens."""
+    """Rows of one phase whose context is above ``low`` and at most ``high`` tokens; shares are means."""
 
     phase: str
     low: int
     high: int
     rows: int
-    share: float
     scored: float
-    """Mean share of the context that HISA scored token by token."""
+    """Share of the context that HISA scored token by token."""
+    first_layer: float
+    """Share of stock's tokens that HISA chose too in layer 0, whose inputs are the same in both arms."""
+    all_layers: float
 
 
-def summarise(
-    pairs: Sequence[tuple[Answer, Answer]], edges: Sequence[int], budgets: dict[str, int]
-) -> Iterator[Bin]:
+def summarise(pairs: Sequence[tuple[Answer, Answer]], config: Config, edges: Sequence[int]) -> list[Bin]:
     """Shares by phase and context length.
 
     Args:
         pairs: (stock, HISA) answers to the same requests.
+        config: settings of the HISA arm.
         edges: ascending context lengths in tokens; bins lie between them.
-        budgets: candidate tokens of a "prefill" and of a "decode" row.
     """
-    lengths: dict[str, list[np.ndarray]] = {phase: [] for phase in budgets}
-    values: dict[str, list[np.ndarray]] = {phase: [] for phase in budgets}
-    for stock, hisa in pairs:
-        rows = comparable_rows(stock, hisa)
-        share = shares(stock, hisa, rows)
-        context = np.arange(rows.start, rows.stop) + 1
-        is_prefill = context <= stock.prompt_tokens
-        for phase, mask in (("prefill", is_prefill), ("decode", ~is_prefill)):
-            lengths[phase].append(context[mask])
-            values[phase].append(share[mask])
-    for phase, budget in budgets.items():
-        context, share = np.concatenate(lengths[phase]), np.concatenate(values[phase])
+    bins = []
+    for phase in PHASES:
+        contexts, kept = [], []
+        for stock, hisa in pairs:
+            rows = comparable_rows(stock, hisa)
+            own = np.arange(rows.start, rows.stop) + 1
+            mine = (own <= stock.prompt_tokens) == (phase == "prefill")
+            contexts.append(own[mine])
+            kept.append(shares(stock, hisa, rows)[mine])
+        context, share = np.concatenate(contexts), np.concatenate(kept)
         for low, high in itertools.pairwise(edges):
             mask = (context > low) & (context <= high)
             if mask.any():
-                scored = np.minimum(1.0, budget / context[mask]).mean()
-                yield Bin(phase, low, high, int(mask.sum()), float(share[mask].mean()), float(scored))
+                part = scored(config, phase, pairs[0][0].topk, context[mask]).mean()
+                first, every = share[mask, 0].mean(), share[mask].mean()
+                bins.append(Bin(phase, low, high, int(mask.sum()), float(part), float(first), float(every)))
+    return bins

@@ -30,9 +30,10 @@ def _stop(signum: int, frame: object) -> NoReturn:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 1 on a failed check, 130 when interrupted. The servers are stopped in every case."""
-    from sglang_hisa.cli import checks, demo_plan, demo_run
+    from sglang_hisa.cli import checks, demo_plan, demo_run, preflight
 
     gpu = None if args.cpu else checks.find_gpu()
+    preflight.check(cpu=gpu is None, hisa=True)
     plan = demo_plan.cpu_plan() if gpu is None else demo_plan.gpu_plan()
     previous = signal.signal(signal.SIGTERM, _stop)  # a plain SIGTERM would leave the server running
     try:

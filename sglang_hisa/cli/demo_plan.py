@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa import models, server
 from sglang_hisa.config import Config
@@ -39,29 +39,37 @@ class Plan:
     edges: tuple[int, ...]
     """Context lengths, in tokens, between which the choices are summed up."""
 
-    @property
-    def budgets(self) -> dict[str, int]:
-        """Candidate tokens of a row, by phase."""
-        return {"prefill": self.config.prefill_tokens, "decode": self.config.decode_tokens}
+    def sampling(self) -> dict[str, Any]:
+        """Sampling parameters that pin the answer, so that both arms decode the same text."""
+        pinned = {str(self.requests[0].ids[0]): 1e4}
+        return {"max_new_tokens": self.new_tokens, "temperature": 0, "ignore_eos": True, "logit_bias": pinned}
 
 
 _CHOICES = "--enable-return-indexer-topk"
 
 
 def make_requests(lengths: tuple[int, int, int], vocabulary: int, seed: int = 0) -> tuple[Request, ...]:
-    """Random prompts of three lengths in tokens, and two that find part of them in the radix cache."""
+    """Prompts of three lengths in tokens, and two that find a part of them in the radix cache.
+
+    A prompt is a run of passages of about a page, each made of three tokens, as text about one subject
+    repeats its words. In uniformly random tokens all pages would be alike, with nothing to prefer.
+    """
     draw = random.Random(seed)
 
-    def ids(count: int) -> list[int]:
-        return [draw.randrange(3, vocabulary) for _ in range(count)]
+    def text(length: int) -> list[int]:
+        ids: list[int] = []
+        while len(ids) < length:
+            words = [draw.randrange(3, vocabulary) for _ in range(3)]
+            ids += [draw.choice(words) for _ in range(draw.randrange(32, 96))]
+        return ids[:length]
 
-    short, middle, long = (ids(length) for length in lengths)
+    short, middle, long = (text(length) for length in lengths)
     return (
         Request("short", short),
         Request("middle", middle),
         Request("middle again", middle),
         Request("long", long),
-        Request("long, other end", long[: len(long) * 2 // 3] + ids(len(long) // 3)),
+        Request("long, new end", long[: len(long) * 2 // 3] + text(len(long) // 3)),
     )
 
 
@@ -76,6 +84,11 @@ def fixed_budget(tokens: int) -> Config:
     )
 
 
+def _cpu_env(hisa: str | None) -> dict[str, str]:
+    """One thread: so small a model gains nothing from more, and spinning ones take minutes on busy cores."""
+    return {**server.cpu_env(os.environ, hisa), "OMP_NUM_THREADS": "1"}
+
+
 def cpu_plan() -> Plan:
     """A tiny random DeepSeek-V3.2 (3 layers, index_topk 64) whose rows keep 256 tokens."""
     budget = 256
@@ -85,10 +98,10 @@ def cpu_plan() -> Plan:
         layers=3,
         topk=64,
         flags=lambda model: [*server.cpu_flags(model), "--chunked-prefill-size", "512", _CHOICES],
-        env=lambda hisa: server.cpu_env(os.environ, hisa),
+        env=_cpu_env,
         config=fixed_budget(budget),
         requests=make_requests((200, 700, 1500), vocabulary=250),
-        new_tokens=8,
+        new_tokens=16,
         edges=(0, budget, 512, 1024, 1536),
     )
 
@@ -128,13 +141,4 @@ def gpu_plan() -> Plan:
         requests=make_requests((3000, 6000, 8100), vocabulary=500),
         new_tokens=16,
         edges=(0, budget, 6144, 8192),
-    )
-
-
-def describe(config: Config) -> str:
-    """Settings that differ from the default preset, for the tables."""
-    return ", ".join(
-        f"{field.name} {getattr(config, field.name)}"
-        for field in dataclasses.fields(Config)
-        if getattr(config, field.name) != field.default
     )

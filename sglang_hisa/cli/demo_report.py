@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sglang_hisa.cli import choices
-from sglang_hisa.cli.choices import Answer
-from sglang_hisa.cli.demo_plan import Plan, describe
+from sglang_hisa.cli import presets
+from sglang_hisa.cli.choices import Answer, Bin, summarise
+from sglang_hisa.cli.demo_plan import Plan
+from sglang_hisa.config import Config
+
+_READING = """\
+Within the budget HISA takes stock's choice, up to ties of equal scores. Past it HISA scores only the share
+shown. Layer 0 is the fair comparison: deeper layers read inputs that already differ between the arms. The
+weights are random, so this says nothing about answers, and seconds on a CPU say nothing about speed."""
+
+_REQUEST_COLUMNS = ("tokens", "cached, stock", "cached, HISA", "s, stock", "s, HISA")
+_SHARE_COLUMNS = ("context, tokens", "rows", "scored", "chosen: layer 0", "all layers")
 
 
 @dataclass(frozen=True)
@@ -23,64 +33,66 @@ class Arm:
     answers: tuple[Answer, ...]
 
 
-def _left(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", title_style="bold")
+def _table(title: str, first: str, *others: str, numbers: bool = False) -> Table:
+    table = Table(first, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in others:
+        table.add_column(name, justify="right" if numbers else "left")
+    return table
 
 
-def receipts(plan: Plan, arms: list[Arm]) -> Table:
+def _receipt_cells(arm: Arm) -> dict[str, str]:
+    ready = f"{arm.ready_seconds:.0f} s"
+    if arm.receipt is None:
+        return {"HISA active": "no: stock DSA", "ready after": ready}
+    receipt = arm.receipt
+    cells = dict(zip(presets.HEADERS, presets.row(Config(**receipt["config"]))))
+    steps = ", ".join(f"{count} {phase}" for phase, count in sorted(receipt["hisa_steps"].items()))
+    return {
+        "HISA active": "yes",
+        "version": f"{receipt['version']}, SGLang {receipt['sglang']}",
+        "layers": str(receipt["layers"]),
+        **cells,
+        "steps run by HISA": steps,
+        "graphs with HISA": str(receipt["graphs_with_hisa"]),
+        "page summaries": f"{receipt['summary_bytes'] / 1024:.0f} KiB",
+        "ready after": ready,
+    }
+
+
+def receipts(stock: Arm, hisa: Arm) -> Table:
     """What each server says it runs (``/server_info``)."""
-    table = _left("receipts", "arm", "HISA active", "layers", "preset", "settings", "HISA steps", "ready")
-    for arm in arms:
-        ready = f"{arm.ready_seconds:.0f} s"
-        if arm.receipt is None:
-            table.add_row(arm.name, "no (stock DSA)", "", "", "", "", ready)
-            continue
-        steps = ", ".join(f"{phase} {count}" for phase, count in sorted(arm.receipt["hisa_steps"].items()))
-        if arm.receipt["graphs_with_hisa"]:
-            steps += f", graphs {arm.receipt['graphs_with_hisa']}"
-        layers = str(arm.receipt["layers"])
-        table.add_row(arm.name, "yes", layers, arm.receipt["preset"], describe(plan.config), steps, ready)
+    left, right = _receipt_cells(stock), _receipt_cells(hisa)
+    table = _table("Receipts", "", stock.name, hisa.name)
+    for name, cell in right.items():
+        table.add_row(name, left.get(name, ""), cell)
     return table
 
 
 def requests(plan: Plan, stock: Arm, hisa: Arm) -> Table:
     """Tokens of each request, and what both arms found in the radix cache."""
-    table = _left("requests, one at a time", "request")
-    for name in ("prompt tokens", "cached, stock", "cached, HISA", "seconds, stock", "seconds, HISA"):
-        table.add_column(name, justify="right")
+    table = _table("Requests, one at a time", "", *_REQUEST_COLUMNS, numbers=True)
     for request, a, b in zip(plan.requests, stock.answers, hisa.answers):
-        table.add_row(
-            request.name,
-            f"{a.prompt_tokens}",
-            f"{a.cached_tokens}",
-            f"{b.cached_tokens}",
-            f"{a.seconds:.2f}",
-            f"{b.seconds:.2f}",
-        )
+        counts = (a.prompt_tokens, a.cached_tokens, b.cached_tokens)
+        table.add_row(request.name, *map(str, counts), f"{a.seconds:.2f}", f"{b.seconds:.2f}")
     return table
 
 
-def chosen(bins: list[choices.Bin]) -> Table:
+def chosen(bins: list[Bin]) -> Table:
     """Share of stock's top-k tokens that HISA chose too."""
-    table = _left("top-k tokens that both arms chose", "phase")
-    for name in ("context, tokens", "rows", "scored by HISA", "stock's choice kept"):
-        table.add_column(name, justify="right")
+    title = "Share of the context that HISA scored, and of stock's top-k tokens that HISA chose too"
+    table = _table(title, "phase", *_SHARE_COLUMNS, numbers=True)
     for row in bins:
+        shares = (row.scored, row.first_layer, row.all_layers)
         context = f"{row.low + 1} to {row.high}"
-        table.add_row(row.phase, context, f"{row.rows}", f"{row.scored:.1%}", f"{row.share:.1%}")
+        table.add_row(row.phase, context, str(row.rows), *(f"{share:.1%}" for share in shares))
     return table
 
 
-def show(console: Console, plan: Plan, stock: Arm, hisa: Arm) -> list[choices.Bin]:
+def show(console: Console, plan: Plan, stock: Arm, hisa: Arm) -> list[Bin]:
     """Print all tables; returns the rows of the last."""
-    pairs = list(zip(stock.answers, hisa.answers))
-    bins = list(choices.summarise(pairs, plan.edges, plan.budgets))
-    for table in (receipts(plan, [stock, hisa]), requests(plan, stock, hisa), chosen(bins)):
+    bins = summarise(list(zip(stock.answers, hisa.answers)), plan.config, plan.edges)
+    for table in (receipts(stock, hisa), requests(plan, stock, hisa), chosen(bins)):
         console.print()
         console.print(table)
-    console.print(
-        "\nWithin the budget both arms choose the same tokens. Past it HISA scores only the share shown. The "
-        "weights are random, so these\nprompts have no structure for it to find, and layers after the first "
-        "read inputs that already differ: a trained model keeps more."
-    )
+    console.print(_READING)
     return bins

@@ -29,8 +29,10 @@ def budget(phase: Phase) -> str:
 
 def row(config: Config) -> tuple[str, str, str, str, str]:
     """One line of the table, in the order of ``HEADERS``."""
+    changed = config != from_mapping({"preset": config.preset})
+    name = config.preset + (", changed" if changed else "")
     last = "stock DSA" if config.dense_last_chunk or not config.prefill.active else "HISA"
-    return config.preset, str(config.block), budget(config.decode), budget(config.prefill), last
+    return name, str(config.block), budget(config.decode), budget(config.prefill), last
 
 
 def rows() -> list[tuple[str, ...]]:

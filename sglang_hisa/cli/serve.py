@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sglang_hisa import config, server
-from sglang_hisa.cli import plugins, presets
+from sglang_hisa.cli import preflight, presets
 from sglang_hisa.config import Config, ConfigError
-from sglang_hisa.patches import contract, plugin
 
 _ABOUT = """\
 Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
@@ -85,22 +84,6 @@ def requested(preset: str | None, pairs: Sequence[str]) -> Config:
     return config.from_mapping({**base, **settings})
 
 
-def _check(cpu: bool, hisa: bool) -> None:
-    """Refuse what SGLang would only log, if anything, before it serves stock DSA."""
-    names = [name for name, needed in (("hisa", hisa), ("hisa_cpu", cpu)) if needed]
-    for name in names:
-        found = plugins.problem(name)
-        if found:
-            plugin.refuse("SGLang would not load the plugin", [found[0]], found[1])
-    problems = contract.check_installed() if names else []
-    if problems:
-        plugin.refuse(
-            f"SGLang {contract.installed_version() or 'none'} does not match the patch table",
-            problems,
-            "install a supported SGLang; `hisa doctor` shows the table",
-        )
-
-
 def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
     """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
     first = server.cpu_flags(model) if cpu else ["--model-path", model]
@@ -125,6 +108,6 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    _check(args.cpu, not args.stock)
+    preflight.check(cpu=args.cpu, hisa=not args.stock)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(os.environ, hisa))

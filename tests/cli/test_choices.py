@@ -9,6 +9,7 @@ import pytest
 
 from sglang_hisa.cli import choices
 from sglang_hisa.cli.choices import Answer
+from sglang_hisa.config import Config
 
 LAYERS, TOPK = 3, 7
 
@@ -24,13 +25,14 @@ def make(seed: int, prompt: int, output: tuple[int, ...], cached: int = 0) -> An
     return Answer(prompt, cached, output, 0.1, chosen)
 
 
-def truth(stock: Answer, hisa: Answer, row: int) -> float:
+def truth(stock: Answer, hisa: Answer, row: int) -> list[float]:
+    """Share of each layer."""
     kept = []
     for layer in range(LAYERS):
         a = set(stock.chosen[row, layer].tolist()) - {-1}
         b = set(hisa.chosen[row, layer].tolist()) - {-1}
         kept.append(len(a & b) / len(a))
-    return sum(kept) / LAYERS
+    return kept
 
 
 def test_shares_equal_set_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +47,7 @@ def test_a_server_agrees_with_itself_in_any_order() -> None:
     stock = make(3, 40, (9,))
     shuffled = np.random.default_rng(4).permuted(stock.chosen, axis=2)
     got = choices.shares(stock, Answer(40, 0, (9,), 0.1, shuffled), range(0, 40))
-    np.testing.assert_array_equal(got, np.ones(40))
+    np.testing.assert_array_equal(got, np.ones((40, LAYERS)))
 
 
 def test_comparable_rows() -> None:
@@ -59,25 +61,33 @@ def test_comparable_rows() -> None:
     assert choices.shares(short, short, choices.comparable_rows(short, short)).size == 0
 
 
+def candidate_share(context: int, budget: int) -> float:
+    """Blocks of 64: the row's own block, and the others of its budget; everything when it fits."""
+    blocks, kept = -(-context // 64), budget // 64
+    return 1.0 if blocks <= kept else (context - (blocks - kept) * 64) / context
+
+
 def test_summary_by_phase_and_context() -> None:
+    config = Config(decode_tokens=256, decode_fraction=0.0, prefill_tokens=320, prefill_fraction=0.0)
     pairs = [
-        (make(5, 45, (1, 2, 3)), make(6, 45, (1, 2, 3))),
-        (make(7, 31, (1, 2)), make(8, 31, (1, 4), cached=16)),
+        (make(5, 645, (1, 2, 3)), make(6, 645, (1, 2, 3))),
+        (make(7, 431, (1, 2)), make(8, 431, (1, 4), cached=128)),
     ]
-    edges, budgets = (0, 20, 40, 64), {"prefill": 16, "decode": 20}
-    expected: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    edges, budgets = (0, 300, 432, 700), {"prefill": 320, "decode": 256}
+    expected: dict[tuple[str, int], list[list[float]]] = {}
     for stock, hisa in pairs:
         for row in choices.comparable_rows(stock, hisa):
             phase = "prefill" if row < stock.prompt_tokens else "decode"
             high = next(edge for edge in edges if row + 1 <= edge)
-            value = (truth(stock, hisa, row), min(1.0, budgets[phase] / (row + 1)))
-            expected.setdefault((phase, high), []).append(value)
-    bins = list(choices.summarise(pairs, edges, budgets))
+            kept = truth(stock, hisa, row)
+            values = [candidate_share(row + 1, budgets[phase]), kept[0], sum(kept) / LAYERS]
+            expected.setdefault((phase, high), []).append(values)
+    bins = choices.summarise(pairs, config, edges)
     assert {(b.phase, b.high) for b in bins} == set(expected)
     for row in bins:
         values = np.array(expected[row.phase, row.high])
         assert row.rows == len(values)
-        np.testing.assert_allclose([row.share, row.scored], values.mean(axis=0))
+        np.testing.assert_allclose([row.scored, row.first_layer, row.all_layers], values.mean(axis=0))
 
 
 def test_decode_reads_what_sglang_sends() -> None:

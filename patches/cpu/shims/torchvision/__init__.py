@@ -20,8 +20,6 @@ class _Name:
 
 
 class _Module(types.ModuleType):
-    __path__ = []
-
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
@@ -35,7 +33,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec):
-        return _Module(spec.name)
+        module = _Module(spec.name)
+        module.__path__ = []
+        return module
 
     def exec_module(self, module):
         return None

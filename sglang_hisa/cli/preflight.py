@@ -1,0 +1,30 @@
+"""Checks before a server starts: what SGLang itself would only log, if anything, and then serve stock DSA."""
+
+from __future__ import annotations
+
+from sglang_hisa.cli import plugins
+from sglang_hisa.patches import contract, plugin
+
+
+def check(*, cpu: bool, hisa: bool) -> None:
+    """Refuse to serve where SGLang would not load our plugins, or differs from the patch table.
+
+    Args:
+        cpu: the CPU stand-ins are needed.
+        hisa: HISA is needed; stock SGLang without stand-ins needs nothing of us.
+
+    Raises:
+        SystemExit: with every reason and the fix.
+    """
+    names = [name for name, needed in (("hisa", hisa), ("hisa_cpu", cpu)) if needed]
+    for name in names:
+        found = plugins.problem(name)
+        if found:
+            plugin.refuse("SGLang would not load the plugin", [found[0]], found[1])
+    problems = contract.check_installed() if names else []
+    if problems:
+        plugin.refuse(
+            f"SGLang {contract.installed_version() or 'none'} does not match the patch table",
+            problems,
+            "install a supported SGLang; `hisa doctor` shows the table",
+        )

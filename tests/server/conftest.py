@@ -1,0 +1,62 @@
+"""Real SGLang servers on the CPU, watched by the oracle plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sglang_hisa.models import make_tiny
+from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
+
+ORACLE = Path(__file__).parent / "oracle"
+TOPK = 64
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("model"), index_topk=TOPK)
+
+
+@contextmanager
+def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192):
+    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None. Yields (server, read_counts)."""
+    given = {"block": 64, "sink_tokens": 64, "local_tokens": 64, **(hisa or {})}
+    out = tmp_path / "oracle.json"
+    setting = {
+        "out": str(out),
+        "topk": TOPK,
+        "block": given["block"],
+        "sink": given["sink_tokens"],
+        "local": given["local_tokens"],
+        "decode": given.get("decode_tokens", 0),
+        "prefill": given.get("prefill_tokens", 0),
+    }
+    env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
+    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE)))
+    env["ORACLE"] = json.dumps(setting)
+    argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]
+    with ServerProcess(argv, env=env, log=tmp_path / "server.log") as server:
+        server.wait_ready(180)
+        yield server, lambda: json.loads(out.read_text())
+
+
+def text(length, seed):
+    source = random.Random(seed)
+    return "".join(chr(97 + source.randrange(26)) for _ in range(length))
+
+
+def shared_prefix_load(server, count=12, at_once=6):
+    """Requests of odd lengths, two thirds of which share a prefix, several at a time; their answers."""
+    base = text(530, 1)
+    prompts = []
+    for i in range(count):
+        own = text(17 + 61 * i % 500, 100 + i)
+        prompts.append(own + text(200, i) if i % 3 == 0 else base[: 64 * (i % 8 + 1) - i % 3] + own)
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda p: server.generate(p, 9), prompts))

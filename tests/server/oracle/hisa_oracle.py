@@ -1,0 +1,154 @@
+"""SGLang plugin of the tests: recompute every selection of the server from the pool's own pages.
+
+Runs inside the scheduler, outermost on the indexer's two selection methods, and shares no code with HISA
+but the rebuild of summaries (whose bits it compares). Settings come from ORACLE (JSON): budget in tokens
+(0: everything), block, sink and local tokens, and where to write the counts.
+"""
+
+import json
+import os
+
+import torch
+
+PAGE, DIM = 64, 128
+SET = json.loads(os.environ.get("ORACLE", "{}"))
+COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
+
+
+def page_keys(buffer, pages):
+    raw = buffer[pages.long()]
+    keys = raw[:, : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).double().view(-1, PAGE, DIM)
+    return keys * raw[:, PAGE * DIM :].contiguous().view(torch.float32).double()[:, :, None]
+
+
+def candidate_blocks(summary_scores, length, budget):
+    """(sure, possible) bool masks over the row's blocks; they differ where scores tie up to rounding."""
+    block = SET["block"]
+    count = -(-length // block)
+    keep = max(-(-budget // block), -(-SET["topk"] // block) + 1)
+    keep = max(keep, -(-SET["sink"] // block) + -(-SET["local"] // block) + 1)
+    everything = torch.ones(count, dtype=torch.bool)
+    if not budget or keep >= count:
+        return everything, everything, False
+    earlier = count - 1
+    values = summary_scores[:earlier].clone()
+    index = torch.arange(earlier)
+    forced = (index < max(1, -(-SET["sink"] // block))) | (index >= max(length - SET["local"], 0) // block)
+    values[forced] = float("inf")
+    cut = values.sort(descending=True).values[keep - 2]
+    slack = 1e-3 * float(values[~forced].abs().max())
+    own = torch.ones(1, dtype=torch.bool)
+    sure = torch.cat((values > cut + slack, own))
+    return sure, torch.cat((values >= cut - slack, own)), True
+
+
+def check_row(row, values, summary_scores, length, positions, budget):
+    sure, possible, pruned = candidate_blocks(summary_scores, length, budget)
+    COUNTS["pruned"] += pruned
+    chosen = positions[positions >= 0].long()
+    if chosen.unique().numel() != chosen.numel() or (chosen >= length).any():
+        return f"row {row}: doubled token or token beyond length {length}"
+    token_block = torch.arange(length) // SET["block"]
+    if not possible[chosen // SET["block"]].all():
+        return f"row {row}: token of a block that is no candidate (length {length})"
+    most = min(SET["topk"], int(possible[token_block].sum()))
+    if not (min(SET["topk"], int(sure[token_block].sum())) <= chosen.numel() <= most):
+        return f"row {row}: {chosen.numel()} tokens chosen (length {length})"
+    left = sure[token_block]
+    left[chosen] = False
+    values = values[:length]
+    if left.any() and values[left].max() > values[chosen].min() + 1e-3 * values.abs().max():
+        return f"row {row}: a better candidate was left out (length {length})"
+    return None
+
+
+def scores_of_request(buffer, pages, longest, q, weights):
+    """(token scores, block summary scores) of a request's rows, float64 ``[rows, tokens or blocks]``."""
+    keys = page_keys(buffer, pages[: -(-longest // PAGE)])
+    mean = keys.mean(dim=1)
+    scale = mean.abs().amax(dim=1, keepdim=True).clamp_min(1e-4) / 448
+    mean = (mean / scale).float().to(torch.float8_e4m3fn).double() * scale
+    per_block = SET["block"] // PAGE
+    whole = mean.shape[0] // per_block
+    blocks = mean[: whole * per_block].view(whole, per_block, DIM).mean(dim=1)
+
+    def score(against):
+        dots = torch.relu(torch.einsum("nd,rhd->rhn", against, q.double()))
+        return torch.einsum("rhn,rh->rn", dots, weights.double())
+
+    return score(keys.view(-1, DIM)), score(blocks)
+
+
+def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budgets):
+    from sglang.srt.environ import envs
+    from sglang.srt.layers.attention.dsa.dsa_indexer import get_token_to_kv_pool
+
+    pool = get_token_to_kv_pool()
+    buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
+    table = metadata.get_page_table_64()
+    weights = weights.squeeze(-1)
+    rows = lengths.shape[0]
+    COUNTS["largest_step"] = max(COUNTS["largest_step"], rows)
+    for request in torch.unique(owner[:rows]).tolist():
+        mine = torch.nonzero(owner[:rows] == request).flatten()
+        pages = table[request]
+        longest = int(lengths[mine].max())
+        tokens, blocks = scores_of_request(buffer, pages, longest, q[mine], weights[mine])
+        where = torch.full((buffer.shape[0],), -1)
+        where[pages[: -(-longest // PAGE)].long()] = torch.arange(-(-longest // PAGE))
+        for at, row in enumerate(mine.tolist()):
+            length, positions = int(lengths[row]), result[row]
+            if envs.SGLANG_DSA_FUSE_TOPK.get():  # slots: back to positions through the row's own pages
+                slots = positions[positions >= 0].long()
+                positions = where[slots // PAGE] * PAGE + slots % PAGE
+                if (positions < 0).any():
+                    COUNTS["wrong"].append(f"layer {layer_id} row {row}: a slot of another request")
+                    continue
+            problem = check_row(row, tokens[at], blocks[at], length, positions, budgets[row])
+            COUNTS["rows"] += 1
+            if problem:
+                COUNTS["wrong"].append(f"layer {layer_id} {problem}")
+    summaries = getattr(pool, "_hisa_summaries", None)
+    if summaries is not None:
+        complete = [table[int(o)][: int(n) // PAGE] for o, n in zip(owner, lengths)]
+        pages = torch.unique(torch.cat(complete))
+        COUNTS["pages"] += pages.numel()
+        COUNTS["stale"] += summaries.stale_pages(layer_id, pages).numel()
+    with open(SET["out"] + ".new", "w") as out:
+        json.dump(COUNTS, out)
+    os.replace(SET["out"] + ".new", SET["out"])
+
+
+def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metadata):
+    result = original(self, forward_batch, layer_id, q_fp8, weights, metadata)
+    rows = sum(metadata.get_dsa_extend_len_cpu())
+    lengths = metadata.get_seqlens_expanded()[:rows]
+    budgets = [SET["decode"]] * rows
+    verify(self, layer_id, q_fp8, weights, metadata, result, lengths, torch.arange(rows), budgets)
+    return result
+
+
+def around_ragged(
+    original, self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result=None
+):
+    result = original(self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
+    lengths, owner = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
+    COUNTS["prefill_steps"] += 1
+    verify(self, layer_id, q_fp8, weights, metadata, result, lengths, owner, [SET["prefill"]] * len(lengths))
+    return result
+
+
+def register():
+    if not SET:
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    apply = HookRegistry.apply_hooks
+
+    def last_and_apply():
+        indexer = "sglang.srt.layers.attention.dsa.dsa_indexer.Indexer."
+        HookRegistry.register(indexer + "_get_topk_paged", around_paged, HookType.AROUND)
+        HookRegistry.register(indexer + "_get_topk_ragged", around_ragged, HookType.AROUND)
+        apply()
+
+    HookRegistry.apply_hooks = staticmethod(last_and_apply)

@@ -1,0 +1,116 @@
+"""The real server on a CPU: every selection against the oracle, every summary against its rebuild."""
+
+import json
+
+import pytest
+
+from .conftest import shared_prefix_load, text, watched
+
+pytestmark = pytest.mark.server
+
+SMALL = {
+    "decode_tokens": 320,  # as prefill: a mixed step's decode rows look like prefill rows to the oracle
+    "decode_fraction": 0.0,
+    "prefill_tokens": 320,
+    "prefill_fraction": 0.0,
+    "dense_last_chunk": False,
+}
+
+
+def assert_right(counts, *, rows, pruned):
+    assert counts["wrong"] == []
+    assert counts["stale"] == 0, "a summary differs from its rebuild"
+    assert counts["rows"] >= rows and counts["pages"] >= rows / 10
+    assert (counts["pruned"] > rows / 10) if pruned else counts["pruned"] == 0
+
+
+def assert_active(server, preset="balanced"):
+    receipt = server.receipts()[0]
+    assert receipt["active"] and receipt["layers"] == 3 and receipt["preset"] == preset
+    return receipt
+
+
+def test_small_budget_under_load(tmp_path, tiny):
+    """Concurrency, chunked prefill, mixed batches, and a pool smaller than the working set."""
+    flags = ["--chunked-prefill-size", "256", "--enable-mixed-chunk"]
+    with watched(tmp_path, tiny, SMALL, flags, pool_tokens=2048) as (server, counts):
+        answers = shared_prefix_load(server)
+        assert all(len(a["output_ids"]) == 9 for a in answers)
+        assert any(a["meta_info"]["cached_tokens"] >= 64 for a in answers), "no prefix was shared"
+        assert_right(counts(), rows=4000, pruned=True)
+        assert counts()["largest_step"] > 6 and counts()["prefill_steps"] > 20
+        receipt = assert_active(server)
+        assert receipt["hisa_steps"]["decode"] > 9 and receipt["hisa_steps"]["prefill"] > 9
+        assert not any("phase left" in reason for reason in receipt["stock_steps"])
+
+
+def test_fresh_equals_cached(tmp_path, tiny):
+    """One request at a time: the second run of a prompt reads the radix cache and answers the same."""
+    with watched(tmp_path, tiny, SMALL) as (server, counts):
+        for length in (63, 64, 65, 320, 321, 641, 900):
+            prompt = text(length, length)
+            fresh, cached = server.generate(prompt, 12), server.generate(prompt, 12)
+            assert fresh["meta_info"]["cached_tokens"] == 0
+            # The last token is always computed anew, so at most the pages before it are cached.
+            assert cached["meta_info"]["cached_tokens"] == (length - 1) // 64 * 64
+            assert fresh["output_ids"] == cached["output_ids"]
+        server.flush_cache()
+        assert server.generate(prompt, 12)["output_ids"] == fresh["output_ids"]
+        assert_right(counts(), rows=5000, pruned=True)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
+def test_large_blocks_sink_and_local(tmp_path, tiny, fused):
+    """128-token blocks, three sink pages, a wide local window; positions and physical slots."""
+    hisa = {**SMALL, "block": 128, "sink_tokens": 150, "local_tokens": 130, "refine": "deepgemm"}
+    with watched(tmp_path, tiny, hisa, fused=fused) as (server, counts):
+        shared_prefix_load(server, count=8, at_once=4)
+        server.generate(text(1100, 5), 70)
+        assert_right(counts(), rows=6000, pruned=True)
+        assert assert_active(server)["refine"] == "deepgemm"
+
+
+def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
+    """Nothing is pruned, decode runs HISA all the same, and one request at a time answers as stock does."""
+    prompts = [text(n, n) for n in (5, 64, 129, 700)]
+    answers = {}
+    for name, hisa in (("stock", None), ("hisa", {**SMALL, "decode_tokens": 4096, "prefill_tokens": 4096})):
+        folder = tmp_path / name
+        folder.mkdir()
+        with watched(folder, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
+            answers[name] = [server.generate(p, 10)["output_ids"] for p in prompts]
+            receipt = server.receipts()[0]
+            if hisa is None:
+                assert receipt is None, "stock serving must not know of HISA"
+                continue
+            shared_prefix_load(server, count=9)
+            assert_right(counts(), rows=5000, pruned=False)
+            assert receipt["hisa_steps"]["decode"] > 30
+    assert answers["hisa"] == answers["stock"]
+
+
+def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
+    """Middle chunks are pruned, the chunk that ends a prompt is stock DSA's; the audit sees the cost."""
+    hisa = {**SMALL, "dense_last_chunk": True, "audit": 0.1}
+    with watched(tmp_path, tiny, None, ["--chunked-prefill-size", "256"]) as (server, _):
+        assert server.receipts() == [None]
+    with watched(tmp_path, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
+        server.generate(text(1000, 3), 2)
+        receipt = assert_active(server)
+        # 1000 tokens are chunks of 256, 256, 256 and 232; the first fits the budget of 320.
+        assert receipt["hisa_steps"] == {"prefill": 2, "decode": 1}
+        assert receipt["stock_steps"] == {"prefill: within the budget": 3, "prefill: last chunk": 3}
+        assert receipt["audit"]["rows"] > 90 and 0 < receipt["audit"]["recall"] < 1
+        assert counts()["stale"] == 0
+        # The oracle expects pruned rows everywhere: only rows of the dense last chunk may differ.
+        lengths = [int(m.split("length ")[1].rstrip(")")) for m in counts()["wrong"] if "length" in m]
+        assert lengths and min(lengths) > 768
+
+
+def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
+    """The kernels that a GPU compiles, run by Triton's interpreter inside the server."""
+    hisa = {**SMALL, "kernels": "triton", "decode_tokens": 192, "prefill_tokens": 192}
+    with watched(tmp_path, tiny, hisa) as (server, counts):
+        server.generate(text(261, 9), 4)
+        assert_right(counts(), rows=700, pruned=True)
+        assert json.dumps(server.receipts()[0]["kernels"]) == '"triton"'

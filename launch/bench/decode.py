@@ -47,7 +47,9 @@ def run_case(
     each = batch * pages
     order = [torch.randperm(each, device="cuda", dtype=torch.int32) + i * each for i in range(layers)]
     tables = torch.stack(order).view(layers, batch, pages)
-    lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
+    # Ragged, as in a server: of 64 consecutive lengths one completes a page, so one row in 64 seals.
+    ragged = [context - 1 - row * 37 % PAGE for row in range(batch)]
+    lengths = torch.tensor(ragged, dtype=torch.int32, device="cuda")
     q, weights = make_queries(batch, heads)
     stock = StockDecode(lengths, TOPK)
     layer = cache.layer
@@ -63,7 +65,7 @@ def run_case(
     picks = plans[0].chunks[0].picks.tolist()
     picked = sorted({0, batch // 2, batch - 1})
     check_rows(
-        hisa(0), q, weights, layer, tables[0], list(range(batch)), [context] * batch, picks, rule.block, picked, TOPK
+        hisa(0), q, weights, layer, tables[0], list(range(batch)), ragged, picks, rule.block, picked, TOPK
     )
 
     chunk = plans[0].chunks[0]

@@ -84,6 +84,13 @@ def requested(preset: str | None, pairs: Sequence[str]) -> Config:
     return config.from_mapping({**base, **settings})
 
 
+def setting(wanted: Config) -> str:
+    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of what differs from it."""
+    preset = dataclasses.asdict(config.from_mapping({"preset": wanted.preset}))
+    changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
+    return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset
+
+
 def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
     """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
     first = server.cpu_flags(model) if cpu else ["--model-path", model]
@@ -91,8 +98,8 @@ def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
 
 
 def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
-    shown = [f"{config.ENV}={env[config.ENV]}"] if config.ENV in env else []
-    print(f"hisa: exec {shlex.join([*shown, *argv])}", file=sys.stderr, flush=True)
+    shown = f"{config.ENV}={shlex.quote(env[config.ENV])} " if config.ENV in env else ""
+    print(f"hisa: {shown}{shlex.join(argv)}", file=sys.stderr, flush=True)
     os.execvpe(argv[0], argv, env)
 
 
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if flags and args.words.index(flags[0]) < args.words.index(args.model):
         args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
     try:
-        hisa = None if args.stock else requested(args.preset, args.settings).to_json()
+        hisa = None if args.stock else setting(requested(args.preset, args.settings))
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sglang_hisa.patches import contract
 
+from sglang_hisa import server
 from sglang_hisa.cli import main
 from sglang_hisa.cli.plugins import Plugin
 from sglang_hisa.config import PRESETS, from_mapping, parse
@@ -63,7 +66,25 @@ def test_default_preset_and_flags() -> None:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets(preset: str) -> None:
-    assert parse(serve("--preset", preset, "m").env["SGLANG_HISA"]) == from_mapping({"preset": preset})
+    assert serve("--preset", preset, "m").env["SGLANG_HISA"] == preset
+
+
+def test_the_command_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a line that a shell would run."""
+    done = serve("--set", "block=128", "org/a model", "--tp", "8")
+    assignment, *argv = shlex.split(capsys.readouterr().err.removeprefix("hisa: "))
+    assert argv == done.argv
+    assert assignment == f"SGLANG_HISA={done.env['SGLANG_HISA']}"
+
+
+def test_cpu(tmp_path: Path) -> None:
+    model = str(tmp_path)
+    done = serve("--cpu", model, "--port", "30123")
+    assert done.argv[:3] == [sys.executable, "-m", "sglang.launch_server"]
+    assert done.argv[3:-2] == server.cpu_flags(model) and done.argv[-2:] == ["--port", "30123"]
+    assert done.env == server.cpu_env(os.environ, "balanced")
+    stock = serve("--cpu", "--stock", model)
+    assert stock.env == server.cpu_env(os.environ, None)
 
 
 def test_own_options_may_follow_the_model() -> None:
@@ -75,12 +96,13 @@ def test_own_options_may_follow_the_model() -> None:
 def test_settings_keep_their_types() -> None:
     pairs = ("dense_last_chunk=false", "refine=triton", "prefill_fraction=0.5", "block=256")
     done = serve(*(word for pair in pairs for word in ("--set", pair)), "m")
-    assert json.loads(done.env["SGLANG_HISA"]) | {
+    assert json.loads(done.env["SGLANG_HISA"]) == {
+        "preset": "balanced",
         "dense_last_chunk": False,
         "refine": "triton",
         "prefill_fraction": 0.5,
         "block": 256,
-    } == json.loads(done.env["SGLANG_HISA"])
+    }
 
 
 def test_settings_build_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

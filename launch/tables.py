@@ -1,0 +1,142 @@
+"""Write the tables of README.md from launch/results, so that no figure is typed in.
+
+    python -m sglang_hisa.launch.tables          rewrite README.md in this folder
+    python -m sglang_hisa.launch.tables --check  exit 1 if it would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+K = 1024
+ROOT = Path(__file__).parent.parent
+
+
+def _load(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((ROOT / "launch" / "results" / name).read_text())
+    return record
+
+
+def _source(record: dict[str, Any], name: str) -> str:
+    where = record["provenance"]
+    return (
+        f"<sub>{where['gpu']}, SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}, "
+        f"{where['date'][:10]}; [`launch/results/{name}`](launch/results/{name})</sub>"
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def serve() -> str:
+    """The real server, stock and the paper preset one after the other."""
+    record = _load("h100-serve.json")
+    rows = {(r["arm"], r["context"], r["concurrency"]): r for r in record["rows"]}
+    contexts = sorted({context for _, context, _ in rows})
+    many = max(concurrency for _, _, concurrency in rows)
+    out = []
+    for context in contexts:
+        one, ours = rows["stock", context, 1], rows["paper", context, 1]
+        batch, our_batch = rows["stock", context, many], rows["paper", context, many]
+        recall = rows["paper-audit", context, many]["recall"]
+        out.append(
+            [
+                f"{context // K}K",
+                f"{one['ttft_s']:.2f} s",
+                f"{ours['ttft_s']:.2f} s ({one['ttft_s'] / ours['ttft_s']:.2f}×)",
+                f"{batch['seconds']:.1f} s",
+                f"{our_batch['seconds']:.1f} s ({batch['seconds'] / our_batch['seconds']:.2f}×)",
+                "everything kept" if recall is None else f"{recall:.2f}",
+            ]
+        )
+    head = [
+        *("prompt", "TTFT, stock", "TTFT, `paper`"),
+        *(f"{many} at once, stock", f"{many} at once, `paper`", "recall of random keys"),
+    ]
+    return _table(head, out) + "\n\n" + _source(record, "h100-serve.json")
+
+
+def _kernel_rows(record: dict[str, Any], phase: str) -> dict[tuple[int, int, int], dict[str, Any]]:
+    size = "batch" if phase == "decode" else "rows"
+    return {
+        (r["context"], r[size], r["budget"]): r
+        for r in record["rows"]
+        if r["phase"] == phase and r["stage"] == "total" and r["heads"] == 64 and r["refine"] == "deepgemm"
+    }
+
+
+def decode() -> str:
+    """Speed-up of a decode layer, budget 8192."""
+    record = _load("kernels-h100.json")
+    rows = {key: r for key, r in _kernel_rows(record, "decode").items() if key[2] == 8192}
+    batches = sorted({batch for _, batch, _ in rows})
+    out = []
+    for context in sorted({c for c, _, _ in rows}):
+        cells = []
+        for batch in batches:
+            row = rows.get((context, batch, 8192))
+            cells.append("" if row is None else f"{row['speedup']:.2f}× ({row['stock_us']:.0f} → {row['hisa_us']:.0f})")
+        out.append([f"{context // K}K", *cells])
+    head = ["context", *(f"B={batch}" for batch in batches)]
+    return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
+
+
+def prefill() -> str:
+    """Speed-up of a prefill chunk."""
+    record = _load("kernels-h100.json")
+    out = []
+    for (context, size, budget), row in sorted(_kernel_rows(record, "prefill").items()):
+        out.append(
+            [
+                f"{context // K}K",
+                str(size),
+                f"{budget // K}K",
+                f"{row['stock_us'] / 1000:.2f} ms",
+                f"{row['hisa_us'] / 1000:.2f} ms",
+                f"{row['speedup']:.2f}×",
+            ]
+        )
+    head = ["context", "rows", "budget", "stock", "HISA", ""]
+    return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
+
+
+TABLES: dict[str, Callable[[], str]] = {"serve": serve, "decode": decode, "prefill": prefill}
+
+
+def render(text: str) -> str:
+    """``text`` with what stands between ``<!-- table:NAME -->`` and ``<!-- end -->`` made anew.
+
+    Raises:
+        KeyError: a table that does not exist.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rewrite or check README.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
+    args = parser.parse_args(argv)
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = render(old)
+    if args.check:
+        return int(old != new)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What must stop the process: wrong settings, unknown SGLang, missing patch targets, unserved features."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sglang_hisa.patches import batch, contract
+from sglang_hisa.patches.features import FEATURES, declined
+from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
+
+VERSION = contract.installed_version()
+
+
+def register(setting, *paths):
+    """Exit code and stderr of a process that loads the plugin."""
+    env = {**os.environ, "SGLANG_HISA": setting}
+    env["PYTHONPATH"] = os.pathsep.join([*map(str, paths), env.get("PYTHONPATH", "")])
+    code = "from sglang_hisa.patches import register; register()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting,parts",
+    [
+        ('{"blok": 1}', ["blok", "did you mean 'block'"]),
+        ('{"block": "big"}', ['"block": "big"', "64, 128, 256"]),
+        ("{", ["not readable JSON"]),
+        ('{"block": 100}', ['"block": 100', "multiple of the 64-token page"]),
+    ],
+)
+def test_wrong_setting(setting, parts):
+    code, message = register(setting)
+    assert code == 1 and "refusing to start" in message
+    assert all(part in message for part in parts)
+    assert "Traceback" not in message
+
+
+def fake_sglang(folder, version, edit=None):
+    """A tree with the source files that the table names, and metadata that says ``version``."""
+    root = contract.installed_root()
+    info = folder / f"sglang-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
+    files = {file for patch in PATCHES for file, _ in patch.callers}
+    for row in (*PATCHES, *USES):
+        found = contract._module_file(root, row.target.split(".")[1:])
+        if found is not None:
+            files.add(str(found[0].relative_to(root)))
+    for file in files:
+        target = folder / "sglang" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / file, target)
+    if edit is not None:
+        path = folder / "sglang" / edit[0]
+        text = path.read_text()
+        assert edit[1] in text
+        path.write_text(text.replace(edit[1], edit[2]))
+    return folder
+
+
+def test_unknown_version(tmp_path):
+    code, message = register("balanced", fake_sglang(tmp_path, "0.5.99"))
+    assert code == 1
+    assert "0.5.99" in message and all(version in message for version in VERSIONS)
+    assert "Unset SGLANG_HISA" in message
+
+
+INDEXER = "srt/layers/attention/dsa/dsa_indexer.py"
+
+
+@pytest.mark.parametrize(
+    "old,new,part",
+    [
+        ("def _get_topk_paged(", "def _topk_paged(", "_get_topk_paged is not in"),
+        ("self._get_topk_paged(", "self._other(", "no longer reaches it through"),
+        ("def _get_topk_ragged(\n        self,", "def _get_topk_ragged(\n        self, more,", "more"),
+    ],
+    ids=["renamed", "bypassed", "signature"],
+)
+def test_moved_patch_target(tmp_path, old, new, part):
+    code, message = register("balanced", fake_sglang(tmp_path, VERSION, (INDEXER, old, new)))
+    assert code == 1 and "does not match the patch table" in message
+    assert part in message and "hisa doctor" in message
+
+
+def test_installed_sglang_matches_the_table():
+    assert contract.check_installed() == []
+
+
+def test_table_rows_are_complete():
+    for patch in PATCHES:
+        module, name = patch.hook.split(":")
+        source = Path(contract.__file__).with_name(f"{module}.py").read_text()
+        assert f"def {name}(" in source and patch.why and set(patch.params) <= set(VERSIONS)
+    assert len({patch.target for patch in PATCHES}) == len(PATCHES)
+
+
+def arguments(**changes):
+    values = {feature.argument: None for feature in FEATURES}
+    return SimpleNamespace(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"page_size": 32},
+        {"dcp_size": 2},
+        {"attn_cp_size": 4},
+        {"enable_hisparse": True},
+        {"enable_hierarchical_cache": True},
+        {"disaggregation_mode": "decode"},
+        {"speculative_algorithm": "EAGLE"},
+        {"dsa_paged_mqa_logits_backend": "cutedsl"},
+        {"device": "xpu"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_unserved_feature_is_declined_with_its_fix(changes):
+    reasons = declined(arguments(**changes), SimpleNamespace(), VERSION)
+    name, value = next(iter(changes.items()))
+    assert len(reasons) == 1 and reasons[0].startswith(f"{name}={value}") and "fix:" in reasons[0]
+
+
+def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
+    args = arguments(dcp_size=2, enable_lmcache=True)
+    del args.enable_flexkv
+    reasons = declined(args, SimpleNamespace(index_kpool=4), VERSION)
+    assert len(reasons) == 4
+    assert any("enable_flexkv" in reason and "no such argument" in reason for reason in reasons)
+    assert any("index_kpool=4" in reason for reason in reasons)
+    assert declined(arguments(), SimpleNamespace(), VERSION) == []
+
+
+def test_phases_of_an_extend_step():
+    def req(rid, output=()):
+        return SimpleNamespace(rid=rid, output_ids=list(output))
+
+    def step(reqs, lengths, chunked=None, decode=False):
+        mode = SimpleNamespace(is_decode_or_idle=lambda: decode)
+        forward = SimpleNamespace(forward_mode=mode, extend_seq_lens_cpu=lengths, rids=[r.rid for r in reqs])
+        batch.after_init_new(forward, None, SimpleNamespace(reqs=reqs, chunked_req=chunked), None)
+        return forward
+
+    middle, last, running = req("a"), req("b"), req("c", [5])
+    forward = step([last, middle, running], [7, 256, 1], chunked=middle)
+    assert batch.phases(forward, 3) == [batch.LAST, batch.MIDDLE, batch.DECODE]
+    step([running], None, decode=True)
+    assert batch.phases(forward, 3) == [batch.LAST, batch.MIDDLE, batch.DECODE], "decode steps change nothing"
+    step([middle], [40])
+    assert batch.phases(SimpleNamespace(rids=["a"]), 1) == [batch.LAST], "the chunk that ends the prompt"
+    assert batch.phases(SimpleNamespace(rids=None), 2) == [batch.LAST, batch.LAST]

@@ -1,0 +1,180 @@
+"""Indexer paths over rows, with plain-PyTorch stock kernels, against brute force."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.audit import Audit, shared
+from sglang_hisa.budget import KEEP_ALL, Rule
+from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa.indexer import Output, Rows, _spans, make_decode_plan, make_prefill_plan, select
+from sglang_hisa.patches.cpu import mqa, topk
+from sglang_hisa.summaries import LayerSummaries, PageSummaries
+
+from .kernels.conftest import make_case
+
+TOPK = 48
+
+
+class Host:
+    """The stock kernels of the CPU stand-ins; ``table_topk`` as asked."""
+
+    index_topk, init_tokens, local_tokens = TOPK, 0, 0
+
+    def __init__(self, table_topk):
+        self.table_topk = table_topk
+
+    def schedule(self, lengths_2d):
+        return None
+
+    def paged_logits(self, q, index_k, weights, lengths_2d, table, schedule, max_length):
+        pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
+        return mqa.paged_logits(q.unsqueeze(1), pages, weights, lengths_2d, table, None, max_length)
+
+    def boost(self, logits, lengths):
+        return None
+
+    def topk_plan(self, lengths):
+        return topk.plan(lengths)
+
+    def topk_slots(self, logits, lengths, table, plan):
+        out = torch.full((logits.shape[0], TOPK), -7, dtype=torch.int32)
+        topk.paged(logits, lengths, table, out, PAGE, plan)
+        return out
+
+    def topk_positions(self, logits, lengths):
+        return topk.positions(logits, lengths, TOPK)
+
+
+def brute_force(case, row, table_row, keep, block):
+    """The row's chosen positions: best blocks by reference scores, then best tokens inside."""
+    length = int(case.lengths[row])
+    if not length:
+        return set()
+    keys = kernels.layout.dequantised_pages(case.index_k, case.table[table_row, : -(-length // PAGE)])
+    last = (length - 1) // block
+    chosen = set(range(last + 1))
+    if keep <= last:
+        summary = case.keys.float() * case.scales[:, None]
+        pages = case.table[table_row, : last * block // PAGE].long()
+        mean = summary[pages].view(last, block // PAGE, -1).mean(dim=1)
+        score = (torch.relu(mean @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
+        score[0] = float("inf")
+        score[max(length - PAGE, 0) // block :] = float("inf")
+        chosen = set(score.topk(keep - 1).indices.tolist()) | {last}
+    score = (torch.relu(keys.flatten(0, 1)[:length] @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
+    inside = torch.tensor([t // block in chosen for t in range(length)])
+    score[~inside] = float("-inf")
+    return set(score.topk(min(TOPK, int(inside.sum()))).indices.tolist())
+
+
+LENGTHS = [1, 0, 65, 64 * 9, 64 * 14 + 3, 64 * 20 - 1, 64 * 11]
+
+
+@pytest.mark.parametrize("refine", ["triton", "deepgemm"])
+@pytest.mark.parametrize("table_topk", [True, False])
+@pytest.mark.parametrize("block", [64, 128])
+def test_decode_rows(block, table_topk, refine):
+    case = make_case(torch.device("cpu"), LENGTHS, heads=16, seed=block)
+    config = from_mapping({"block": block, "refine": refine})
+    rule = Rule(5, 0, block)
+    longest = max(LENGTHS)
+    rows = Rows(case.lengths, case.table, None, longest, rule.blocks, rule.share, rule.width(longest))
+    plan = make_decode_plan(rows, config, Host(table_topk), refine, seals=False)
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    for output in (Output(physical=True), Output(physical=False)):
+        got = select(case.q, case.weights, layer, plan, config, Host(table_topk), output, "torch")
+        for row in range(len(LENGTHS)):
+            want = brute_force(case, row, row, rule.count(LENGTHS[row]), block)
+            if output.physical:
+                want = {int(case.table[row, p // PAGE]) * PAGE + p % PAGE for p in want}
+            assert set(got[row][got[row] >= 0].tolist()) == want
+            assert (got[row] >= 0).sum() == len(want)
+
+
+@pytest.mark.parametrize("workspace_mb", [0, 1], ids=["chunks of 32 rows", "one chunk"])
+def test_prefill_rows_of_two_requests(workspace_mb):
+    """Rows of a longer and a shorter request, a budget each, RAGGED offsets, an output filled in place."""
+    ends = list(range(64 * 15 - 40, 64 * 15 + 1)) + list(range(64 * 6 - 30, 64 * 6 + 5))
+    owner = [0] * 41 + [2] * 35
+    case = make_case(torch.device("cpu"), ends, heads=16, mapped=True, seed=2)
+    owner_t = torch.tensor(owner, dtype=torch.int32)
+    # Below what a user may ask for, so that a small step comes in several chunks.
+    config = dataclasses.replace(from_mapping({}), workspace_mb=workspace_mb)
+    blocks = torch.tensor([4 if o == 0 else KEEP_ALL for o in owner], dtype=torch.int32)
+    share = torch.zeros_like(blocks)
+    contexts = [max(ends), 0, 64 * 6 + 4]
+    rows = Rows(case.lengths, case.table, owner_t, max(ends), blocks, share, 7)
+    host = Host(True)
+    plan = make_prefill_plan(rows, contexts, config, host, "triton")
+    assert len(plan.chunks) == (3 if workspace_mb == 0 else 1)
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    offsets = torch.tensor([1000 if o == 0 else 5000 for o in owner], dtype=torch.int32)
+    out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
+    got = select(case.q, case.weights, layer, plan, config, host, Output(False, offsets), "torch", out=out)
+    assert got is out and (out[len(ends) :] == -1).all()
+    for row, (end, table_row) in enumerate(zip(ends, owner)):
+        keep = 4 if table_row == 0 else KEEP_ALL
+        want = {p + int(offsets[row]) for p in brute_force(case, row, table_row, keep, 64)}
+        assert set(out[row][out[row] >= 0].tolist()) == want, (row, end)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 33, 1023, 1024, 1025, 8191, 8192, 9000])
+def test_spans_cover_the_rows_in_few_batch_sizes(rows):
+    spans = _spans(rows, 4096, bucketed=True)
+    assert [s[0] for s in spans] == [0, *[s[1] for s in spans[:-1]]] and spans[-1][1] == rows
+    for start, stop, padded in spans:
+        assert stop - start <= padded and padded <= 4096
+        assert padded % 1024 == 0 or padded in (32, 64, 128, 256, 512)
+    assert _spans(rows, 4096, bucketed=False)[-1][1] == rows
+
+
+def test_audit_counts_only_pruned_rows():
+    case = make_case(torch.device("cpu"), [64 * 3, 64 * 20, 64 * 25 + 7], heads=16, mapped=True, seed=4)
+    config = from_mapping({})
+    rule = Rule(4, 0, 64)
+    rows = Rows(case.lengths, case.table, case.table_rows, 64 * 25 + 7, rule.blocks, 0, rule.width(64 * 26))
+    host = Host(True)
+    contexts = case.lengths.tolist()
+    plan = make_prefill_plan(rows, contexts, config, host, "triton")
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    output = Output(physical=True)
+    chosen = select(case.q, case.weights, layer, plan, config, host, output, "torch")
+    audit = Audit(1.0)
+    sample = audit.sample(plan, contexts, config, host, "triton")
+    audit.observe(7, sample, chosen, case.q, case.weights, layer, config, host, output, "torch")
+    want = []
+    for row in (1, 2):
+        dense = brute_force(case, row, row, KEEP_ALL, 64)
+        ours = brute_force(case, row, row, 4, 64)
+        want.append(len(dense & ours) / TOPK)
+    report = audit.report()
+    assert report["rows"] == 2 and report["worst_layer"] == 7
+    assert report["recall"] == pytest.approx(sum(want) / 2)
+    assert Audit(0).sample(plan, contexts, config, host, "triton") is None
+    assert Audit(0.5).report() == {
+        "rows": 0, "recall": None, "worst_layer": None, "worst_recall": None, "layers": {}
+    }
+
+
+def test_shared_counts_common_entries():
+    a = torch.tensor([[1, 2, 3, -1], [9, 8, -1, -1], [-1, -1, -1, -1]], dtype=torch.int32)
+    b = torch.tensor([[3, 4, 1, 0], [-1, -1, -1, -1], [5, -1, -1, -1]], dtype=torch.int32)
+    assert shared(a, b).tolist() == [2, 0, 0]
+
+
+def test_summaries_find_a_flipped_byte():
+    case = make_case(torch.device("cpu"), [64 * 5], heads=16)
+    pool = PageSummaries([case.index_k, case.index_k[:0]], start_layer=3, backend="torch")
+    pages = torch.arange(1, 20)
+    pool.reseal(pages)
+    assert pool.stale_pages(3, pages).numel() == 0
+    pool.layer(3).keys.view(torch.uint8)[7, 99] ^= 1
+    pool.layer(3).scales[9] *= 1.0000002
+    case.index_k[11, 5] ^= 0x40
+    assert pool.stale_pages(3, pages).tolist() == [7, 9, 11]
+    pool.seal_tokens(3, torch.tensor([7 * 64 + 63, 9 * 64 + 62]))
+    assert pool.stale_pages(3, pages).tolist() == [9, 11]
+    assert pool.nbytes == case.index_k.shape[0] * 132

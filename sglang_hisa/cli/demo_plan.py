@@ -45,7 +45,9 @@ class Plan:
         return {"max_new_tokens": self.new_tokens, "temperature": 0, "ignore_eos": True, "logit_bias": pinned}
 
 
-_CHOICES = "--enable-return-indexer-topk"
+_CHOICES = ("--enable-return-indexer-topk", "--disable-overlap-schedule")
+"""With overlap, SGLang 0.5.17 hands out a view of the captured choices that the next step overwrites;
+0.5.23 clones it (srt/state_capturer/base.py, on_forward_end)."""
 
 
 def make_requests(lengths: tuple[int, int, int], vocabulary: int, seed: int = 0) -> tuple[Request, ...]:
@@ -97,7 +99,7 @@ def cpu_plan() -> Plan:
         make_model=models.make_tiny,
         layers=3,
         topk=64,
-        flags=lambda model: [*server.cpu_flags(model), "--chunked-prefill-size", "512", _CHOICES],
+        flags=lambda model: [*server.cpu_flags(model), "--chunked-prefill-size", "512", *_CHOICES],
         env=_cpu_env,
         config=fixed_budget(budget),
         requests=make_requests((200, 700, 1500), vocabulary=250),
@@ -110,7 +112,8 @@ def _gpu_flags(model: Path) -> list[str]:
     return [
         *("--model-path", str(model), "--load-format", "dummy", "--grammar-backend", "none"),
         *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
-        *("--max-total-tokens", "32768", "--max-running-requests", "8", "--cuda-graph-max-bs", "8", _CHOICES),
+        *("--max-total-tokens", "32768", "--max-running-requests", "8", "--cuda-graph-max-bs", "8"),
+        *_CHOICES,
     ]
 
 

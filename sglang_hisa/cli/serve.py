@@ -85,7 +85,7 @@ def requested(preset: str | None, pairs: Sequence[str]) -> Config:
 
 
 def setting(wanted: Config) -> str:
-    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of what differs from it."""
+    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of its changes."""
     preset = dataclasses.asdict(config.from_mapping({"preset": wanted.preset}))
     changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
     return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset

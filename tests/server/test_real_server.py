@@ -1,8 +1,8 @@
 """The real server on a CPU: every selection against the oracle, every summary against its rebuild."""
 
-import json
-
 import pytest
+
+from sglang_hisa.server import ServerFailed
 
 from .conftest import shared_prefix_load, text, watched
 
@@ -20,7 +20,7 @@ SMALL = {
 def assert_right(counts, *, rows, pruned):
     assert counts["wrong"] == []
     assert counts["stale"] == 0, "a summary differs from its rebuild"
-    assert counts["rows"] >= rows and counts["pages"] >= rows / 10
+    assert counts["rows"] >= rows and counts["pages"] >= rows / 20
     assert (counts["pruned"] > rows / 10) if pruned else counts["pruned"] == 0
 
 
@@ -92,13 +92,11 @@ def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
 def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
     """Middle chunks are pruned, the chunk that ends a prompt is stock DSA's; the audit sees the cost."""
     hisa = {**SMALL, "dense_last_chunk": True, "audit": 0.1}
-    with watched(tmp_path, tiny, None, ["--chunked-prefill-size", "256"]) as (server, _):
-        assert server.receipts() == [None]
     with watched(tmp_path, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
         server.generate(text(1000, 3), 2)
         receipt = assert_active(server)
         # 1000 tokens are chunks of 256, 256, 256 and 232; the first fits the budget of 320.
-        assert receipt["hisa_steps"] == {"prefill": 2, "decode": 1}
+        assert receipt["hisa_steps"]["prefill"] == 2 and receipt["hisa_steps"]["decode"] >= 1
         assert receipt["stock_steps"] == {"prefill: within the budget": 3, "prefill: last chunk": 3}
         assert receipt["audit"]["rows"] > 90 and 0 < receipt["audit"]["recall"] < 1
         assert counts()["stale"] == 0
@@ -113,4 +111,23 @@ def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
     with watched(tmp_path, tiny, hisa) as (server, counts):
         server.generate(text(261, 9), 4)
         assert_right(counts(), rows=700, pruned=True)
-        assert json.dumps(server.receipts()[0]["kernels"]) == '"triton"'
+        assert assert_active(server)["kernels"] == "triton"
+
+
+@pytest.mark.parametrize(
+    "change,flags,parts",
+    [
+        ({"decode_tokens": 32}, [], ['"decode_tokens": 32', "index_topk 64", "at least 64"]),
+        ({}, ["--enable-lmcache"], ["enable_lmcache=True", "fix: drop --enable-lmcache"]),
+    ],
+    ids=["budget below index_topk", "feature not served"],
+)
+def test_refused_at_start(tmp_path, tiny, change, flags, parts):
+    """The server exits with an error and one message; it never serves stock DSA instead."""
+    with pytest.raises(ServerFailed) as caught, watched(tmp_path, tiny, {**SMALL, **change}, flags):
+        pass
+    log = (tmp_path / "server.log").read_text()
+    assert "exited with code" in str(caught.value) and "exited with code 0" not in str(caught.value)
+    assert log.count("refusing to start") == 1 and "Unset SGLANG_HISA" in log
+    for part in parts:
+        assert part in log

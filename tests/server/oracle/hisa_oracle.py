@@ -18,7 +18,9 @@ COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "pr
 def page_keys(buffer, pages):
     raw = buffer[pages.long()]
     keys = raw[:, : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).double().view(-1, PAGE, DIM)
-    return keys * raw[:, PAGE * DIM :].contiguous().view(torch.float32).double()[:, :, None]
+    # The product is rounded to fp32, as every implementation of the score and of the summary has it.
+    scales = raw[:, PAGE * DIM :].contiguous().view(torch.float32)
+    return (keys.float() * scales[:, :, None]).double()
 
 
 def candidate_blocks(summary_scores, length, budget):
@@ -62,12 +64,21 @@ def check_row(row, values, summary_scores, length, positions, budget):
     return None
 
 
+def summaries_of(keys):
+    """Page summaries by the rule of docs/design.md, dequantised: elements cut to integers of 23 bits
+    relative to the page's largest, summed, and quantised to fp8 as the index keys are."""
+    keys = keys.float()
+    power = torch.frexp(keys.abs().amax(dim=(1, 2))).exponent - 1
+    whole = torch.ldexp(keys, (22 - power)[:, None, None]).trunc().long().sum(dim=1)
+    mean = torch.ldexp(whole.float(), (power - 28)[:, None])
+    scale = mean.abs().amax(dim=1, keepdim=True).clamp_min(1e-4) * (1 / 448)
+    return (mean / scale).to(torch.float8_e4m3fn).double() * scale.double()
+
+
 def scores_of_request(buffer, pages, longest, q, weights):
     """(token scores, block summary scores) of a request's rows, float64 ``[rows, tokens or blocks]``."""
     keys = page_keys(buffer, pages[: -(-longest // PAGE)])
-    mean = keys.mean(dim=1)
-    scale = mean.abs().amax(dim=1, keepdim=True).clamp_min(1e-4) / 448
-    mean = (mean / scale).float().to(torch.float8_e4m3fn).double() * scale
+    mean = summaries_of(keys)
     per_block = SET["block"] // PAGE
     whole = mean.shape[0] // per_block
     blocks = mean[: whole * per_block].view(whole, per_block, DIM).mean(dim=1)

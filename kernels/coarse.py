@@ -58,7 +58,7 @@ def _coarse_kernel(
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
-    if SEAL:
+    if SEAL:  # noqa: SIM102 - a constexpr: without it the code below must not be compiled
         # The page that this step's token completed is the row's own: no program reads its summary now.
         if (tl.program_id(1) == tl.num_programs(1) - 1) & (length % PAGE == 0) & (length > 0):
             done = tl.load(table_ptr + source * table_stride + length // PAGE - 1).to(tl.int64)

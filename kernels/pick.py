@@ -205,9 +205,7 @@ def pick_pages(
     """
     args = (lengths, picks, table, table_rows)
     if backend == "torch":
-        reference.pick_pages(
-            scores, *args, pages_per_block, sink_blocks, local_tokens, physical, logical
-        )
+        reference.pick_pages(scores, *args, pages_per_block, sink_blocks, local_tokens, physical, logical)
         return
     rows, width = physical.shape
     if not rows:

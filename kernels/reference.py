@@ -34,9 +34,7 @@ def quantise(means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (means / scale[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
 
 
-def seal_pages(
-    index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor
-) -> None:
+def seal_pages(index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
     """Write the summaries of ``pages``; see :func:`sglang_hisa.kernels.seal.seal_pages`."""
     if pages.numel():
         key, scale = quantise(page_means(index_k, pages))
@@ -44,9 +42,7 @@ def seal_pages(
         scales[pages.long()] = scale
 
 
-def seal_tokens(
-    index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor
-) -> None:
+def seal_tokens(index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
     """Write the summaries of pages whose last slot is among ``slots``."""
     done = slots[slots % PAGE == PAGE - 1]
     seal_pages(index_k, done // PAGE, keys, scales)
@@ -117,9 +113,7 @@ def pick_pages(
             kept = best.sort().values
         inside = torch.arange(pages_per_block, device=scores.device)
         pages = (kept[:, None] * pages_per_block + inside).flatten()
-        own = torch.arange(
-            earlier * pages_per_block, (length + PAGE - 1) // PAGE, device=scores.device
-        )
+        own = torch.arange(earlier * pages_per_block, (length + PAGE - 1) // PAGE, device=scores.device)
         chosen = torch.cat((pages, own))
         source = row if table_rows is None else int(table_rows[row])
         physical[row, : len(chosen)] = table[source, chosen]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ CELL = ("phase", "context", "batch", "rows", "heads", "budget", "refine", "stage
 
 
 def _config(budget: str) -> Config:
-    """"8192", "16384" or "L/4" (at least 8192), the same for both phases."""
+    """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
     tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
     return from_mapping(
         {
@@ -51,7 +53,7 @@ def _ceilings() -> tuple[float, float]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
-    number = {"type": int, "nargs": "*"}
+    number: dict[str, Any] = {"type": int, "nargs": "*"}
     parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
     parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")
     parser.add_argument("--prefill-contexts", **number, default=PREFILL_CONTEXTS, help="end of the chunk")
@@ -72,7 +74,8 @@ def _line(row: dict[str, Any]) -> str:
     floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
     return (
         f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} budget {row['budget']:6} "
-        f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} floor {floor}"
+        f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
+        f"floor {floor}"
     )
 
 
@@ -127,13 +130,16 @@ def main(argv: list[str] | None = None) -> int:
                             ),
                         )
     fresh = {tuple(row[key] for key in CELL if key in row) for row in rows}
+    kept: dict[str, Any] = {}
     if args.out and args.out.is_file():
         kept = json.loads(args.out.read_text())
         failures = kept["failures"] + failures
         kept_rows = [r for r in kept["rows"] if tuple(r[key] for key in CELL if key in r) not in fresh]
         rows = kept_rows + rows
+    commands = [*kept.get("commands", []), shlex.join(sys.argv)]
     record = {
         "schema_version": 1,
+        "commands": commands,
         "provenance": provenance(),
         "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
         "failures": failures,

@@ -1,6 +1,6 @@
 """Record of the real server on one GPU: stock and HISA one after the other, same prompts.
 
-    python -m sglang_hisa.launch.h100_serve --arms stock paper paper-audit --out launch/results/h100-serve.json
+    python -m sglang_hisa.launch.h100_serve --out launch/results/h100-serve.json
 
 Rows are merged into ``--out``, so the arms may be run in several calls. ``NAME-audit`` serves the preset with
 an audit of its prefill rows, which gives the recall and is not timed.
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.config import environment
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.models import make_slice
 from sglang_hisa.server import ServerProcess, child_env
@@ -108,6 +109,10 @@ def run_arm(arm: str, server: ServerProcess, contexts: list[int], at_once: int) 
     return {"rows": rows, "short": short, "receipt": receipt}
 
 
+def _progress(arm: str, seconds: float, line: str) -> None:
+    print(f"{arm} {seconds:4.0f} s {line[:150]}", flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the arms and merge their rows into the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -126,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         model = make_slice(args.slice, Path(folder) / "model")
         for arm in args.arms:
             env = child_env(
-                os.environ,
+                environment(),
                 setting(arm),
                 SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD="0",
                 HF_HUB_OFFLINE="1",
@@ -134,9 +139,7 @@ def main(argv: list[str] | None = None) -> int:
             log = args.out.with_name(f"h100-serve-{arm}.log")
             top = max(args.contexts) + 64
             with ServerProcess(flags(model, top), env=env, log=log) as server:
-                seconds = server.wait_ready(
-                    args.timeout, lambda t, line: print(f"{arm} {t:4.0f} s {line[:150]}", flush=True)
-                )
+                seconds = server.wait_ready(args.timeout, partial(_progress, arm))
                 print(f"{arm}: ready after {seconds:.0f} s", flush=True)
                 found = run_arm(arm, server, args.contexts, args.at_once)
             record["rows"] = [r for r in record["rows"] if r["arm"] != arm] + found.pop("rows")

@@ -1,7 +1,7 @@
 """Write the tables of README.md from launch/results, so that no figure is typed in.
 
-    python -m sglang_hisa.launch.tables          rewrite README.md in this folder
-    python -m sglang_hisa.launch.tables --check  exit 1 if it would change
+python -m sglang_hisa.launch.tables          rewrite README.md in this folder
+python -m sglang_hisa.launch.tables --check  exit 1 if it would change
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def decode() -> str:
         cells = []
         for batch in batches:
             row = rows.get((context, batch, 8192))
-            cells.append("" if row is None else f"{row['speedup']:.2f}× ({row['stock_us']:.0f} → {row['hisa_us']:.0f})")
+            cells.append(
+                "" if row is None else f"{row['speedup']:.2f}× ({row['stock_us']:.0f} → {row['hisa_us']:.0f})"
+            )
         out.append([f"{context // K}K", *cells])
     head = ["context", *(f"B={batch}" for batch in batches)]
     return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")

@@ -46,9 +46,9 @@ def _find(body: Iterable[ast.stmt], names: list[str]) -> ast.stmt | None:
             if len(names) == 1:
                 return node
             return _find(node.body, names[1:])
-        if isinstance(node, ast.ImportFrom) and len(names) == 1:
-            if any((alias.asname or alias.name) == names[0] for alias in node.names):
-                return node
+        imported = node.names if isinstance(node, ast.ImportFrom) and len(names) == 1 else []
+        if any((alias.asname or alias.name) == names[0] for alias in imported):
+            return node
         if isinstance(node, (ast.If, ast.Try)):
             found = _find([*node.body, *node.orelse], names)
             if found is not None:
@@ -96,15 +96,14 @@ def check_sources(root: Path, version: str) -> list[str]:
     if version not in VERSIONS:
         return [f"SGLang {version} is not supported; supported: {', '.join(VERSIONS)}"]
     problems: list[str] = []
-    for row in (*PATCHES, *USES):
+    rows: tuple[Patch | Use, ...] = (*PATCHES, *USES)
+    for row in rows:
         params = row.params.get(version)
         if params is None and (row.params or isinstance(row, Patch)):
             continue
         problems += _check_target(root, row.target, params)
         if isinstance(row, Patch):
             problems += _check_callers(root, row)
-        else:
-            assert isinstance(row, Use)
     return problems
 
 

@@ -54,9 +54,7 @@ FEATURES: tuple[Feature, ...] = (
         "layers read index keys from a broadcast scratch buffer",
         "drop --enable-dsa-cache-layer-split",
     ),
-    Feature(
-        "enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", (V23,)
-    ),
+    Feature("enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", (V23,)),
     Feature("enable_hisparse", _off, "its pool is not covered by tests", "drop --enable-hisparse"),
     Feature(
         "enable_hierarchical_cache", _off, f"{_BYPASS} (HiCache load)", "drop --enable-hierarchical-cache"
@@ -113,5 +111,7 @@ def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
     kpool = getattr(hf_config, "index_kpool", None)
     if kpool not in (None, 1):
-        reasons.append(f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page")
+        reasons.append(
+            f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page"
+        )
     return reasons

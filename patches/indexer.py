@@ -80,7 +80,7 @@ def after_fused_store(
     act_quant: Any,
     out_cache_loc: torch.Tensor | None = None,
 ) -> None:
-    """After ``_fused_k_prepare_and_store`` (which may fall back to the other store: sealing is idempotent)."""
+    """After ``_fused_k_prepare_and_store``, which may call the other store: sealing twice is harmless."""
     _seal(forward_batch, layer_id, out_cache_loc)
 
 
@@ -261,9 +261,7 @@ def around_topk_ragged(
         topk_result = torch.full(shape, -1, dtype=torch.int32, device=q_fp8.device)
     q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
     output = _output(metadata, rows)
-    paths.select(
-        q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result
-    )
+    paths.select(q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result)
     if step.sample is not None:
         args = (q, w, layer, state.config, host, output, summaries.backend)
         state.audit.observe(layer_id, step.sample, topk_result, *args)

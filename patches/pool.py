@@ -53,7 +53,9 @@ def after_size(result: int, self: Any) -> int:
     return result if summaries is None else result + summaries.nbytes
 
 
-def after_load_cpu_copy(result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any) -> None:
+def after_load_cpu_copy(
+    result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any
+) -> None:
     """Index keys of ``indices`` came back from the host."""
     self._hisa_summaries.reseal(pages_of(indices))
 

@@ -169,8 +169,7 @@ PATCHES: tuple[Patch, ...] = (
         "count the summaries in the size of the KV pool",
     ),
     Patch(
-        "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator"
-        "._compute_dsa_indexer_cell_size",
+        "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator._compute_dsa_indexer_cell_size",
         "after",
         "pool:after_indexer_cell_size",
         {V23: ("self", "kvc", "num_layers", "allocate_all_layers")},

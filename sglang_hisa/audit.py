@@ -92,7 +92,7 @@ class Audit:
         output: Output,
         backend: str,
     ) -> None:
-        """Compare what a layer chose (int32 ``[rows, index_topk]``) with the choice from the whole context."""
+        """Compare what a layer chose, int32 ``[rows, index_topk]``, with the choice from whole contexts."""
         at = sample.rows
         if output.offsets is not None:
             output = dataclasses.replace(output, offsets=output.offsets[at])

@@ -82,9 +82,7 @@ def plan_rows(
         ``picks`` = its earlier blocks and ``candidate_lengths`` = its length.
     """
     earlier = torch.div((lengths - 1).clamp_min(0), block, rounding_mode="floor")
-    grown = torch.div(
-        lengths.long() * share + (_ONE * block - 1), _ONE * block, rounding_mode="floor"
-    )
+    grown = torch.div(lengths.long() * share + (_ONE * block - 1), _ONE * block, rounding_mode="floor")
     if isinstance(blocks, torch.Tensor):
         count = torch.maximum(grown, blocks.long())
     else:

@@ -34,7 +34,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Phase:
-    """The candidate budget of one phase: ``max(tokens, fraction * context)``; ``tokens == 0`` is stock DSA."""
+    """Candidate budget of one phase, ``max(tokens, fraction * context)``; ``tokens == 0`` is stock DSA."""
 
     tokens: int
     fraction: float = 0.0
@@ -241,6 +241,11 @@ def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | No
     """Entry points that ``SGLANG_PLUGINS`` lets SGLang load; None when all are."""
     text = (os.environ if environ is None else environ).get("SGLANG_PLUGINS", "")
     return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+def environment() -> dict[str, str]:
+    """The whole environment, to be handed (changed) to a server that we start."""
+    return dict(os.environ)
 
 
 def interpreting_triton() -> bool:

@@ -18,7 +18,6 @@ from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.summaries import LayerSummaries
 
-
 OVERLAP_ROWS = 1024
 
 
@@ -292,9 +291,7 @@ def select(
         per_block = config.pages_per_block
         summary = kernels.gather_blocks(plan.gathered, layer.keys, layer.scales, per_block, backend)
     if out is None and len(plan.chunks) == 1:
-        return _select_chunk(
-            q, weights, layer, summary, plan, plan.chunks[0], config, host, output, backend
-        )
+        return _select_chunk(q, weights, layer, summary, plan, plan.chunks[0], config, host, output, backend)
     if out is None:
         out = torch.full((q.shape[0], host.index_topk), -1, dtype=torch.int32, device=q.device)
     for chunk in plan.chunks:

@@ -15,7 +15,9 @@ def rule(text, phase="decode", init=0, local=0):
     return make_rule(parse(text), phase, TOPK, init, local)
 
 
-@pytest.mark.parametrize("text", ["balanced", "paper", "paper-4to1", '{"block": 256, "decode_fraction": 0.3}'])
+@pytest.mark.parametrize(
+    "text", ["balanced", "paper", "paper-4to1", '{"block": 256, "decode_fraction": 0.3}']
+)
 def test_device_agrees_with_host(text):
     r = rule(text)
     source = random.Random(1)
@@ -41,7 +43,9 @@ def test_budget_grows_with_the_rows_own_context():
 def test_rows_may_have_rules_of_their_own():
     lengths = torch.tensor([100_000, 100_000, 100_000], dtype=torch.int32)
     rules = [rule("balanced"), rule("balanced", "prefill"), KEEP_EVERYTHING]
-    blocks, share = (torch.tensor([getattr(r, n) for r in rules], dtype=torch.int32) for n in ("blocks", "share"))
+    blocks, share = (
+        torch.tensor([getattr(r, n) for r in rules], dtype=torch.int32) for n in ("blocks", "share")
+    )
     _, candidates = plan_rows(lengths, blocks, share, 64)
     want = [r.count(100_000) for r in rules[:2]]
     last = 100_000 - (-(-100_000 // 64) - 1) * 64
@@ -53,7 +57,7 @@ def test_phase_left_to_stock_keeps_everything():
 
 
 def test_forced_blocks_fit_a_small_budget():
-    r = rule('{"block": 64, "decode_tokens": 2048, "decode_fraction": 0, "sink_tokens": 1000, "local_tokens": 4000}')
+    r = rule('{"decode_tokens": 2048, "decode_fraction": 0, "sink_tokens": 1000, "local_tokens": 4000}')
     assert r.blocks >= -(-1000 // 64) + -(-4000 // 64) + 1
     assert sink_blocks(parse('{"sink_tokens": 65}'), 0) == 2
     assert sink_blocks(parse('{"sink_tokens": 0}'), 0) == 1

@@ -155,7 +155,11 @@ def test_audit_counts_only_pruned_rows():
     assert report["recall"] == pytest.approx(sum(want) / 2)
     assert Audit(0).sample(plan, contexts, config, host, "triton") is None
     assert Audit(0.5).report() == {
-        "rows": 0, "recall": None, "worst_layer": None, "worst_recall": None, "layers": {}
+        "rows": 0,
+        "recall": None,
+        "worst_layer": None,
+        "worst_recall": None,
+        "layers": {},
     }
 
 

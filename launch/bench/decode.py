@@ -36,7 +36,14 @@ def floors(rule: Rule, batch: int, context: int, bandwidth: float) -> float:
 
 
 def run_case(
-    cache: Cache, context: int, batch: int, heads: int, config: Config, refine: str, repeats: int, bandwidth: float
+    cache: Cache,
+    context: int,
+    batch: int,
+    heads: int,
+    config: Config,
+    refine: str,
+    repeats: int,
+    bandwidth: float,
 ) -> list[dict[str, Any]]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
     host = bench_host(TOPK)
@@ -44,8 +51,8 @@ def run_case(
     pages = -(-context // PAGE)
     layers = layers_for(batch, context, cache.pages)
     # A layer's pages lie in one region, as in its own buffer, in random order.
-    each = batch * pages
-    order = [torch.randperm(each, device="cuda", dtype=torch.int32) + i * each for i in range(layers)]
+    region = batch * pages
+    order = [torch.randperm(region, device="cuda", dtype=torch.int32) + i * region for i in range(layers)]
     tables = torch.stack(order).view(layers, batch, pages)
     # Ragged, as in a server: of 64 consecutive lengths one completes a page, so one row in 64 seals.
     ragged = [context - 1 - row * 37 % PAGE for row in range(batch)]
@@ -77,13 +84,13 @@ def run_case(
 
     def coarse_(i: int) -> None:
         args = (tables[i], None, lengths, chunk.picks, config.pages_per_block, scores[i], "triton")
-        kernels.coarse_scores(q, weights, layer.keys, layer.scales, *args, seal_from=layer.index_k, overlap=True)
+        kernels.coarse_scores(
+            q, weights, layer.keys, layer.scales, *args, seal_from=layer.index_k, overlap=True
+        )
 
     def pick_(i: int) -> None:
         args = (lengths, chunk.picks, tables[i], None, config.pages_per_block, sink_blocks(config, 0))
-        kernels.pick_pages(
-            scores[i], *args, config.local_tokens, physical[i], None, "triton", overlap=True
-        )
+        kernels.pick_pages(scores[i], *args, config.local_tokens, physical[i], None, "triton", overlap=True)
 
     def refine_(i: int) -> torch.Tensor:
         if refine == "deepgemm":
@@ -99,10 +106,13 @@ def run_case(
         pick_(i)
     logits = refine_(0)
     stock_logits = stock.logits(q, weights, layer.index_k, tables[0])
-    slots = torch.randint(0, each * PAGE, (batch,), device="cuda", dtype=torch.int64)
+    slots = torch.randint(0, region * PAGE, (batch,), device="cuda", dtype=torch.int64)
     each: dict[str, tuple[Callable[[int], object] | None, Callable[[int], object]]] = {
         "total": (lambda i: stock(q, weights, layer.index_k, tables[i]), hisa),
-        "seal": (None, lambda i: kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, "triton")),
+        "seal": (
+            None,
+            lambda i: kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, "triton"),
+        ),
         "coarse": (None, coarse_),
         "pick": (None, pick_),
         "refine": (lambda i: stock.logits(q, weights, layer.index_k, tables[i]), refine_),

@@ -33,7 +33,9 @@ def run_case(
     rule = make_rule(config, "prefill", TOPK, 0, 0)
     pages = -(-context // PAGE)
     # Below 2 GiB: stock's key gather (index_buf_accessor.py) multiplies page ids in 32 bits.
-    table = torch.randperm(min(cache.pages, 200_000), device="cuda")[:pages].to(torch.int32)[None].contiguous()
+    table = (
+        torch.randperm(min(cache.pages, 200_000), device="cuda")[:pages].to(torch.int32)[None].contiguous()
+    )
     q, weights = make_queries(rows, heads)
     stock = StockPrefill(context, rows, TOPK, table)
     layer = cache.layer

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from sglang_hisa.config import cpu_stand_ins_requested
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.table import V17, V23, VERSIONS
-
-from sglang_hisa.config import cpu_stand_ins_requested
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,7 @@ def register() -> None:
     if problems or version not in VERSIONS:
         _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
     from sglang_hisa.patches.cpu import mqa
 
     mqa.install_deep_gemm()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from sglang_hisa.patches.cpu import mqa
 
 
@@ -31,6 +32,7 @@ def forward_native(
     """``Indexer.forward_cuda``'s eager, unfused branch (SGLang dsa_indexer.py)."""
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_attn_backend
     from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
+
     from sglang_hisa.patches.cpu.leaf import act_quant
 
     metadata = get_attn_backend().get_indexer_metadata(layer_id, forward_batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa import models, server
-from sglang_hisa.config import Config
+from sglang_hisa.config import Config, environment
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def fixed_budget(tokens: int) -> Config:
 
 def _cpu_env(hisa: str | None) -> dict[str, str]:
     """One thread: so small a model gains nothing from more, and spinning ones take minutes on busy cores."""
-    return {**server.cpu_env(os.environ, hisa), "OMP_NUM_THREADS": "1"}
+    return {**server.cpu_env(environment(), hisa), "OMP_NUM_THREADS": "1"}
 
 
 def cpu_plan() -> Plan:
@@ -123,7 +122,7 @@ def _gpu_env(hisa: str | None) -> dict[str, str]:
     The threshold sends short prompts through sparse attention as well.
     """
     return server.child_env(
-        os.environ, hisa, SGLANG_DSA_FUSE_TOPK="0", SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD="0"
+        environment(), hisa, SGLANG_DSA_FUSE_TOPK="0", SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD="0"
     )
 
 

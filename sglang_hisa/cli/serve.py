@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from sglang_hisa import config, server
 from sglang_hisa.cli import preflight, presets
-from sglang_hisa.config import Config, ConfigError
+from sglang_hisa.config import Config, ConfigError, environment
 
 _ABOUT = """\
 Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
@@ -117,4 +117,4 @@ def run(args: argparse.Namespace) -> int:
         return 1
     preflight.check(cpu=args.cpu, hisa=not args.stock)
     make_env = server.cpu_env if args.cpu else server.child_env
-    _execute(command_line(args.model, args.cpu, flags), make_env(os.environ, hisa))
+    _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

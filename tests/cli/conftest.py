@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES
 
 from sglang_hisa.cli import checks, plugins
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import PATCHES, USES
 
 H100 = checks.Gpu("NVIDIA H100 80GB HBM3", (9, 0), 1)
 

@@ -15,11 +15,11 @@ LAYERS, TOPK = 3, 7
 
 
 def make(seed: int, prompt: int, output: tuple[int, ...], cached: int = 0) -> Answer:
-    """Random choices: row t takes min(t + 1, TOPK) different tokens of 0..t, in any order, then -1."""
+    """Random choices: row t takes up to TOPK different tokens of 0..t, in any order, then -1."""
     draw = np.random.default_rng(seed)
     chosen = np.full((prompt + len(output) - 1, LAYERS, TOPK), -1, dtype=np.int32)
     for row in range(len(chosen)):
-        count = min(row + 1, TOPK)
+        count = min(row + 1, TOPK - row % 3)
         for layer in range(LAYERS):
             chosen[row, layer, :count] = draw.permutation(row + 1)[:count]
     return Answer(prompt, cached, output, 0.1, chosen)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES
 
 from sglang_hisa.cli import checks, main
 from sglang_hisa.cli.plugins import Plugin
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import PATCHES, USES
 from tests.cli.conftest import H100
 
 pytestmark = pytest.mark.usefixtures("clean_env", "visible_plugins")

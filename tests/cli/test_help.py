@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from sglang_hisa import __version__
-from sglang_hisa.cli import COMMANDS, main
+from sglang_hisa.cli import COMMANDS, checks, main
 from sglang_hisa.config import PRESETS, Config
+from sglang_hisa.launch import bench_kernels
+from tests.cli.conftest import H100
 
 
 def output(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -26,7 +28,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(preset in text for preset in PRESETS)
     assert all(f"hisa {word}" in text for word in ("doctor", "serve", "demo"))
     assert "SGLANG_HISA=balanced python -m sglang.launch_server" in text
-    assert len(COMMANDS) == 5
+    assert all(f"\n    {command.__name__.rpartition('.')[2]} " in text for command in COMMANDS)
 
 
 def test_serve_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +53,20 @@ def test_presets_as_in_the_design(
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert output(capsys, "--version").strip() == f"sglang-hisa {__version__}"
+
+
+def test_bench_passes_its_flags_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(bench_kernels, "main", lambda argv: given.append(argv) or 0)
+    assert main(["bench", "kernels", "--help"]) == 0 and given == [["--help"]]
+    monkeypatch.setattr(checks, "find_gpu", lambda: H100)
+    assert main(["bench", "kernels", "--batches", "1", "16", "--repeats", "3"]) == 0
+    assert given[-1] == ["--batches", "1", "16", "--repeats", "3"]
+    monkeypatch.setattr(checks, "find_gpu", lambda: None)
+    assert main(["bench", "kernels"]) == 1 and "no CUDA GPU" in capsys.readouterr().err
+    assert len(given) == 2
 
 
 @pytest.mark.parametrize("words", [["doctor", "--nope"], ["presets", "extra"], ["unknown"]])

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sglang_hisa.patches import contract
 
 from sglang_hisa import server
 from sglang_hisa.cli import main
 from sglang_hisa.cli.plugins import Plugin
 from sglang_hisa.config import PRESETS, from_mapping, parse
+from sglang_hisa.patches import contract
 
 pytestmark = pytest.mark.usefixtures("clean_env", "visible_plugins")
 

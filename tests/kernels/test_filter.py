@@ -30,7 +30,17 @@ def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE):
     args = (case.table, case.table_rows, case.lengths, picks, per_block)
     kernels.coarse_scores(case.q, case.weights, case.keys, case.scales, *args, scores, backend)
     kernels.pick_pages(
-        scores, case.lengths, picks, case.table, case.table_rows, per_block, sink, local, physical, logical, backend
+        scores,
+        case.lengths,
+        picks,
+        case.table,
+        case.table_rows,
+        per_block,
+        sink,
+        local,
+        physical,
+        logical,
+        backend,
     )
     return scores, physical, logical
 

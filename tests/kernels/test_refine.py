@@ -56,5 +56,9 @@ def test_positions(device, offsets):
     for row in range(4):
         for column in range(77):
             p = int(positions[row, column])
-            want = -1 if p < 0 else int(table[row, p // PAGE]) * PAGE + p % PAGE + (int(add[row]) if offsets else 0)
+            want = (
+                -1
+                if p < 0
+                else int(table[row, p // PAGE]) * PAGE + p % PAGE + (int(add[row]) if offsets else 0)
+            )
             assert int(got[row, column]) == want

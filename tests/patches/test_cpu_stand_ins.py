@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from sglang_hisa import models
 from sglang_hisa.patches import contract
 from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches.cpu import attention, indexer, leaf, mqa, topk
 from sglang_hisa.patches.table import VERSIONS
-
-from sglang_hisa import models
 from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
 PAGE, DIM = 64, 128

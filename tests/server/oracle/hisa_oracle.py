@@ -139,9 +139,7 @@ def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metada
     return result
 
 
-def around_ragged(
-    original, self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result=None
-):
+def around_ragged(original, self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result=None):
     result = original(self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
     lengths, owner = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
     COUNTS["prefill_steps"] += 1

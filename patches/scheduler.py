@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def _hf_config(server_args: Any) -> Any:
-    from sglang.srt.utils.hf_transformers_utils import get_config
+    from sglang.srt.utils.hf_transformers.config import get_config
 
     overrides = json.loads(getattr(server_args, "json_model_override_args", None) or "{}")
     return get_config(

@@ -212,6 +212,7 @@ _TOPK = "sglang.kernels.ops.attention.dsv4.topk"
 _META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata"
 
 USES: tuple[Use, ...] = (
+    Use("sglang.srt.utils.hf_transformers.config.get_config", {}),
     Use(f"{_DSA}.get_token_to_kv_pool", {}),
     Use(f"{_DSA}.Indexer._mask_init_and_local_tokens", _both("self", "logits", "lengths", "row_starts")),
     Use(f"{_POOL}.get_index_k_with_scale_buffer", _both("self", "layer_id")),

@@ -1,5 +1,7 @@
 """The real server on a CPU: every selection against the oracle, every summary against its rebuild."""
 
+import re
+
 import pytest
 
 from sglang_hisa.server import ServerFailed
@@ -46,7 +48,7 @@ def test_small_budget_under_load(tmp_path, tiny):
 
 def test_fresh_equals_cached(tmp_path, tiny):
     """One request at a time: the second run of a prompt reads the radix cache and answers the same."""
-    with watched(tmp_path, tiny, SMALL) as (server, counts):
+    with watched(tmp_path, tiny, SMALL, ["--enable-metrics"]) as (server, counts):
         for length in (63, 64, 65, 320, 321, 641, 900):
             prompt = text(length, length)
             fresh, cached = server.generate(prompt, 12), server.generate(prompt, 12)
@@ -56,6 +58,9 @@ def test_fresh_equals_cached(tmp_path, tiny):
             assert fresh["output_ids"] == cached["output_ids"]
         server.flush_cache()
         assert server.generate(prompt, 12)["output_ids"] == fresh["output_ids"]
+        metrics = server.request("/metrics")
+        assert re.search(r'sglang_hisa:active\{[^}]*preset="balanced"[^}]*\} 1\.0', metrics)
+        assert re.search(r"sglang_hisa:layers(\{[^}]*\})? 3\.0", metrics)
         assert_right(counts(), rows=5000, pruned=True)
 
 

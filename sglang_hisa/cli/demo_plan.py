@@ -109,9 +109,10 @@ def cpu_plan() -> Plan:
 
 def _gpu_flags(model: Path) -> list[str]:
     return [
-        *("--model-path", str(model), "--load-format", "dummy", "--grammar-backend", "none"),
+        *("--model-path", str(model), "--load-format", "dummy", "--context-length", "16384"),
         *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
-        *("--max-total-tokens", "32768", "--max-running-requests", "8", "--cuda-graph-max-bs", "8"),
+        *("--grammar-backend", "none", "--mem-fraction-static", "0.85", "--max-total-tokens", "32768"),
+        *("--max-running-requests", "8", "--chunked-prefill-size", "4096", "--skip-server-warmup"),
         *_CHOICES,
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -53,6 +54,29 @@ def test_plans_make_hisa_choose() -> None:
         assert plan.requests[1].ids == plan.requests[2].ids, "the radix cache must hit"
         shared = len(plan.requests[3].ids) // 2
         assert plan.requests[3].ids[:shared] == plan.requests[4].ids[:shared]
+
+
+_PARSE = """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser(allow_abbrev=False)
+ServerArgs.add_cli_args(parser)
+for flags in json.load(sys.stdin):
+    args = parser.parse_args(flags)
+    assert args.enable_return_indexer_topk and args.disable_overlap_schedule
+"""
+
+
+@pytest.mark.server
+def test_sglang_knows_every_flag() -> None:
+    """Also those of the GPU, where the demo cannot run in this suite."""
+    flags = [plan.flags(Path("model")) for plan in (PLAN, demo_plan.gpu_plan())]
+    env = PLAN.env(None)
+    command = [sys.executable, "-c", _PARSE]
+    done = subprocess.run(
+        command, input=json.dumps(flags), env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -82,7 +82,8 @@ def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
     for name, hisa in (("stock", None), ("hisa", {**SMALL, "decode_tokens": 4096, "prefill_tokens": 4096})):
         folder = tmp_path / name
         folder.mkdir()
-        with watched(folder, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
+        flags = ["--chunked-prefill-size", "256"]
+        with watched(folder, tiny, hisa, flags, pool_tokens=2048) as (server, counts):
             answers[name] = [server.generate(p, 10)["output_ids"] for p in prompts]
             receipt = server.receipts()[0]
             if hisa is None:

@@ -1,0 +1,85 @@
+"""Pool adapters: summaries are allocated, counted, resealed and dropped with the buffers they describe."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang_hisa.config import parse
+from sglang_hisa.kernels.layout import ROW_BYTES
+from sglang_hisa.patches import contract, pool, runtime
+from sglang_hisa.patches.table import V17, V23
+
+from ..kernels.conftest import index_cache
+
+PAGE_SUMMARY = 132
+
+
+@pytest.fixture
+def state():
+    runtime.start(runtime.Runtime(parse("balanced"), contract.installed_version(), 14))
+    return runtime.current()
+
+
+def make_pool(pages=9, layers=2):
+    buffers = [index_cache(pages, "cpu", seed=i) for i in range(layers)]
+    return SimpleNamespace(index_k_with_scale_buffer=buffers, start_layer=5)
+
+
+def test_allocated_counted_and_dropped(state):
+    kv = make_pool()
+    assert pool.after_size(1000, kv) == 1000, "SGLang asks once before the summaries exist"
+    pool.after_init(None, kv)
+    assert state.summary_bytes == 2 * 9 * PAGE_SUMMARY and state.backend == "torch"
+    assert pool.after_size(1000, kv) == 1000 + 2 * 9 * PAGE_SUMMARY
+    pool.after_clear(None, kv)
+    assert kv._hisa_summaries is None
+
+
+def test_bytes_from_the_host_are_resealed(state):
+    kv = make_pool()
+    pool.after_init(None, kv)
+    slots = torch.arange(3 * 64, 5 * 64)
+    assert kv._hisa_summaries.stale_pages(6, torch.tensor([3, 4])).tolist() == [3, 4]
+    pool.after_load_cpu_copy(None, kv, {}, slots)
+    for layer in (5, 6):
+        assert kv._hisa_summaries.stale_pages(layer, torch.tensor([3, 4])).numel() == 0
+        assert kv._hisa_summaries.stale_pages(layer, torch.tensor([2, 5])).tolist() == [2, 5]
+
+
+def test_move_reseals_or_is_refused(state):
+    kv = make_pool()
+    pool.after_init(None, kv)
+    moved = []
+
+    def original(self, target, source):
+        moved.append(target)
+        self.index_k_with_scale_buffer[0][7] = self.index_k_with_scale_buffer[0][2]
+
+    target, source = torch.tensor([7 * 64 + 1]), torch.tensor([2 * 64 + 1])
+    state.sglang = V17
+    with pytest.raises(RuntimeError, match="31060"):
+        pool.around_move(original, kv, target, source)
+    assert not moved, "0.5.17's move must not touch the cache"
+    state.sglang = V23
+    pool.around_move(original, kv, target, source)
+    assert len(moved) == 1 and kv._hisa_summaries.stale_pages(5, torch.tensor([7])).numel() == 0
+
+
+def test_pool_sizing_counts_the_summaries(monkeypatch):
+    layers = 61
+    index_keys = ROW_BYTES // 64 * layers
+    if contract.installed_version() == V17:
+        # The real module imports torchvision, which has no CPU build here.
+        models = SimpleNamespace(is_deepseek_dsa=lambda config: config.index_topk is not None)
+        monkeypatch.setitem(sys.modules, "sglang.srt.configs.model_config", models)
+        hf = SimpleNamespace(index_topk=2048)
+        kvc = SimpleNamespace(use_mla_backend=True, model_config=SimpleNamespace(hf_config=hf))
+        grown = pool.after_cell_size(5000, None, kvc, layers) - 5000
+        hf.index_topk = None
+        assert pool.after_cell_size(5000, None, kvc, layers) == 5000, "not a DSA model"
+    else:
+        grown = pool.after_indexer_cell_size(index_keys, None, kvc=None, num_layers=layers) - index_keys
+    assert layers * PAGE_SUMMARY / 64 <= grown < layers * PAGE_SUMMARY / 64 + 1
+    assert grown / index_keys <= 0.031, "the memory goal: at most 3.1 % of the index keys"

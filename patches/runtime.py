@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_hisa import __version__
-from sglang_hisa.audit import Audit
 from sglang_hisa.config import Config
+
+if TYPE_CHECKING:
+    from sglang_hisa.audit import Audit
 
 
 @dataclass
@@ -37,6 +39,9 @@ class Runtime:
     backend: str = ""
 
     def __post_init__(self) -> None:
+        # `hisa doctor` imports this module where torch may be what is missing.
+        from sglang_hisa.audit import Audit
+
         self.audit = Audit(self.config.audit)
 
     def receipt(self) -> dict[str, Any]:

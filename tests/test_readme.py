@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from sglang_hisa.config import PRESETS
-from sglang_hisa.launch import tables
+from sglang_hisa.launch import supported, tables
 
 README = tables.ROOT / "README.md"
 
@@ -28,3 +28,7 @@ def test_links_and_presets():
     for name in PRESETS:
         assert f"`{name}`" in text
     assert Path(tables.__file__).parent.name == "launch"
+
+
+def test_supported_page_is_that_of_the_tables():
+    assert supported.main(["--check"]) == 0, "run python -m sglang_hisa.launch.supported"

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,10 +34,19 @@ class ServerFailed(RuntimeError):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nothing listens on.
+
+    Below the range from which the kernel takes the ports of outgoing connections (32768 on, by default):
+    a server binds its port seconds later, and a client must not have got it in between.
+    """
+    for port in random.sample(range(20000, 32000), 200):
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 
 
 def _check_free(port: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import Config, from_mapping
+from sglang_hisa.launch.bench import report
 
 K = 1024
 DECODE_CONTEXTS = [4 * K, 16 * K, 32 * K, 64 * K, 128 * K, 256 * K, 512 * K, 1024 * K]
@@ -63,7 +64,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
-    parser.add_argument("--out", type=Path, help="write the record (JSON) here; cells already in it are kept")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the record (JSON) here, with a .csv and a .png beside it; cells already in it are kept",
+    )
+    parser.add_argument("--render", type=Path, help="only write .csv and .png of this record again")
     return parser.parse_args(argv)
 
 
@@ -79,14 +85,24 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
+def _report(record: dict[str, Any], path: Path) -> None:
+    written = report.write(record, path)
+    print("wrote " + ", ".join(map(str, written)))
+    if path.with_suffix(".png") not in written:
+        print("no plot: matplotlib is missing (pip install matplotlib)")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
+    args = parse(argv)
+    if args.render:
+        _report(json.loads(args.render.read_text()), args.render)
+        return 0
     import torch
 
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.provenance import provenance
 
-    args = parse(argv)
     torch.manual_seed(0)
     bandwidth, flops = _ceilings()
     cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // cases.ROW_BYTES)
@@ -148,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
+        _report(record, args.out)
     return 1 if failures else 0
 
 

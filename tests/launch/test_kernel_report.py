@@ -1,0 +1,61 @@
+"""The CSV and the plot of a kernel record hold what the record says."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from sglang_hisa.launch import bench_kernels
+
+KEPT = Path(__file__).parents[2] / "launch" / "results" / "kernels-h100.json"
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "kernels.json"
+    path.write_text(KEPT.read_text())
+    return path
+
+
+def colours(picture):
+    """Pixels of an image that are neither grey, black nor white: curves, not axes."""
+    rgb = matplotlib.image.imread(picture)[..., :3]
+    return int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum())
+
+
+def test_every_row_is_in_the_csv_and_the_curves_are_drawn(record, capsys):
+    assert bench_kernels.main(["--render", str(record)]) == 0
+    rows = json.loads(record.read_text())["rows"]
+    with record.with_suffix(".csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) > 100
+    for line, row in zip(table, rows, strict=True):
+        for key in ("context", "batch", "rows", "stage", "stock_us", "hisa_p80_us", "speedup"):
+            value = row.get(key)
+            assert line[key] == ("" if value is None else str(value))
+    assert colours(record.with_suffix(".png")) > 5000
+    assert "kernels.csv" in capsys.readouterr().out
+
+
+def test_a_record_without_totals_draws_no_curve(record):
+    kept = json.loads(record.read_text())
+    kept["rows"] = [row for row in kept["rows"] if row["stage"] != "total"]
+    record.write_text(json.dumps(kept))
+    assert bench_kernels.main(["--render", str(record)]) == 0
+    assert colours(record.with_suffix(".png")) == 0
+
+
+def test_without_matplotlib_the_csv_is_written_and_the_missing_plot_is_said(record, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert bench_kernels.main(["--render", str(record)]) == 0
+    assert record.with_suffix(".csv").is_file()
+    assert not record.with_suffix(".png").exists()
+    assert "matplotlib is missing" in capsys.readouterr().out
+
+
+def test_the_kept_csv_belongs_to_the_kept_record(record):
+    assert bench_kernels.main(["--render", str(record)]) == 0
+    assert record.with_suffix(".csv").read_text() == KEPT.with_suffix(".csv").read_text()

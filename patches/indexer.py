@@ -156,7 +156,7 @@ def around_topk_paged(
     elif rows == 0:
         reason = "decode: no rows"
     if reason is not None:
-        state.stock[reason] += 1
+        state.count_stock(reason)
         if _capturing(q_fp8):
             state.stock_graphs.add(rows)
         return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
@@ -175,7 +175,7 @@ def around_topk_paged(
             view, state.config, host, _refine(state, q_fp8), seals=_coarse_seals(forward_batch)
         )
         step = _keep_step(forward_batch, layer_id, metadata, Step(plan))
-        state.steps["decode"] += 1
+        state.count_hisa("decode")
     if _capturing(q_fp8):
         state.graphs.add(rows)
     chosen = paths.select(
@@ -247,12 +247,12 @@ def around_topk_ragged(
     if step is None:
         made = _prefill_step(state, forward_batch, metadata, host, q_fp8)
         if isinstance(made, str):
-            state.stock[made] += 1
+            state.count_stock(made)
             return original(
                 self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
             )
         step = _keep_step(forward_batch, layer_id, metadata, made)
-        state.steps["prefill"] += 1
+        state.count_hisa("prefill")
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]

@@ -9,7 +9,7 @@ from sglang_hisa.patches.runtime import Runtime
 
 def export(state: Runtime) -> list[Any]:
     """Register the metrics; call only once SGLang has set up prometheus' multiprocess directory."""
-    from prometheus_client import Gauge
+    from prometheus_client import Counter, Gauge
 
     active = Gauge(
         "sglang_hisa:active",
@@ -29,4 +29,13 @@ def export(state: Runtime) -> list[Any]:
         gauge = Gauge(f"sglang_hisa:{name}", f"receipt: {name}", multiprocess_mode="mostrecent")
         gauge.set(value)
         gauges.append(gauge)
-    return [active, *gauges]
+    # Python runs in eager steps and captures only, so a replayed decode graph is in neither count.
+    kinds = {
+        "hisa": Counter("sglang_hisa:steps", "eager steps that ran HISA", ["phase"]),
+        "stock": Counter("sglang_hisa:stock_steps", "eager steps left to the stock indexer", ["reason"]),
+    }
+    for kind, counts in (("hisa", state.steps), ("stock", state.stock)):
+        for label, count in counts.items():
+            kinds[kind].labels(label).inc(count)
+    state.on_step = lambda kind, label: kinds[kind].labels(label).inc()
+    return [active, *gauges, *kinds.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,26 @@ class Runtime:
     audit: Audit = field(init=False)
     refine: str = ""
     backend: str = ""
+    on_step: Callable[[str, str], None] | None = None
+    """Told of each counted step: ("hisa", phase) or ("stock", reason)."""
 
     def __post_init__(self) -> None:
         # `hisa doctor` imports this module where torch may be what is missing.
         from sglang_hisa.audit import Audit
 
         self.audit = Audit(self.config.audit)
+
+    def count_hisa(self, phase: str) -> None:
+        """A step of ``phase`` ran HISA."""
+        self.steps[phase] += 1
+        if self.on_step:
+            self.on_step("hisa", phase)
+
+    def count_stock(self, reason: str) -> None:
+        """A step was left to the stock indexer for ``reason``."""
+        self.stock[reason] += 1
+        if self.on_step:
+            self.on_step("stock", reason)
 
     def receipt(self) -> dict[str, Any]:
         """The receipt: JSON-serialisable proof of what runs."""

@@ -61,6 +61,13 @@ def test_fresh_equals_cached(tmp_path, tiny):
         metrics = server.request("/metrics")
         assert re.search(r'sglang_hisa:active\{[^}]*preset="balanced"[^}]*\} 1\.0', metrics)
         assert re.search(r"sglang_hisa:layers(\{[^}]*\})? 3\.0", metrics)
+        receipt = assert_active(server)
+        for name, label, counted in (
+            ("steps", "phase", receipt["hisa_steps"]),
+            ("stock_steps", "reason", receipt["stock_steps"]),
+        ):
+            found = re.findall(rf'sglang_hisa:{name}_total\{{[^}}]*{label}="([^"]*)"[^}}]*\}} (\S+)', metrics)
+            assert counted and {label: float(value) for label, value in found} == counted
         assert_right(counts(), rows=5000, pruned=True)
 
 

@@ -23,7 +23,7 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
 
 
 def _totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
-    """Whole layers at the record's first head count: 64 where it has them, stock's own refine kernel."""
+    """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows."""
     rows = [r for r in record["rows"] if r["phase"] == phase and r["stage"] == "total" and r["stock_us"]]
     if not rows:
         return []
@@ -58,7 +58,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
-    decode = [r for r in _totals(record, "decode")]
+    decode = _totals(record, "decode")
     first = min((r["budget"] for r in decode), default=0)
     for i, batch in enumerate(sorted({r["batch"] for r in decode})):
         rows = [r for r in decode if r["batch"] == batch and r["budget"] == first]

@@ -1,0 +1,95 @@
+"""What every form of an A/B report says the same way: names, notes, memory, origin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_hisa.launch.ab import stats
+
+K = 1024
+SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
+
+
+def tokens(count: int) -> str:
+    """``8K`` for whole multiples of 1024."""
+    return f"{count // K}K" if count and count % K == 0 else str(count)
+
+
+def cell(spec: dict[str, Any]) -> str:
+    """``8K in, 32 out, 1 at once``."""
+    return f"{tokens(spec['input_tokens'])} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+
+
+def others(record: dict[str, Any]) -> list[str]:
+    """Arms that are compared with the baseline."""
+    return [name for name in record["plan"]["arms"] if name != record["plan"]["baseline"]]
+
+
+def comparisons(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """``stats.comparisons`` by arm, cell and metric; made now where the record has none yet."""
+    found = record.get("stats") or stats.compute(record)
+    return {(c["arm"], c["cell"], c["metric"]): c for c in found["comparisons"]}
+
+
+def effect(found: dict[str, Any]) -> str:
+    """``1.50× [1.46, 1.54] faster``."""
+    if found["speedup"] is None:
+        return "–"
+    interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    return f"{found['speedup']:.2f}×{interval} {found['verdict'] or ''}".rstrip()
+
+
+def quantity(metric: str, amount: float | None) -> str:
+    """A median with its unit."""
+    if amount is None:
+        return "–"
+    return f"{amount:,.0f} tok/s" if metric == "throughput" else f"{amount * 1e3:,.2f} ms"
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader must know before any number: refusals, a partial run, failed requests."""
+    plan = record["plan"]
+    out = [f"REFUSED, no verdict is given: {why}" for why in record["refusals"]]
+    have = record["measurements"]
+    if not record["complete"]:
+        want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])
+        why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
+        out.append(f"PARTIAL{why}: {len(have)} of {want} measurements")
+    for arm in plan["arms"]:
+        count = sum(stats.failed(m) for m in have if m["arm"] == arm)
+        if count:
+            out.append(f"arm {arm}: {count} measurements left out, requests failed")
+    return out
+
+
+MEMORY_HEAD = ("arm", "setting", "SGLang", "HISA receipt", "KV tokens", "page summaries", "server start")
+
+
+def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each arm under ``MEMORY_HEAD``; an arm that never started has dashes."""
+    rows = []
+    for name in record["plan"]["arms"]:
+        arm = record["arms"].get(name) or {}
+        kept, summary, starts = arm.get("kv_tokens"), arm.get("summary_bytes"), arm.get("starts_s")
+        rows.append(
+            (
+                name,
+                arm.get("setting") or "stock",
+                arm.get("version") or "–",
+                "yes" if arm.get("receipt") else "none",
+                "–" if kept is None else f"{kept:,}",
+                "–" if summary is None else f"{summary / K**2:,.1f} MiB",
+                ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
+            )
+        )
+    return rows
+
+
+def origin(record: dict[str, Any]) -> str:
+    """One line: model, machine, versions, commit, date."""
+    where = record["provenance"]
+    named = (("SGLang", "sglang"), ("torch", "torch"), ("driver", "driver"), ("commit", "commit"))
+    parts = [record["model"], where.get("gpu") or where.get("cpu")]
+    parts += [f"{label} {where[key]}" for label, key in named if where.get(key)]
+    parts += [f"{record['plan']['rounds']} rounds", (where.get("date") or "")[:10]]
+    return ", ".join(str(part) for part in parts if part)

@@ -116,8 +116,8 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``confidence``; ``noise``: for each cell and metric the baseline against itself (``pairs``,
-        ``half_width`` of the log-ratio); ``comparisons``: for each arm, cell and metric the medians over rounds
-        (s, tokens/s), ``pairs``, their ``ratios``, ``speedup`` (geometric mean), its interval ``low`` to
+        ``half_width`` of the log-ratio); ``comparisons``: for each arm, cell and metric the medians over
+        rounds (s, tokens/s), ``pairs``, their ``ratios``, ``speedup`` (geometric mean), its interval ``low`` to
         ``high``, ``p`` and ``p_holm`` (corrected over the arm), ``noise_floor`` (a factor) and ``verdict``;
         ``verdicts``: how often each arm got which. With refusals every verdict is None.
 

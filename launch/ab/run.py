@@ -1,0 +1,177 @@
+"""Run an A/B: start servers, measure in turns, keep what was measured whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sglang_hisa.launch.ab import validity
+from sglang_hisa.launch.ab.client import Client, ClientFailed
+from sglang_hisa.launch.ab.plan import Arm, Plan, visits
+from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.server import ServerFailed, ServerProcess
+
+Told = Callable[[str], None]
+"""Takes one line of progress."""
+
+
+class Invalid(RuntimeError):
+    """An arm is not what it should be; nothing more is measured."""
+
+
+@dataclass
+class Runner:
+    """One A/B.
+
+    Args:
+        plan: what to measure.
+        model: path or name, as SGLang takes it.
+        flags: SGLang's flags of every arm, model included.
+        make_env: ``SGLANG_HISA`` of an arm (None: stock) -> environment of its server.
+        folder: takes the servers' logs.
+        save: called with the record after each measurement.
+        tell: progress.
+        timeout: seconds that a server may take to start.
+    """
+
+    plan: Plan
+    model: str
+    flags: list[str]
+    make_env: Callable[[str | None], Mapping[str, str]]
+    folder: Path
+    save: Callable[[dict[str, Any]], None]
+    tell: Told
+    timeout: float = 1800
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._infos: dict[str, dict[str, Any]] = {}
+        self.record = {
+            "schema_version": 1,
+            "kind": "hisa-ab",
+            "complete": False,
+            "stopped_by": None,
+            "refusals": [],
+            "provenance": provenance(),
+            "model": self.model,
+            "flags": self.flags,
+            "plan": self.plan.as_json(),
+            "arms": {
+                arm.name: {
+                    "setting": arm.setting,
+                    "receipt": None,
+                    "kv_tokens": None,
+                    "summary_bytes": None,
+                    "version": None,
+                    "starts_s": [],
+                    "log_tail": None,
+                }
+                for arm in self.plan.arms
+            },
+            "measurements": [],
+        }
+
+    def run(self) -> int:
+        """Measure everything; returns the exit code: 0, 1 an arm failed, 2 refused, 130 interrupted."""
+        code = 0
+        try:
+            with Client(self.make_env(None), self.folder / "client.log") as client:
+                (self._together if self.plan.together else self._fresh)(client)
+            self.record["complete"] = True
+        except KeyboardInterrupt:
+            self.record["stopped_by"], code = "interrupt", 130
+        except Invalid:
+            self.record["stopped_by"] = "refused"
+        except (ServerFailed, ClientFailed, OSError) as error:
+            # OSError: a server that died in the middle refuses the connection.
+            self.record["stopped_by"], code = str(error).splitlines()[0], 1
+        self.record["refusals"] += validity.load_problems(self.record)
+        self.save(self.record)
+        return code or (2 if self.record["refusals"] else 0)
+
+    def _fresh(self, client: Client) -> None:
+        for arm, rounds in visits(self.plan):
+            with self._server(arm, 1.0) as server:
+                self._started(arm, server)
+                for index in rounds:
+                    self._measure(client, arm, server, index, warmup=index == rounds[0])
+
+    def _together(self, client: Client) -> None:
+        """All servers at once, one of them busy at a time: the turns are seconds apart, not minutes."""
+        with ExitStack() as stack:
+            servers = {}
+            for number, arm in enumerate(self.plan.arms):
+                # SGLang takes a share of what is *free* when a server starts.
+                share = 1 / (len(self.plan.arms) - number)
+                servers[arm] = stack.enter_context(self._server(arm, share))
+                self._started(arm, servers[arm])
+            for index in range(self.plan.rounds):
+                for number in range(len(self.plan.cells)):
+                    for arm in self.plan.order(index):
+                        self._measure(client, arm, servers[arm], index, warmup=index == 0, only=number)
+
+    def _server(self, arm: Arm, share: float) -> ServerProcess:
+        flags = self.flags
+        if self.plan.together:
+            flags = [*flags, "--mem-fraction-static", f"{0.85 * share:.3f}"]
+        log = self.folder / f"server-{arm.name}.log"
+        return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
+
+    def _started(self, arm: Arm, server: ServerProcess) -> None:
+        facts = self.record["arms"][arm.name]
+        self.tell(f"{arm.name}: starting (log: {server.log})")
+        try:
+            seconds = server.wait_ready(
+                self.timeout, lambda s, line: self.tell(f"{arm.name}: {s:.0f} s {line}")
+            )
+        except ServerFailed:
+            facts["log_tail"] = server.tail()
+            raise
+        info = server.request("/server_info")
+        receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
+        facts["starts_s"].append(round(seconds, 1))
+        facts["version"] = info["version"]
+        facts["kv_tokens"] = info["max_total_num_tokens"]
+        facts["receipt"] = receipts[0]
+        facts["summary_bytes"] = sum(receipt["summary_bytes"] for receipt in receipts if receipt) or None
+        problems = validity.arm_problems(arm.name, arm.setting, receipts)
+        self._infos.setdefault(arm.name, info)
+        baseline = self._infos[self.plan.arms[0].name]
+        problems += validity.flag_problems(baseline, info, arm.name)
+        if problems:
+            self.record["refusals"] += problems
+            raise Invalid
+        self.tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
+
+    def _measure(
+        self,
+        client: Client,
+        arm: Arm,
+        server: ServerProcess,
+        index: int,
+        warmup: bool,
+        only: int | None = None,
+    ) -> None:
+        for number, cell in enumerate(self.plan.cells):
+            if only not in (None, number):
+                continue
+            seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
+            try:
+                found = client.measure(server.url, self.model, cell, seed, int(warmup))
+                if server.exit_code() is not None:
+                    raise ServerFailed("ended in the middle of a measurement")
+            except (ServerFailed, ClientFailed) as error:
+                code = server.exit_code()
+                self.record["arms"][arm.name]["log_tail"] = server.tail()
+                ended = "" if code is None else f"the server ended with code {code}; "
+                raise ServerFailed(f"arm {arm.name}: {ended}{error}") from error
+            place = {"round": index, "arm": arm.name, "cell": number, "seed": seed, "requests": cell.requests}
+            self.record["measurements"].append({**place, **found})
+            self.save(self.record)
+            ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
+            load = f"{cell.input_tokens} tokens x {cell.concurrency}"
+            self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s")

@@ -1,0 +1,116 @@
+"""``hisa ab``: is HISA faster on my model, my lengths, my GPUs?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sglang_hisa import server
+from sglang_hisa.cli import preflight
+from sglang_hisa.config import environment
+
+_ABOUT = """\
+Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
+SGLang's own load generator, and says per cell whether an arm is faster, slower, or whether no difference
+was seen. The baseline against itself gives the noise floor. An arm that does not serve what its name says,
+failed requests, other lengths, flags or cache hits are refused: no verdict, exit code 2. Ctrl-C keeps what
+was measured, marked partial (exit code 130); a server that dies is reported with the end of its log (1).
+Nothing is left running.
+"""
+
+_EXAMPLES = """\
+examples:
+  hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa ab --arms stock,balanced,paper --cells '8k:1,4 128k:1,4 256k:1' MODEL --tp 8 --random-seed 1
+  hisa ab --arms stock,stock MODEL         A/A: how large is this machine's noise?
+  hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
+                                           all servers on the GPU at once: a small model, minutes saved
+  hisa ab --from hisa-ab                   render a kept record again
+
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "ab",
+        help="compare stock DSA with HISA on a model and a load, with intervals and verdicts",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="hisa ab [options] MODEL [SGLang flags...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
+    parser.add_argument(
+        "--arms", default="stock,balanced", help="stock and presets; the first is the baseline"
+    )
+    parser.add_argument(
+        "--cells", default="8k:1,4 32k:1,4 128k:1,4", help="prompt lengths, each with its concurrencies"
+    )
+    parser.add_argument("--output-tokens", type=int, default=64, metavar="N", help="length of each answer")
+    parser.add_argument("--waves", type=int, default=1, metavar="N", help="prompts per concurrent slot")
+    parser.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="measurements of each arm and cell"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument(
+        "--together", action="store_true", help="all servers at once (needs --max-total-tokens)"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
+    )
+    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    parser.add_argument(
+        "--out", type=Path, default=Path("hisa-ab"), metavar="DIR", help="folder of the report"
+    )
+    parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
+    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or render; see the help for the exit codes."""
+    from sglang_hisa.launch.ab import plan, report, tables
+    from sglang_hisa.launch.ab.run import Runner
+
+    if args.source is not None:
+        record = report.load(args.source)
+        report.write(record, args.source)
+        tables.print_report(report.load(args.source))
+        return 2 if record["refusals"] else 0
+    if args.model is None:
+        args.usage_error("MODEL is missing (or --from DIR, to render a kept record)")
+    flags = [word for word in args.rest if word != "--"]
+    if args.together and not args.cpu and "--max-total-tokens" not in flags:
+        args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
+    try:
+        wanted = plan.Plan(
+            plan.parse_arms(args.arms),
+            plan.parse_cells(args.cells, args.output_tokens, args.waves),
+            args.rounds,
+            args.together,
+            args.seed,
+        )
+    except ValueError as error:
+        args.usage_error(str(error))
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms))
+    first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
+    make_env = server.cpu_env if args.cpu else server.child_env
+    args.out.mkdir(parents=True, exist_ok=True)
+    runner = Runner(
+        plan=wanted,
+        model=args.model,
+        flags=[*first, "--random-seed", str(args.seed), *flags],
+        make_env=lambda setting: make_env(environment(), setting),
+        folder=args.out,
+        save=lambda record: report.save(record, args.out),
+        tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
+        timeout=args.timeout,
+    )
+    code = runner.run()
+    report.write(runner.record, args.out)
+    tables.print_report(report.load(args.out))
+    print(f"{args.out / 'report.html'}")
+    return code

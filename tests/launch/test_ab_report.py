@@ -1,0 +1,145 @@
+"""The report of an A/B record says what the record says, in every form."""
+
+import base64
+import io
+import json
+import re
+import sys
+
+import matplotlib.image
+import pytest
+from rich.console import Console
+
+from sglang_hisa.launch.ab import report, stats, tables
+
+from .ab_records import CELLS, crash, make
+
+PICTURES = ("ttft.png", "itl.png", "speedup.png")
+
+
+def coloured(picture):
+    """Pixels that are neither grey, black nor white."""
+    rgb = matplotlib.image.imread(picture)[..., :3]
+    return int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum())
+
+
+def terminal(record):
+    console = Console(file=io.StringIO(), width=160)
+    tables.print_report(record, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def record():
+    return make({"stock": 1, "balanced": 1, "paper": 1.5})
+
+
+def test_every_file_is_written_and_the_record_reads_back(record, tmp_path):
+    written = report.write(record, tmp_path / "new" / "run")
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md", *PICTURES}
+    assert {p.name for p in (tmp_path / "new" / "run").iterdir()} == {p.name for p in written}
+    assert report.load(tmp_path / "new" / "run") == json.loads(
+        json.dumps({**record, "stats": stats.compute(record)})
+    )
+
+
+def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):
+    report.write(record, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for name in PICTURES:
+        assert coloured(tmp_path / name) > 500
+        assert base64.b64encode((tmp_path / name).read_bytes()).decode() in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_each_form_shows_the_speedup_and_its_verdict(record, tmp_path):
+    report.write(record, tmp_path)
+    found = report.load(tmp_path)["stats"]["comparisons"]
+    head = next(c for c in found if (c["arm"], c["cell"], c["metric"]) == ("paper", 1, "ttft"))
+    number = f"{head['speedup']:.2f}× "
+    interval = f"[{head['low']:.2f}, {head['high']:.2f}]"
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    line = next(x for x in markdown.splitlines() if "8K in, 32 out, 3 at once" in x)
+    assert line.replace("\\", "").split(" | ")[4] == f"{number}{interval} faster"
+    assert f'<td class="faster">{number}{interval} faster</td>' in page
+    assert f"{number}{interval} faster" in terminal(record)
+    for text in (markdown, page, terminal(record)):
+        assert "no difference seen" in text and "30001 in" in text
+        assert "3.0 MiB" in text and "123,456" in text and "SGLang 0.5.17" in text
+        assert "REFUSED" not in text and "PARTIAL" not in text
+
+
+def test_refusals_come_first_and_no_verdict_is_shown(record, tmp_path):
+    record["refusals"] = ["arm paper: no HISA receipt"]
+    report.write(record, tmp_path)
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert markdown.startswith("> **REFUSED, no verdict is given: arm paper: no HISA receipt**")
+    assert page.index("REFUSED") < page.index("Speed-up over")
+    shown = terminal(record)
+    assert shown.startswith("REFUSED")
+    for text in (markdown, page.partition("<body>")[2], shown):
+        assert not re.search(r"faster *(\||│|<)|no difference seen", text)
+
+
+def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
+    record = crash(record, "paper")
+    written = report.write(record, tmp_path)
+    assert len(written) == 6
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    for text in (markdown, page, terminal(record)):
+        assert "PARTIAL (arm paper: server died): 36 of 54 measurements" in text
+    assert "out of memory &lt;see above&gt;" in page
+    row = next(x for x in markdown.splitlines() if x.startswith("| paper |"))
+    assert row.count("–") == 4
+    found = report.load(tmp_path)["stats"]["verdicts"]
+    assert found["paper"] == {stats.TOO_FEW: 12}
+
+
+@pytest.mark.parametrize("change", [{"measurements": []}, {"measurements": [], "arms": {}}])
+def test_a_record_with_nothing_measured_is_reported(record, tmp_path, change):
+    record |= change | {"complete": False, "stopped_by": "interrupt"}
+    report.write(record, tmp_path)
+    assert "PARTIAL (interrupt): 0 of 54" in terminal(record)
+    assert coloured(tmp_path / "ttft.png") < coloured(tmp_path / "speedup.png")
+
+
+def test_a_baseline_alone_is_reported(tmp_path):
+    record = make({"stock": 1})
+    report.write(record, tmp_path)
+    assert "No arm beside the baseline" in (tmp_path / "report.html").read_text()
+    assert coloured(tmp_path / "itl.png") > 500
+
+
+def test_failed_requests_are_said(record):
+    record["measurements"][0]["completed"] = 0
+    assert "arm stock: 1 measurements left out" in terminal(record)
+
+
+def test_hostile_text_is_shown_as_text(tmp_path):
+    evil = "<script>alert('$x$')</script>|[red]"
+    record = make({"stock": 1, evil: 1.5}, cells=CELLS[:1])
+    record |= {"model": evil, "flags": [evil], "refusals": [evil]}
+    record["provenance"]["command"] = evil
+    record["arms"][evil] |= {"setting": evil, "log_tail": evil, "version": evil}
+    report.write(record, tmp_path)
+    assert "<script" not in (tmp_path / "report.html").read_text()
+    markdown = (tmp_path / "report.md").read_text()
+    assert "<script" not in markdown
+    rows = [x for x in markdown.splitlines() if x.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", x)) for x in rows} == {5, 8}
+    assert evil in terminal(record)
+
+
+def test_without_matplotlib_the_page_says_that_plots_are_missing(record, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = report.write(record, tmp_path)
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md"}
+    assert "matplotlib is missing" in (tmp_path / "report.html").read_text()
+
+
+def test_another_kind_of_record_is_not_loaded(tmp_path):
+    (tmp_path / "report.json").write_text('{"kind": "other", "schema_version": 1}')
+    with pytest.raises(ValueError, match="hisa-ab"):
+        report.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        report.load(tmp_path / "nowhere")

@@ -189,7 +189,8 @@ def make_slice(name: str, out: Path, context: int | None = None) -> Path:
     config = _with_context(SLICES[name][1], context)
     out.mkdir(parents=True, exist_ok=True)
     _dump(out / "config.json", config)
-    _tokenizer(out, 512, config["max_position_embeddings"])
+    # Every id the model can answer needs a text: the load generator takes empty text for no token.
+    _tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
     return out
 
 

@@ -117,9 +117,10 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``confidence``; ``noise``: for each cell and metric the baseline against itself (``pairs``,
         ``half_width`` of the log-ratio); ``comparisons``: for each arm, cell and metric the medians over
-        rounds (s, tokens/s), ``pairs``, their ``ratios``, ``speedup`` (geometric mean), its interval ``low`` to
-        ``high``, ``p`` and ``p_holm`` (corrected over the arm), ``noise_floor`` (a factor) and ``verdict``;
-        ``verdicts``: how often each arm got which. With refusals every verdict is None.
+        rounds (s, tokens/s), ``pairs``, their ``ratios``, ``speedup`` (geometric mean), its interval
+        ``low`` to ``high``, ``p`` and ``p_holm`` (corrected over the arm), ``noise_floor``
+        (a factor) and ``verdict``; ``verdicts``: how often each arm got which. With
+        refusals every verdict is None.
 
     Raises:
         ImportError: scipy is missing; SGLang depends on it.
@@ -131,8 +132,8 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
     for arm in (name for name in plan["arms"] if name != base):
         ours = []
         for (cell, metric), floor in zip(places, noise):
-            sides = (by_round(record, name, cell, metric) for name in (base, arm))
-            found = _compare(*sides, metric, floor["half_width"])
+            stock, own = by_round(record, base, cell, metric), by_round(record, arm, cell, metric)
+            found = _compare(stock, own, metric, floor["half_width"])
             ours.append({"arm": arm, "cell": cell, "metric": metric, **found})
         _holm(ours)
         for found in ours:

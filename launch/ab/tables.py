@@ -25,10 +25,10 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         table = Table(title=Text(f"{arm} against {record['plan']['baseline']}: speed-up [95 % interval]"))
         table.add_column("cell")
         for name in words.SHOWN.values():
-            table.add_column(name)
+            table.add_column(name, no_wrap=True)
         for i, cell in enumerate(record["plan"]["cells"]):
             row = [found[arm, i, metric] for metric in words.SHOWN]
-            texts = (Text(words.effect(c), style=STYLES.get(c["verdict"], "")) for c in row)
+            texts = (Text(words.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
             table.add_row(words.cell(cell), *texts)
         console.print(table)
     table = Table(*words.MEMORY_HEAD, title="servers")

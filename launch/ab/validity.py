@@ -47,6 +47,8 @@ def load_problems(record: Mapping[str, Any]) -> list[str]:
         if one["completed"] != one["requests"]:
             reason = one["errors"][0] if one["errors"] else "no reason given"
             found.append(f"{where}: {one['requests'] - one['completed']} requests failed ({reason})")
+        elif len([t for t in one["ttft_s"] if t > 0]) != one["requests"]:
+            found.append(f"{where}: answers without a first token (ids that the tokenizer has no text for?)")
         elif set(one["input_lens"]) != {cell["input_tokens"]}:
             found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
         elif set(one["output_lens"]) != {cell["output_tokens"]}:

@@ -31,12 +31,13 @@ def comparisons(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, 
     return {(c["arm"], c["cell"], c["metric"]): c for c in found["comparisons"]}
 
 
-def effect(found: dict[str, Any]) -> str:
-    """``1.50× [1.46, 1.54] faster``."""
+def effect(found: dict[str, Any], separator: str = " ") -> str:
+    """``1.50× [1.46, 1.54] faster``; ``separator`` stands before the verdict."""
     if found["speedup"] is None:
         return "–"
     interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['speedup']:.2f}×{interval} {found['verdict'] or ''}".rstrip()
+    verdict = separator + found["verdict"] if found["verdict"] else ""
+    return f"{found['speedup']:.2f}×{interval}{verdict}"
 
 
 def quantity(metric: str, amount: float | None) -> str:
@@ -67,7 +68,7 @@ MEMORY_HEAD = ("arm", "setting", "SGLang", "HISA receipt", "KV tokens", "page su
 
 def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row for each arm under ``MEMORY_HEAD``; an arm that never started has dashes."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in record["plan"]["arms"]:
         arm = record["arms"].get(name) or {}
         kept, summary, starts = arm.get("kv_tokens"), arm.get("summary_bytes"), arm.get("starts_s")

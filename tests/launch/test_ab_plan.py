@@ -1,0 +1,102 @@
+"""What an A/B measures in which order, and what it refuses to compare."""
+
+from typing import Any
+
+import pytest
+
+from sglang_hisa.launch.ab import plan, validity
+from sglang_hisa.launch.ab.plan import Arm, Cell, Plan
+
+ACTIVE = {"active": True, "summary_bytes": 1}
+
+
+def make(rounds: int, arms: str = "stock,balanced,paper") -> Plan:
+    return Plan(plan.parse_arms(arms), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1)
+
+
+def test_cells() -> None:
+    assert make(1).cells == (Cell(8192, 7, 1, 3), Cell(8192, 7, 4, 12), Cell(100, 7, 1, 3))
+    for wrong in ("", "8k:0", "0:1", "x:1", "8k:1,"):
+        with pytest.raises(ValueError):
+            plan.parse_cells(wrong, 7, 1)
+
+
+def test_arms() -> None:
+    first, second = plan.parse_arms("stock,stock")
+    assert (first, second) == (Arm("stock", None), Arm("stock#2", None))
+    for wrong in ("stock", "stock,papper", ""):
+        with pytest.raises(ValueError):
+            plan.parse_arms(wrong)
+
+
+def test_fresh_servers_measure_every_round_once_and_in_turns() -> None:
+    wanted = make(3)
+    starts = [(arm.name, rounds) for arm, rounds in plan.visits(wanted)]
+    assert starts == [
+        ("stock", (0,)),
+        ("balanced", (0,)),
+        ("paper", (0, 1)),
+        ("balanced", (1,)),
+        ("stock", (1, 2)),
+        ("balanced", (2,)),
+        ("paper", (2,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "receipts", "problem"),
+    [
+        (None, [None, None], None),
+        (None, [None, ACTIVE], "not stock"),
+        ("paper", [ACTIVE, ACTIVE], None),
+        ("paper", [ACTIVE, None], "no HISA receipt"),
+        ("paper", [], "no HISA receipt"),
+        ("paper", [ACTIVE, {**ACTIVE, "active": False}], "not active"),
+    ],
+)
+def test_receipts(setting: str | None, receipts: list[Any], problem: str | None) -> None:
+    found = validity.arm_problems("x", setting, receipts)
+    assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
+
+
+def test_flags_may_not_differ() -> None:
+    base = {"version": "0.5.17", "chunked_prefill_size": 8192, "port": 1, "kv_cache_dtype": "auto"}
+    assert validity.flag_problems(base, {**base, "port": 2}, "x") == []
+    found = validity.flag_problems(base, {"version": "0.5.23", "chunked_prefill_size": 4096, "port": 1}, "x")
+    assert [word for word in base if any(word in line for line in found)] == [
+        "version",
+        "chunked_prefill_size",
+        "kv_cache_dtype",
+    ]
+
+
+def loads(**changes: Any) -> dict[str, Any]:
+    good = {
+        "round": 0,
+        "cell": 2,
+        "requests": 3,
+        "completed": 3,
+        "errors": [],
+        "input_lens": [100] * 3,
+        "output_lens": [7] * 3,
+        "ttft_s": [0.1] * 3,
+        "cached_tokens": 0,
+    }
+    both = [{**good, "arm": "stock"}, {**good, **changes, "arm": "paper"}]
+    return {"plan": make(1).as_json(), "measurements": both}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"completed": 2, "errors": ["connection reset"]}, "1 requests failed (connection reset)"),
+        ({"input_lens": [100, 101, 100]}, "prompts of [100, 101] tokens"),
+        ({"output_lens": [7, 7, 6]}, "answers of [6, 7] tokens"),
+        ({"ttft_s": [0.1, 0.0, 0.1]}, "without a first token"),
+        ({"cached_tokens": 64}, "prefix-cache hits differ: [0, 64]"),
+    ],
+)
+def test_loads(changes: dict[str, Any], problem: str | None) -> None:
+    found = validity.load_problems(loads(**changes))
+    assert (not found) if problem is None else (len(found) == 1 and problem in found[0])

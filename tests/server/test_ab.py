@@ -1,0 +1,74 @@
+"""``hisa ab`` with real servers on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_hisa.models import make_tiny
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+
+def servers_of(folder: Path) -> list[int]:
+    """Servers whose command line names the model in ``folder``."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"sglang.launch_server" in words and str(folder / "model").encode() in words:
+            found.append(int(line.parent.name))
+    return found
+
+
+def start(folder: Path, arms: str, *more: str) -> subprocess.Popen[str]:
+    model = make_tiny(folder / "model", layers=2)
+    command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--cpu", "--together", "--arms", arms]
+    command += ["--cells", "150:1", "--output-tokens", "3", "--out", str(folder / "out"), *more, str(model)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def record(folder: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text())
+    return kept
+
+
+def test_stock_against_itself_shows_no_difference(tmp_path: Path) -> None:
+    run = start(tmp_path, "stock,stock", "--rounds", "6")
+    text, _ = run.communicate(timeout=400)
+    assert run.returncode == 0, text
+    kept = record(tmp_path)
+    assert kept["complete"] and not kept["refusals"] and len(kept["measurements"]) == 12
+    verdicts = {one["verdict"] for one in kept["stats"]["comparisons"]}
+    assert verdicts == {"no difference seen"}, text
+    assert "data:image/png;base64" in (tmp_path / "out" / "report.html").read_text()
+    assert servers_of(tmp_path) == []
+
+
+def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:
+    run = start(tmp_path, "stock,paper", "--rounds", "500")
+    try:
+        deadline = time.monotonic() + 300
+        kept_file = tmp_path / "out" / "report.json"
+        while not kept_file.exists() or len(record(tmp_path)["measurements"]) < 2:
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.2)
+        victim = servers_of(tmp_path)[0]
+        os.kill(victim, signal.SIGKILL)
+        text, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 1, text
+    kept = record(tmp_path)
+    assert not kept["complete"] and "the server ended with code -9" in kept["stopped_by"]
+    assert len(kept["measurements"]) >= 2
+    assert any(arm["log_tail"] for arm in kept["arms"].values())
+    assert servers_of(tmp_path) == []

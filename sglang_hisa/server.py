@@ -124,6 +124,7 @@ class ServerProcess:
         self.argv = [python, "-m", "sglang.launch_server", *flags]
         self.argv += ["--host", "127.0.0.1", "--port", str(self.port)]
         self._env = dict(env)
+        self._begin = 0.0
         self._child: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -149,6 +150,7 @@ class ServerProcess:
         if self._child is not None:
             raise RuntimeError("this server is already started")
         _check_free(self.port)
+        self._begin = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
@@ -174,14 +176,14 @@ class ServerProcess:
         return None if self._child is None else self._child.poll()
 
     def wait_ready(self, timeout: float = 600, progress: Progress | None = None) -> float:
-        """Wait until the model is served; returns the seconds it took.
+        """Wait until the model is served; returns the seconds since :meth:`start`.
 
         Raises:
-            ServerFailed: it exited, or was not ready in ``timeout`` seconds.
+            ServerFailed: it exited, or was not ready ``timeout`` seconds after its start.
         """
-        begin, told = time.monotonic(), 0.0
+        told = 0.0
         while True:
-            elapsed = time.monotonic() - begin
+            elapsed = time.monotonic() - self._begin
             code = self.exit_code()
             if code is not None:
                 raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")

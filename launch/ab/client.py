@@ -20,14 +20,14 @@ class ClientFailed(RuntimeError):
     """The load generator gave no result; the message holds the end of its log."""
 
 
-def arguments(url: str, model: str, cell: Cell, seed: int, warmup: int, out: str) -> list[str]:
-    """The benchmark's flags: token ids of exact length, radix cache flushed after the warm-up."""
+def arguments(url: str, model: str, cell: Cell, seed: int, out: str) -> list[str]:
+    """The benchmark's flags: token ids of exact length, radix cache flushed before it."""
     return [
         *("--backend", "sglang", "--base-url", url, "--model", model, "--tokenizer", model),
         *("--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1"),
         *("--random-input-len", str(cell.input_tokens), "--random-output-len", str(cell.output_tokens)),
         *("--num-prompts", str(cell.requests), "--max-concurrency", str(cell.concurrency)),
-        *("--warmup-requests", str(warmup), "--seed", str(seed), "--flush-cache", "--cache-report"),
+        *("--warmup-requests", "0", "--seed", str(seed), "--flush-cache", "--cache-report"),
         *("--disable-tqdm", "--output-details", "--output-file", out),
     ]
 
@@ -79,7 +79,7 @@ class Client:
         self._child.wait()
         self._out.cleanup()
 
-    def measure(self, url: str, model: str, cell: Cell, seed: int, warmup: int) -> dict[str, Any]:
+    def measure(self, url: str, model: str, cell: Cell, seed: int) -> dict[str, Any]:
         """Run one load; see :func:`summarise`.
 
         Raises:
@@ -88,7 +88,7 @@ class Client:
         done, out = Path(self._out.name) / "done", Path(self._out.name) / "result.jsonl"
         done.unlink(missing_ok=True)
         out.unlink(missing_ok=True)
-        job = {"argv": arguments(url, model, cell, seed, warmup, str(out)), "done": str(done)}
+        job = {"argv": arguments(url, model, cell, seed, str(out)), "done": str(done)}
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(job), file=self._child.stdin, flush=True)

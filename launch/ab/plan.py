@@ -32,13 +32,21 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """The first arm is the baseline that the others are compared with."""
+    """The first arm is the baseline that the others are compared with.
+
+    ``warmup_tokens`` bounds the prompt that warms up a cell (before the first measurement of each start).
+    """
 
     arms: tuple[Arm, ...]
     cells: tuple[Cell, ...]
     rounds: int
     together: bool
     seed: int
+    warmup_tokens: int
+
+    def warmup(self, cell: Cell) -> Cell:
+        """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be."""
+        return Cell(min(cell.input_tokens, self.warmup_tokens), cell.output_tokens, 1, 1)
 
     def order(self, index: int) -> tuple[Arm, ...]:
         """Arms of a round: forward, then backward, so that a drift of the machine cancels in pairs (ABBA)."""
@@ -52,6 +60,7 @@ class Plan:
             "together": self.together,
             "rounds": self.rounds,
             "seed": self.seed,
+            "warmup_tokens": self.warmup_tokens,
             "cells": [asdict(cell) for cell in self.cells],
         }
 

@@ -95,29 +95,29 @@ class Runner:
 
     def _fresh(self, client: Client) -> None:
         for arm, rounds in visits(self.plan):
-            with self._server(arm, 1.0) as server:
+            with self._server(arm) as server:
                 self._started(arm, server)
                 for index in rounds:
-                    self._measure(client, arm, server, index, warmup=index == rounds[0])
+                    for number in range(len(self.plan.cells)):
+                        self._measure(client, arm, server, index, number, warmup=index == rounds[0])
 
     def _together(self, client: Client) -> None:
         """All servers at once, one of them busy at a time: the turns are seconds apart, not minutes."""
         with ExitStack() as stack:
-            servers = {}
-            for number, arm in enumerate(self.plan.arms):
-                # SGLang takes a share of what is *free* when a server starts.
-                share = 1 / (len(self.plan.arms) - number)
-                servers[arm] = stack.enter_context(self._server(arm, share))
-                self._started(arm, servers[arm])
+            # --max-total-tokens bounds each pool, so that they can start at once.
+            servers = {arm: stack.enter_context(self._server(arm)) for arm in self.plan.arms}
+            for arm, server in servers.items():
+                self._started(arm, server)
             for index in range(self.plan.rounds):
                 for number in range(len(self.plan.cells)):
                     for arm in self.plan.order(index):
-                        self._measure(client, arm, servers[arm], index, warmup=index == 0, only=number)
+                        self._measure(client, arm, servers[arm], index, number, warmup=index == 0)
 
-    def _server(self, arm: Arm, share: float) -> ServerProcess:
+    def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags
         if self.plan.together:
-            flags = [*flags, "--mem-fraction-static", f"{0.85 * share:.3f}"]
+            # SGLang leaves free the rest of what it found free at its start: here the others take from it.
+            flags = [*flags, "--mem-fraction-static", "0.85"]
         log = self.folder / f"server-{arm.name}.log"
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
@@ -148,30 +148,24 @@ class Runner:
         self.tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
 
     def _measure(
-        self,
-        client: Client,
-        arm: Arm,
-        server: ServerProcess,
-        index: int,
-        warmup: bool,
-        only: int | None = None,
+        self, client: Client, arm: Arm, server: ServerProcess, index: int, number: int, warmup: bool
     ) -> None:
-        for number, cell in enumerate(self.plan.cells):
-            if only not in (None, number):
-                continue
-            seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
-            try:
-                found = client.measure(server.url, self.model, cell, seed, int(warmup))
-                if server.exit_code() is not None:
-                    raise ServerFailed("ended in the middle of a measurement")
-            except (ServerFailed, ClientFailed) as error:
-                code = server.exit_code()
-                self.record["arms"][arm.name]["log_tail"] = server.tail()
-                ended = "" if code is None else f"the server ended with code {code}; "
-                raise ServerFailed(f"arm {arm.name}: {ended}{error}") from error
-            place = {"round": index, "arm": arm.name, "cell": number, "seed": seed, "requests": cell.requests}
-            self.record["measurements"].append({**place, **found})
-            self.save(self.record)
-            ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
-            load = f"{cell.input_tokens} tokens x {cell.concurrency}"
-            self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s")
+        cell = self.plan.cells[number]
+        seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
+        try:
+            if warmup:
+                client.measure(server.url, self.model, self.plan.warmup(cell), seed)
+            found = client.measure(server.url, self.model, cell, seed)
+            if server.exit_code() is not None:
+                raise ServerFailed("ended in the middle of a measurement")
+        except (ServerFailed, ClientFailed) as error:
+            code = server.exit_code()
+            self.record["arms"][arm.name]["log_tail"] = server.tail()
+            ended = "" if code is None else f"the server ended with code {code}; "
+            raise ServerFailed(f"arm {arm.name}: {ended}{error}") from error
+        place = {"round": index, "arm": arm.name, "cell": number, "seed": seed, "requests": cell.requests}
+        self.record["measurements"].append({**place, **found})
+        self.save(self.record)
+        ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
+        load = f"{cell.input_tokens} tokens x {cell.concurrency}"
+        self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s")

@@ -55,6 +55,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rounds", type=int, default=6, metavar="N", help="measurements of each arm and cell"
     )
+    parser.add_argument(
+        "--warmup-tokens",
+        type=_tokens,
+        default="1m",
+        metavar="N",
+        help="bound of the prompt that warms up each cell (default: the cell's own length)",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument(
         "--together", action="store_true", help="all servers at once (needs --max-total-tokens)"
@@ -68,6 +75,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def _tokens(text: str) -> int:
+    from sglang_hisa.launch.ab.plan import parse_tokens
+
+    return parse_tokens(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             args.rounds,
             args.together,
             args.seed,
+            args.warmup_tokens,
         )
     except ValueError as error:
         args.usage_error(str(error))

@@ -11,7 +11,7 @@ ACTIVE = {"active": True, "summary_bytes": 1}
 
 
 def make(rounds: int, arms: str = "stock,balanced,paper") -> Plan:
-    return Plan(plan.parse_arms(arms), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1)
+    return Plan(plan.parse_arms(arms), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096)
 
 
 def test_cells() -> None:
@@ -19,6 +19,12 @@ def test_cells() -> None:
     for wrong in ("", "8k:0", "0:1", "x:1", "8k:1,"):
         with pytest.raises(ValueError):
             plan.parse_cells(wrong, 7, 1)
+
+
+def test_a_warm_up_is_one_request_of_bounded_length() -> None:
+    assert [make(1).warmup(cell) for cell in make(1).cells] == [
+        *(Cell(4096, 7, 1, 1), Cell(4096, 7, 1, 1), Cell(100, 7, 1, 1))
+    ]
 
 
 def test_arms() -> None:
@@ -61,7 +67,8 @@ def test_receipts(setting: str | None, receipts: list[Any], problem: str | None)
 
 def test_flags_may_not_differ() -> None:
     base = {"version": "0.5.17", "chunked_prefill_size": 8192, "port": 1, "kv_cache_dtype": "auto"}
-    assert validity.flag_problems(base, {**base, "port": 2}, "x") == []
+    other = {**base, "port": 2, "launch_command": "--port 2"}
+    assert validity.flag_problems({**base, "launch_command": "--port 1"}, other, "x") == []
     found = validity.flag_problems(base, {"version": "0.5.23", "chunked_prefill_size": 4096, "port": 1}, "x")
     assert [word for word in base if any(word in line for line in found)] == [
         "version",

@@ -30,10 +30,11 @@ def _output(*command: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Commit of the checkout, or what a ``COMMIT`` file beside pyproject.toml says (exported trees)."""
-    found = _output("git", "describe", "--always", "--dirty", "--abbrev=12")
+    """What a ``COMMIT`` file beside pyproject.toml says (exported trees), or the commit of the checkout."""
     kept = Path(__file__).parent.parent / "COMMIT"
-    return found or (kept.read_text().strip() if kept.is_file() else None)
+    if kept.is_file():
+        return kept.read_text().strip()
+    return _output("git", "describe", "--always", "--dirty", "--abbrev=12")
 
 
 def provenance() -> dict[str, Any]:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.ab import plots, stats, words
+from sglang_hisa.launch.ab import stats, words
+from sglang_hisa.launch.report.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>A/B: {{ plan.arms | join(", ") }}</title>
+_BODY = """\
 <style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 1.5rem auto;
-  padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums }
-th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left }
-th { background: #f2f2f2 }
-.note { background: #fde8e8; border-left: 5px solid #c0392b; padding: .5rem .8rem; margin: .4rem 0;
-  font-weight: 600 }
 .faster { background: #dcf3e0 } .slower { background: #fbdcda } .few { background: #fdf3d0 }
-.scroll { overflow-x: auto }
-img { max-width: 100%; display: block; margin: 1rem 0 }
-pre { background: #f6f6f6; padding: .7rem; overflow-x: auto }
-footer, small { color: #666 }
 </style>
-</head>
-<body>
 <h1>{{ plan.arms | join(", ") }}</h1>
 {% for note in notes %}<p class="note">{{ note }}</p>
 {% endfor %}
@@ -78,8 +59,6 @@ against itself.</p>
 <table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table>
 <details><summary>Plan</summary><pre>{{ raw_plan }}</pre></details>
-</body>
-</html>
 """
 
 
@@ -89,11 +68,11 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE)
     given = (*record["provenance"].items(), ("model", record["model"]), ("flags", " ".join(record["flags"])))
-    return page.render(
+    return render(
+        _BODY,
+        pictures,
+        title=f"A/B: {', '.join(record['plan']['arms'])}",
         plan=record["plan"],
         arms=words.others(record),
         cells=[words.cell(spec) for spec in record["plan"]["cells"]],
@@ -108,15 +87,5 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         memory_head=words.MEMORY_HEAD,
         memory=words.memory(record),
         logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},
-        pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
         raw_plan=json.dumps(record["plan"], indent=2),
     )
-
-
-def write_html(record: dict[str, Any], path: Path) -> None:
-    """Draw the plots and write the page.
-
-    Raises:
-        ImportError: jinja2 or matplotlib is missing (``pip install sglang-hisa[bench]``).
-    """
-    path.write_text(html(record, plots.draw(record)), encoding="utf-8")

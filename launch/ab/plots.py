@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from typing import Any
 
 from sglang_hisa.launch.ab import stats, words
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png", bbox_inches="tight")
-    _pyplot().close(figure)
-    return buffer.getvalue()
+from sglang_hisa.launch.report.figures import literal, png, pyplot, title
+from sglang_hisa.launch.report.text import tokens
 
 
 def _title(figure: Any, record: dict[str, Any], text: str) -> None:
     marks = [
         name for name, on in (("REFUSED", record["refusals"]), ("PARTIAL", not record["complete"])) if on
     ]
-    lines = [": ".join([*marks, text]), words.origin(record)]
-    # A dollar would start TeX.
-    figure.suptitle("\n".join(lines).replace("$", r"\$"), fontsize=9, color="crimson" if marks else "black")
+    title(figure, marks, text, words.origin(record))
 
 
 def latency(record: dict[str, Any], metric: str) -> bytes:
@@ -41,7 +24,7 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
-    plt = _pyplot()
+    plt = pyplot()
     cells, arms = record["plan"]["cells"], record["plan"]["arms"]
     loads = sorted({(c["concurrency"], c["output_tokens"]) for c in cells})
     size = (max(6.0, 4.2 * len(loads)), 4.2)
@@ -60,21 +43,21 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
                     points.append((x, middle, middle - min(ms), max(ms) - middle))
             if points:
                 x, y, below, above = zip(*sorted(points))
-                label = arm.replace("$", r"\$")
+                label = literal(arm)
                 axis.errorbar(
                     x, y, yerr=(below, above), label=label, color=f"C{n}", marker="o", ms=4, capsize=3
                 )
         axis.set(title=f"{load[0]} at once, {load[1]} tokens out", xlabel="prompt (tokens)", ylabel="ms")
         axis.set_xscale("log")
-        axis.set_xticks(contexts, [words.tokens(c) for c in contexts])
+        axis.set_xticks(contexts, [tokens(c) for c in contexts])
         axis.minorticks_off()
         axis.set_xlim(contexts[0] / 1.3, contexts[-1] * 1.3)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks and for the legend
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     _title(figure, record, f"{words.SHOWN[metric]}: median over rounds, bars from lowest to highest round")
-    return _png(figure)
+    return png(figure)
 
 
 def speedup(record: dict[str, Any]) -> bytes:
@@ -83,7 +66,7 @@ def speedup(record: dict[str, Any]) -> bytes:
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
-    plt = _pyplot()
+    plt = pyplot()
     found, arms, cells = words.comparisons(record), words.others(record), record["plan"]["cells"]
     logs = [abs(math.log(c["speedup"])) for c in found.values() if c["speedup"]]
     reach = max([math.log(1.1), *logs])
@@ -91,7 +74,7 @@ def speedup(record: dict[str, Any]) -> bytes:
     figure, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
     for axis, (metric, name) in zip(axes, words.SHOWN.items()):
         axis.set(title=name, xlim=(-0.5, max(1, len(arms)) - 0.5), ylim=(len(cells) - 0.5, -0.5))
-        axis.set_xticks(range(len(arms)), [a.replace("$", r"\$") for a in arms], rotation=20)
+        axis.set_xticks(range(len(arms)), [literal(a) for a in arms], rotation=20)
         axis.set_yticks(range(len(cells)), [words.cell(c) for c in cells])
         grid = [
             [math.log(s) if (s := found[arm, i, metric]["speedup"]) else math.nan for arm in arms]
@@ -115,7 +98,7 @@ def speedup(record: dict[str, Any]) -> bytes:
         bar = figure.colorbar(image, ax=axes, ticks=ticks)
         bar.ax.set_yticklabels([f"{math.exp(t):.2f}×" for t in ticks])
     _title(figure, record, f"speed-up over {record['plan']['baseline']} (bold: a difference was seen)")
-    return _png(figure)
+    return png(figure)
 
 
 def draw(record: dict[str, Any]) -> dict[str, bytes]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import validity
-from sglang_hisa.launch.ab.client import Client, ClientFailed
 from sglang_hisa.launch.ab.plan import Arm, Plan, visits
+from sglang_hisa.launch.client import Client, ClientFailed
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.server import ServerFailed, ServerProcess
 
@@ -154,8 +155,8 @@ class Runner:
         seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
         try:
             if warmup:
-                client.measure(server.url, self.model, self.plan.warmup(cell), seed)
-            found = client.measure(server.url, self.model, cell, seed)
+                client.run(loads.arguments(server.url, self.model, self.plan.warmup(cell), seed))
+            found = loads.summarise(client.run(loads.arguments(server.url, self.model, cell, seed)))
             if server.exit_code() is not None:
                 raise ServerFailed("ended in the middle of a measurement")
         except (ServerFailed, ClientFailed) as error:

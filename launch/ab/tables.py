@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.ab import stats, words
+from sglang_hisa.launch.report.text import plain, table
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
 
@@ -38,35 +37,23 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     console.print(Text(words.origin(record), style="dim"))
 
 
-def _plain(text: str) -> str:
-    """``text`` as Markdown that shows it literally, in a table cell too."""
-    one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_|\[\]~])", r"\\\1", one_line)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def markdown(record: dict[str, Any]) -> str:
     """Notes, a row of speed-ups for each cell, memory and origin."""
     found, arms = words.comparisons(record), words.others(record)
     shown = [(arm, metric) for arm in arms for metric in words.SHOWN]
-    parts = [f"> **{_plain(note)}**" for note in words.notes(record)]
+    parts = [f"> **{plain(note)}**" for note in words.notes(record)]
     parts.append(
-        f"Speed-up over {_plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
+        f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
     )
     parts.append(
-        _table(
-            ["cell", *(f"{_plain(arm)}: {words.SHOWN[metric]}" for arm, metric in shown)],
+        table(
+            ["cell", *(f"{plain(arm)}: {words.SHOWN[metric]}" for arm, metric in shown)],
             (
-                [words.cell(cell), *(_plain(words.effect(found[arm, i, metric])) for arm, metric in shown)]
+                [words.cell(cell), *(plain(words.effect(found[arm, i, metric])) for arm, metric in shown)]
                 for i, cell in enumerate(record["plan"]["cells"])
             ),
         )
     )
-    parts.append(_table(words.MEMORY_HEAD, (map(_plain, row) for row in words.memory(record))))
-    parts.append(f"<sub>{_plain(words.origin(record))}</sub>")
+    parts.append(table(words.MEMORY_HEAD, (map(plain, row) for row in words.memory(record))))
+    parts.append(f"<sub>{plain(words.origin(record))}</sub>")
     return "\n\n".join(parts) + "\n"

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.report import text
 
-K = 1024
 SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
-
-
-def tokens(count: int) -> str:
-    """``8K`` for whole multiples of 1024."""
-    return f"{count // K}K" if count and count % K == 0 else str(count)
 
 
 def cell(spec: dict[str, Any]) -> str:
     """``8K in, 32 out, 1 at once``."""
-    return f"{tokens(spec['input_tokens'])} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+    return (
+        f"{text.tokens(spec['input_tokens'])} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+    )
 
 
 def others(record: dict[str, Any]) -> list[str]:
@@ -79,7 +76,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 arm.get("version") or "–",
                 "yes" if arm.get("receipt") else "none",
                 "–" if kept is None else f"{kept:,}",
-                "–" if summary is None else f"{summary / K**2:,.1f} MiB",
+                "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
                 ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
             )
         )
@@ -87,10 +84,5 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def origin(record: dict[str, Any]) -> str:
-    """One line: model, machine, versions, commit, date."""
-    where = record["provenance"]
-    named = (("SGLang", "sglang"), ("torch", "torch"), ("driver", "driver"), ("commit", "commit"))
-    parts = [record["model"], where.get("gpu") or where.get("cpu")]
-    parts += [f"{label} {where[key]}" for label, key in named if where.get(key)]
-    parts += [f"{record['plan']['rounds']} rounds", (where.get("date") or "")[:10]]
-    return ", ".join(str(part) for part in parts if part)
+    """One line: model, machine, versions, commit, rounds, date."""
+    return text.origin(record["provenance"], record["model"], f"{record['plan']['rounds']} rounds")

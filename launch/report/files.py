@@ -1,0 +1,46 @@
+"""A folder with a record and what a person reads of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def save(record: Mapping[str, Any], folder: Path) -> Path:
+    """Write report.json of ``folder`` in one step: a kill leaves the last whole record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.json"
+    half = path.with_suffix(".json.part")
+    half.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    half.replace(path)
+    return path
+
+
+def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes]) -> list[Path]:
+    """Write report.html, report.md and the plots; the paths written."""
+    written = []
+    for name, content in (
+        ("report.html", html.encode()),
+        ("report.md", markdown.encode()),
+        *pictures.items(),
+    ):
+        (folder / name).write_bytes(content)
+        written.append(folder / name)
+    return written
+
+
+def load(folder: Path, kind: str, version: int) -> dict[str, Any]:
+    """The record of a folder.
+
+    Raises:
+        FileNotFoundError: no report.json there.
+        ValueError: it is not a record of this kind and schema.
+    """
+    path = folder / "report.json"
+    record: dict[str, Any] = json.loads(path.read_text())
+    found = (record.get("kind"), record.get("schema_version"))
+    if found != (kind, version):
+        raise ValueError(f"{path}: kind and schema {found}, expected {(kind, version)}")
+    return record

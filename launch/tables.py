@@ -110,7 +110,41 @@ def prefill() -> str:
     return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
 
 
-TABLES: dict[str, Callable[[], str]] = {"serve": serve, "decode": decode, "prefill": prefill}
+def _ab_rows(record: dict[str, Any]) -> list[list[str]]:
+    found = {(c["arm"], c["cell"], c["metric"]): c for c in record["stats"]["comparisons"]}
+    arms = [arm for arm in record["plan"]["arms"] if arm != record["plan"]["baseline"]]
+
+    def effect(one: dict[str, Any]) -> str:
+        text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
+        return text if one["verdict"] == "no difference seen" else f"**{text}**"
+
+    out = []
+    for number, cell in enumerate(record["plan"]["cells"]):
+        stock = [found[arms[0], number, metric]["baseline_median"] for metric in ("ttft", "itl")]
+        out.append(
+            [
+                f"{cell['input_tokens'] // K}K × {cell['concurrency']}",
+                f"{stock[0]:.2f} s",
+                *(effect(found[arm, number, "ttft"]) for arm in arms),
+                f"{stock[1] * 1e3:.1f} ms",
+                *(effect(found[arm, number, "itl"]) for arm in arms),
+            ]
+        )
+    return out
+
+
+def ab() -> str:
+    """`hisa ab` on one GPU's share of DeepSeek-V3.2 under TP 8; both records have the same arms."""
+    folders = ["ab-v32-tp8-rank", "ab-v32-tp8-rank-256k"]
+    records = [_load(f"{folder}/report.json") for folder in folders]
+    arms = [f"`{arm}`" for arm in records[0]["plan"]["arms"][1:]]
+    head = ["prompt × at once", "TTFT, stock", *arms, "ITL, stock", *arms]
+    rows = [row for record in records for row in _ab_rows(record)]
+    origins = [_source(record, f"{folder}/report.md") for record, folder in zip(records, folders)]
+    return _table(head, rows) + "\n\n" + "\n\n".join(origins)
+
+
+TABLES: dict[str, Callable[[], str]] = {"ab": ab, "serve": serve, "decode": decode, "prefill": prefill}
 
 
 def render(text: str) -> str:

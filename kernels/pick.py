@@ -15,8 +15,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
 
-FEW = 1024
-"""Blocks of the cheap branch."""
+FEW, MID = 1024, 2048
+"""Blocks of the cheaper branches."""
 
 
 @triton.jit
@@ -133,6 +133,7 @@ def _pick_kernel(
     PAGE: tl.constexpr,
     PER_BLOCK: tl.constexpr,
     FEW: tl.constexpr,
+    MID: tl.constexpr,
     MANY: tl.constexpr,
     WIDTH: tl.constexpr,
     MAPPED: tl.constexpr,
@@ -154,11 +155,16 @@ def _pick_kernel(
     physical = physical_ptr + row * out_stride
     logical = logical_ptr + row * out_stride
     score = score_ptr + row * score_stride
-    # A graph's bound is the longest context; most rows are shorter and take the cheap branch.
+    # A graph's bound is the longest context; most rows are shorter and take a cheaper branch.
     if earlier <= FEW:
         _pick_row(
             *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
             *(PAGE, PER_BLOCK, FEW, LOGICAL),
+        )
+    elif earlier <= MID:
+        _pick_row(
+            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
+            *(PAGE, PER_BLOCK, MID, LOGICAL),
         )
     else:
         _pick_row(
@@ -230,6 +236,7 @@ def pick_pages(
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
         FEW=min(FEW, blocks),
+        MID=min(MID, blocks),
         MANY=blocks,
         WIDTH=max(16, triton.next_power_of_2(width)),
         MAPPED=table_rows is not None,

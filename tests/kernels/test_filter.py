@@ -5,6 +5,7 @@ import torch
 
 from sglang_hisa import budget, kernels
 from sglang_hisa.kernels.layout import PAGE
+from sglang_hisa.kernels.pick import FEW, MID
 
 from .conftest import make_case
 
@@ -117,6 +118,25 @@ def test_ties_go_to_the_earlier_block(device, count, keep):
         want = torch.sort(key, descending=True, stable=True).indices[: int(picks[row])].sort().values
         assert physical[row, : int(picks[row])].tolist() == want.tolist()
         assert int(physical[row, int(picks[row])]) == count
+
+
+def test_short_rows_of_a_long_graph(device):
+    """Rows on both sides of each branch of the kernel, in one call whose bound is the longest."""
+    earlier = [5, 900, FEW, FEW + 1, MID, MID + 1, 2499]
+    scores = torch.randn((len(earlier), max(earlier)), generator=torch.Generator().manual_seed(4))
+    for row, count in enumerate(earlier):
+        scores[row, count:] = float("nan")
+    table = torch.arange(len(earlier) * 2500, dtype=torch.int32).view(len(earlier), 2500) + 1
+    lengths = torch.tensor(earlier, dtype=torch.int32) * PAGE + 17
+    picks = torch.tensor([min(count, 130) for count in earlier], dtype=torch.int32)
+    which = [x.to(device) for x in (lengths, picks, table)]
+    found = []
+    for backend in ("triton", "torch"):
+        physical = torch.full((len(earlier), 140), -7, dtype=torch.int32, device=device)
+        args = (scores.to(device), *which, None, 1, 1, PAGE, physical, None, backend)
+        kernels.pick_pages(*args)
+        found.append(physical.cpu())
+    assert torch.equal(*found)
 
 
 def test_decode_seals_in_the_coarse_launch(device):

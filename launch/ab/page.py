@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sglang_hisa.launch.ab import stats, words
+from sglang_hisa.launch.ab import quality, stats, words
 from sglang_hisa.launch.report.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
@@ -52,6 +52,14 @@ against itself.</p>
 <tr>{% for name in memory_head %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in memory %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
+{% if quality %}<h2>Quality: difference from {{ plan.baseline }} on the same prompts</h2>
+<p>KL in nats of the next-token distributions at the last positions of each prompt (a lower bound: of each
+distribution the likeliest tokens are kept). The row of {{ plan.baseline }} again is its own noise.
+Overlap: share of the tokens chosen by the indexer of {{ plan.baseline }} that the arm chose too.</p>
+<div class="scroll"><table id="quality">
+<tr>{% for name in quality_head %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in quality %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
 {% for name, text in logs.items() %}<details open><summary>Last log lines of {{ name }}</summary>
 <pre>{{ text }}</pre></details>
 {% endfor %}
@@ -86,6 +94,8 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         origin_rows=[(key, "–" if value is None else value) for key, value in given],
         memory_head=words.MEMORY_HEAD,
         memory=words.memory(record),
+        quality_head=quality.HEAD,
+        quality=quality.table(record),
         logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},
         raw_plan=json.dumps(record["plan"], indent=2),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sglang_hisa.config import ConfigError, from_mapping
+from sglang_hisa.config import ConfigError, parse
 
 STOCK = "stock"
 
@@ -90,22 +90,24 @@ def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def parse_arms(text: str) -> tuple[Arm, ...]:
+def parse_arms(text: str, settings: Mapping[str, str]) -> tuple[Arm, ...]:
     """``stock,balanced,paper`` -> arms; one named twice gets a number (``stock,stock`` is an A/A run).
 
+    ``settings`` are arms of the user's own: name -> value of ``SGLANG_HISA``.
+
     Raises:
-        ValueError: fewer than two arms, or a name that is neither ``stock`` nor a preset.
+        ValueError: fewer than two arms, or one that is neither ``stock``, a preset nor a right setting.
     """
     names = [name.strip() for name in text.split(",")]
     arms: list[Arm] = []
     for name in names:
-        if name != STOCK:
+        setting = None if name == STOCK else settings.get(name, json.dumps({"preset": name}))
+        if setting is not None:
             try:
-                from_mapping({"preset": name})
+                parse(setting)
             except ConfigError as error:
                 raise ValueError(f"arm {name!r}: {error}") from None
         again = sum(arm.name.partition("#")[0] == name for arm in arms)
-        setting = None if name == STOCK else json.dumps({"preset": name})
         arms.append(Arm(f"{name}#{again + 1}" if again else name, setting))
     if len(arms) < 2:
         raise ValueError("an A/B needs two arms; an example: stock,balanced")

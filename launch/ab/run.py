@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from sglang_hisa.launch.ab import client as loads
-from sglang_hisa.launch.ab import validity
+from sglang_hisa.launch.ab import quality, validity
 from sglang_hisa.launch.ab.plan import Arm, Plan, visits
 from sglang_hisa.launch.client import Client, ClientFailed
 from sglang_hisa.launch.provenance import provenance
@@ -18,6 +19,11 @@ from sglang_hisa.server import ServerFailed, ServerProcess
 
 Told = Callable[[str], None]
 """Takes one line of progress."""
+
+
+def retractions(log: Path) -> int:
+    """Requests that the server of ``log`` retracted for want of KV slots (it says so nowhere else)."""
+    return sum(map(int, re.findall(r"#retracted_reqs: (\d+)", log.read_text(errors="replace"))))
 
 
 class Invalid(RuntimeError):
@@ -37,6 +43,7 @@ class Runner:
         save: called with the record after each measurement.
         tell: progress.
         timeout: seconds that a server may take to start.
+        prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
     """
 
     plan: Plan
@@ -47,10 +54,12 @@ class Runner:
     save: Callable[[dict[str, Any]], None]
     tell: Told
     timeout: float = 1800
+    prompts: Sequence[quality.Prompt] = ()
     record: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self._infos: dict[str, dict[str, Any]] = {}
+        self._asked: list[quality.Asked] = []
         self.record = {
             "schema_version": 1,
             "kind": "hisa-ab",
@@ -69,11 +78,13 @@ class Runner:
                     "summary_bytes": None,
                     "version": None,
                     "starts_s": [],
+                    "retractions": 0,
                     "log_tail": None,
                 }
                 for arm in self.plan.arms
             },
             "measurements": [],
+            "quality": [],
         }
 
     def run(self) -> int:
@@ -101,6 +112,9 @@ class Runner:
                 for index in rounds:
                     for number in range(len(self.plan.cells)):
                         self._measure(client, arm, server, index, number, warmup=index == rounds[0])
+                    if index == 0:
+                        self._compare(arm, server)
+                self.record["arms"][arm.name]["retractions"] += retractions(server.log)
 
     def _together(self, client: Client) -> None:
         """All servers at once, one of them busy at a time: the turns are seconds apart, not minutes."""
@@ -113,6 +127,10 @@ class Runner:
                 for number in range(len(self.plan.cells)):
                     for arm in self.plan.order(index):
                         self._measure(client, arm, servers[arm], index, number, warmup=index == 0)
+                for arm in self.plan.arms:
+                    if index == 0:
+                        self._compare(arm, servers[arm])
+                    self.record["arms"][arm.name]["retractions"] = retractions(servers[arm].log)
 
     def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags
@@ -147,6 +165,22 @@ class Runner:
             self.record["refusals"] += problems
             raise Invalid
         self.tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
+
+    def _compare(self, arm: Arm, server: ServerProcess) -> None:
+        """Ask the prompts of an arm and compare with the baseline, which is always asked first."""
+        if not self.prompts:
+            return
+        shape = quality.model_shape(self.model)
+        with_choices = "--enable-return-indexer-topk" in self.flags
+        baseline = arm == self.plan.arms[0]
+        for number, prompt in enumerate(self.prompts):
+            self.tell(f"{arm.name}: quality, prompt {number + 1} of {len(self.prompts)}")
+            if baseline:
+                self._asked.append(quality.ask(server, prompt, shape, with_choices))
+            other = quality.ask(server, prompt, shape, with_choices)
+            found = quality.compare(self._asked[number], other)
+            self.record["quality"].append({"arm": arm.name, "prompt": number, **found})
+            self.save(self.record)
 
     def _measure(
         self, client: Client, arm: Arm, server: ServerProcess, index: int, number: int, warmup: bool

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.ab import stats, words
+from sglang_hisa.launch.ab import quality, stats, words
 from sglang_hisa.launch.report.text import plain, table
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
@@ -34,6 +34,13 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     for line in words.memory(record):
         table.add_row(*(Text(part) for part in line))
     console.print(table)
+    if lines := quality.table(record):
+        table = Table(
+            *quality.HEAD, title=f"difference from {record['plan']['baseline']} on the same prompts"
+        )
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
     console.print(Text(words.origin(record), style="dim"))
 
 
@@ -55,5 +62,8 @@ def markdown(record: dict[str, Any]) -> str:
         )
     )
     parts.append(table(words.MEMORY_HEAD, (map(plain, row) for row in words.memory(record))))
+    if rows := quality.table(record):
+        parts.append(f"Difference from {plain(record['plan']['baseline'])} on the same prompts.")
+        parts.append(table(quality.HEAD, (map(plain, row) for row in rows)))
     parts.append(f"<sub>{plain(words.origin(record))}</sub>")
     return "\n\n".join(parts) + "\n"

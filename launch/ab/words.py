@@ -60,7 +60,16 @@ def notes(record: dict[str, Any]) -> list[str]:
     return out
 
 
-MEMORY_HEAD = ("arm", "setting", "SGLang", "HISA receipt", "KV tokens", "page summaries", "server start")
+MEMORY_HEAD = (
+    "arm",
+    "setting",
+    "SGLang",
+    "HISA receipt",
+    "KV tokens",
+    "page summaries",
+    "retractions",
+    "server start",
+)
 
 
 def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -77,6 +86,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 "yes" if arm.get("receipt") else "none",
                 "–" if kept is None else f"{kept:,}",
                 "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
+                str(arm.get("retractions", "–")),
                 ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
             )
         )

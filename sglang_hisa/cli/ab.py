@@ -26,6 +26,7 @@ examples:
   hisa ab --arms stock,stock MODEL         A/A: how large is this machine's noise?
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
                                            all servers on the GPU at once: a small model, minutes saved
+  hisa ab --arm 'wide={"preset": "paper", "prefill_tokens": 32768}' --arms stock,paper,wide MODEL
   hisa ab --from hisa-ab                   render a kept record again
 
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
@@ -45,7 +46,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
     parser.add_argument(
-        "--arms", default="stock,balanced", help="stock and presets; the first is the baseline"
+        "--arms", default="stock,balanced", help="stock, presets and --arm names; the first is the baseline"
+    )
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a setting of your own to name in --arms (the value of SGLANG_HISA)",
     )
     parser.add_argument(
         "--cells", default="8k:1,4 32k:1,4 128k:1,4", help="prompt lengths, each with its concurrencies"
@@ -61,6 +69,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="1m",
         metavar="N",
         help="bound of the prompt that warms up each cell (default: the cell's own length)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=1,
+        metavar="N",
+        help="random prompts per length whose answers are compared, 0 for none; the baseline answers twice",
+    )
+    parser.add_argument(
+        "--quality-prompts", type=Path, metavar="FILE", help="your prompts instead: a JSON string a line"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument(
@@ -83,9 +101,16 @@ def _tokens(text: str) -> int:
     return parse_tokens(text)
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, setting = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f'--arm {text}: expected NAME=JSON, for example wide={{"prefill_tokens": 32768}}')
+    return name, setting
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.ab import plan, report, tables
+    from sglang_hisa.launch.ab import plan, quality, report, tables
     from sglang_hisa.launch.ab.run import Runner
 
     if args.source is not None:
@@ -98,16 +123,23 @@ def run(args: argparse.Namespace) -> int:
     flags = [word for word in args.rest if word != "--"]
     if args.together and not args.cpu and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
+    prompts: list[quality.Prompt] = []
     try:
         wanted = plan.Plan(
-            plan.parse_arms(args.arms),
+            plan.parse_arms(args.arms, dict(_setting(text) for text in args.arm)),
             plan.parse_cells(args.cells, args.output_tokens, args.waves),
             args.rounds,
             args.together,
             args.seed,
             args.warmup_tokens,
         )
-    except ValueError as error:
+        if args.quality_prompts is not None:
+            prompts = quality.read_prompts(args.quality_prompts)
+        elif args.quality > 0:
+            lengths = [cell.input_tokens for cell in wanted.cells]
+            vocab = quality.model_shape(args.model).vocab
+            prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
+    except (ValueError, OSError) as error:
         args.usage_error(str(error))
     preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms))
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
@@ -122,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         save=lambda record: report.save(record, args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
         timeout=args.timeout,
+        prompts=prompts,
     )
     code = runner.run()
     report.write(runner.record, args.out)

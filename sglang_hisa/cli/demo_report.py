@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sglang_hisa.choices import Answer, Bin, summarise
 from sglang_hisa.cli import presets
-from sglang_hisa.cli.choices import Answer, Bin, summarise
 from sglang_hisa.cli.demo_plan import Plan
 from sglang_hisa.config import Config
 

@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from sglang_hisa.cli import choices, demo_report
-from sglang_hisa.cli.choices import Answer
+from sglang_hisa import choices
+from sglang_hisa.choices import Answer
+from sglang_hisa.cli import demo_report
 from sglang_hisa.cli.demo_plan import Plan
 from sglang_hisa.cli.demo_report import Arm
 from sglang_hisa.server import Progress, ServerFailed, ServerProcess

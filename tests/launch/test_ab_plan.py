@@ -11,7 +11,7 @@ ACTIVE = {"active": True, "summary_bytes": 1}
 
 
 def make(rounds: int, arms: str = "stock,balanced,paper") -> Plan:
-    return Plan(plan.parse_arms(arms), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096)
+    return Plan(plan.parse_arms(arms, {}), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096)
 
 
 def test_cells() -> None:
@@ -28,11 +28,11 @@ def test_a_warm_up_is_one_request_of_bounded_length() -> None:
 
 
 def test_arms() -> None:
-    first, second = plan.parse_arms("stock,stock")
+    first, second = plan.parse_arms("stock,stock", {})
     assert (first, second) == (Arm("stock", None), Arm("stock#2", None))
     for wrong in ("stock", "stock,papper", ""):
         with pytest.raises(ValueError):
-            plan.parse_arms(wrong)
+            plan.parse_arms(wrong, {})
 
 
 def test_fresh_servers_measure_every_round_once_and_in_turns() -> None:

@@ -90,7 +90,7 @@ def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
         assert "PARTIAL (arm paper: server died): 36 of 54 measurements" in text
     assert "out of memory &lt;see above&gt;" in page
     row = next(x for x in markdown.splitlines() if x.startswith("| paper |"))
-    assert row.count("–") == 4
+    assert row.count("–") == 5
     found = report.load(tmp_path)["stats"]["verdicts"]
     assert found["paper"] == {stats.TOO_FEW: 12}
 
@@ -126,7 +126,7 @@ def test_hostile_text_is_shown_as_text(tmp_path):
     markdown = (tmp_path / "report.md").read_text()
     assert "<script" not in markdown
     rows = [x for x in markdown.splitlines() if x.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", x)) for x in rows} == {5, 8}
+    assert {len(re.findall(r"(?<!\\)\|", x)) for x in rows} == {5, 9}
     assert evil in terminal(record)
 
 

@@ -32,7 +32,7 @@ def servers_of(folder: Path) -> list[int]:
 def start(folder: Path, arms: str, *more: str) -> subprocess.Popen[str]:
     model = make_tiny(folder / "model", layers=2)
     command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--cpu", "--together", "--arms", arms]
-    command += ["--cells", "150:1", "--output-tokens", "3", "--out", str(folder / "out"), *more, str(model)]
+    command += ["--cells", "150:1", "--output-tokens", "3", "--out", str(folder / "out"), str(model), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -51,6 +51,28 @@ def test_stock_against_itself_shows_no_difference(tmp_path: Path) -> None:
     assert verdicts == {"no difference seen"}, text
     assert "data:image/png;base64" in (tmp_path / "out" / "report.html").read_text()
     assert servers_of(tmp_path) == []
+
+
+def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Path) -> None:
+    """The arm prunes to a few pages and audits every row against its whole context, layer by layer."""
+    slow = {"preset": "paper", "block": 64, "decode_tokens": 128, "prefill_tokens": 128, "audit": 1.0}
+    run = start(
+        tmp_path,
+        "stock,slow",
+        *("--arm", f"slow={json.dumps(slow)}", "--cells", "900:1", "--rounds", "6"),
+        *("--enable-return-indexer-topk", "--disable-overlap-schedule"),
+    )
+    text, _ = run.communicate(timeout=400)
+    assert run.returncode == 0, text
+    kept = record(tmp_path)
+    found = {one["metric"]: one for one in kept["stats"]["comparisons"]}
+    assert found["ttft"]["verdict"] == "slower", text
+    assert found["ttft"]["speedup"] < 1 / found["ttft"]["noise_floor"]
+    again, other = kept["quality"]
+    assert (again["arm"], other["arm"]) == ("stock", "slow")
+    assert again["kl_max"] < 1e-3 and min(again["overlap"]) > 0.99
+    assert len(other["overlap"]) == 2 and max(other["overlap"]) < 0.9
+    assert kept["arms"]["slow"]["retractions"] == 0
 
 
 def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import base64
 import numpy as np
 import pytest
 
-from sglang_hisa.cli import choices
-from sglang_hisa.cli.choices import Answer
+from sglang_hisa import choices
+from sglang_hisa.choices import Answer
 from sglang_hisa.config import Config
 
 LAYERS, TOPK = 3, 7

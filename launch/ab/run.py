@@ -51,7 +51,7 @@ class Runner:
     flags: list[str]
     make_env: Callable[[str | None], Mapping[str, str]]
     folder: Path
-    save: Callable[[dict[str, Any]], None]
+    save: Callable[[dict[str, Any]], object]
     tell: Told
     timeout: float = 1800
     prompts: Sequence[quality.Prompt] = ()

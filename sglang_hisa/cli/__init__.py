@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sglang_hisa import __version__
-from sglang_hisa.cli import ab, bench, demo, doctor, model, presets, serve
+from sglang_hisa.cli import ab, bench, demo, doctor, load, model, presets, serve
 
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
@@ -25,6 +25,7 @@ examples:
   hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8    the server, with the default preset
   hisa serve --preset paper --set prefill_tokens=16384 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8       stock against HISA, with intervals and verdicts
+  hisa load http://127.0.0.1:30000 --slo ttft=2  how much load does a running server take?
   hisa serve --stock deepseek-ai/DeepSeek-V3.2 --tp 8    the same server without HISA, to compare
 
 `hisa serve` only sets an environment variable and becomes SGLang's own launcher. By hand it is
@@ -32,7 +33,7 @@ examples:
 and with SGLANG_HISA unset SGLang is stock.
 """
 
-COMMANDS = (doctor, serve, ab, presets, demo, model, bench)
+COMMANDS = (doctor, serve, ab, load, presets, demo, model, bench)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,163 @@
+"""Run a load test: one point after the other, everything kept whatever happens."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.client import Client, ClientFailed, TooLong
+from sglang_hisa.launch.load import goodput, plan
+from sglang_hisa.launch.provenance import provenance
+
+_RETRACTED = "sglang:num_retracted_requests_total"
+_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Unreachable(RuntimeError):
+    """No SGLang server answers."""
+
+
+def _get(url: str) -> str:
+    with _LOCAL.open(url, timeout=20) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
+    """What the report says of the server: version, model, tokenizer, HISA's receipt, size of the KV pool.
+
+    Raises:
+        Unreachable: no answer, or not SGLang's.
+    """
+    try:
+        info = json.loads(_get(f"{url}/server_info"))
+        receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
+        return {
+            "version": info["version"],
+            "model": info["model_path"],
+            "tokenizer": tokenizer or info.get("tokenizer_path") or info["model_path"],
+            "receipt": receipts[0],
+            "kv_tokens": info["max_total_num_tokens"],
+        }
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        why = getattr(error, "reason", None) or error
+        raise Unreachable(f"no SGLang server answers at {url} ({type(error).__name__}: {why})") from None
+
+
+def retracted(url: str) -> int | None:
+    """Requests that the server has put back for lack of KV memory; None without ``--enable-metrics``."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = list(text_string_to_metric_families(_get(f"{url}/metrics")))
+    except (OSError, ValueError):
+        return None
+    names = {sample.name for family in families for sample in family.samples}
+    if not any(name.startswith("sglang:") for name in names):
+        return None
+    # A counter has no sample before its first event.
+    return int(sum(s.value for family in families for s in family.samples if s.name == _RETRACTED))
+
+
+def child_env(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` for a generator that reaches this machine directly, whatever proxy is named."""
+    hosts = ",".join(part for part in (base.get("no_proxy"), *plan.LOCAL_HOSTS) if part)
+    return {**base, "no_proxy": hosts, "NO_PROXY": hosts}
+
+
+@dataclass
+class Runner:
+    """One load test.
+
+    Args:
+        url: the server, as :func:`plan.local_url` gives it.
+        server: its facts, see :func:`server_facts`.
+        work: what to send.
+        sweep: how much of it.
+        slo: latency limits in seconds, by name of ``plan.SLOS``.
+        env: environment of the load generator.
+        folder: takes the generator's log.
+        save: called with the record after each point.
+        tell: called after each point with what is kept of it.
+    """
+
+    url: str
+    server: dict[str, Any]
+    work: plan.Workload
+    sweep: plan.Sweep
+    slo: dict[str, float]
+    env: Mapping[str, str]
+    folder: Path
+    save: Callable[[dict[str, Any]], object]
+    tell: Callable[[dict[str, Any]], None]
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record = {
+            "schema_version": 1,
+            "kind": "hisa-load",
+            "complete": False,
+            "stopped_by": None,
+            "log_tail": None,
+            "provenance": provenance(),
+            "url": self.url,
+            "server": self.server,
+            "plan": plan.as_json(self.work, self.sweep),
+            "slo": self.slo,
+            "points": [],
+        }
+
+    def run(self) -> int:
+        """Measure every load, lightest first; the exit code: 0, 1 the server failed, 130 interrupted."""
+        code = 0
+        try:
+            with Client(self.env, self.folder / "client.log") as client:
+                for index in range(len(self.sweep.loads)):
+                    self._point(client, index)
+            self.record["complete"] = True
+        except KeyboardInterrupt:
+            self.record["stopped_by"], code = "interrupt", 130
+        except TooLong as error:
+            self.record["stopped_by"] = f"load {self.sweep.loads[len(self.record['points'])]:g}: {error}"
+        except (Unreachable, ClientFailed) as error:
+            reason, _, tail = str(error).partition("\n")
+            self.record |= {"stopped_by": reason, "log_tail": tail or None}
+            code = 1
+        self.save(self.record)
+        return code
+
+    def _point(self, client: Client, index: int) -> None:
+        before = retracted(self.url)
+        try:
+            result = client.run(
+                plan.flags(self.url, self.server, self.work, self.sweep, index), self.sweep.limit_s
+            )
+        except ClientFailed:
+            server_facts(self.url, None)  # the server's end explains it better
+            raise
+        after = retracted(self.url)
+        kept = {
+            "load": self.sweep.loads[index],
+            "duration_s": round(result["duration"], 4),
+            "requests": goodput.requests(result),
+            "retractions": None if before is None or after is None else after - before,
+        }
+        self.record["points"].append(kept)
+        self.save(self.record)
+        self.tell(kept)
+        if all(r["error"] for r in kept["requests"]):
+            server_facts(self.url, None)
+            raise ClientFailed(f"load {kept['load']:g}: every request failed")
+
+
+def line(kept: Mapping[str, Any], kind: str) -> str:
+    """A point in one line, for the progress."""
+    seen = [r["ttft"] for r in kept["requests"] if r["ttft"] is not None]
+    ttft = f"TTFT {statistics.median(seen):.3f} s" if seen else "no first token seen"
+    return f"{kind} {kept['load']:g}: {len(kept['requests'])} requests, {ttft}"

@@ -60,13 +60,10 @@ class Sweep:
     seed: int
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError``: no load, or one that is not above 0."""
-        counted = self.requests is None or self.requests >= 1
-        if not (self.loads and counted and all(0 < x < math.inf for x in (*self.loads, *self._times()))):
+        """Raises ``ValueError``: a number that is not above 0."""
+        numbers = (*self.loads, self.seconds, self.limit_s, 1 if self.requests is None else self.requests)
+        if not all(0 < x < math.inf for x in numbers):
             raise ValueError("loads, requests and seconds are finite numbers above 0")
-
-    def _times(self) -> tuple[float, float]:
-        return self.seconds, self.limit_s
 
     def count(self, load: float) -> int:
         """Requests (conversations) of a point."""

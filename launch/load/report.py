@@ -33,7 +33,7 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         verdict=words.verdict(record),
         slo=words.slo(record),
         enough=goodput.ENOUGH,
-        head=words.HEAD,
+        head=words.head(record),
         rows=words.rows(record),
         origin=words.origin(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,9 +18,10 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     console = console or Console()
     for note in words.notes(record):
         console.print(Text(note, style="bold red"))
-    shown = Table(title=Text(f"{words.workload(record)}; {words.served(record)}"))
-    for name in words.HEAD:
-        shown.add_column(name)
+    title = Text(f"{words.workload(record)}; {words.served(record)}")
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=title)
+    for name in words.head(record):
+        shown.add_column(name, justify="right")
     for row in words.rows(record):
         shown.add_row(*map(Text, row), style="green" if "knee" in row[0] else "")
     console.print(shown)
@@ -35,7 +37,7 @@ def markdown(record: dict[str, Any]) -> str:
             *(f"> **{plain(note)}**" for note in words.notes(record)),
             f"**{plain(words.verdict(record))}**",
             plain(f"{words.workload(record)}; {words.served(record)}"),
-            table(words.HEAD, (map(plain, row) for row in words.rows(record))),
+            table(words.head(record), (map(plain, row) for row in words.rows(record))),
             *map(plain, words.facts(record)),
             f"<sub>{plain(words.origin(record))}</sub>\n",
         )

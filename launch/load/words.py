@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from sglang_hisa.launch.load import goodput
 from sglang_hisa.launch.report import text
 
-HEAD = ("load", "requests", "TTFT p50 / p99", "ITL p50 / p99", "e2e p99", "output", "goodput", "misses")
 UNITS = {"concurrency": "at once", "rate": "a second"}
 
 
@@ -21,6 +21,13 @@ def load(record: dict[str, Any], amount: float) -> str:
     """``8 at once`` or ``0.5 a second``; of conversations where they have turns."""
     unit = UNITS[record["plan"]["sweep"]["kind"]]
     return f"{amount:g} {'conversations ' * (record['plan']['workload']['turns'] > 1)}{unit}"
+
+
+def head(record: dict[str, Any]) -> tuple[str, ...]:
+    """Head of :func:`rows`; times in ms."""
+    unit = load(record, 0).removeprefix("0 ")
+    times = ("TTFT p50 / p99 ms", "ITL p50 / p99 ms", "e2e p99 ms")
+    return (unit, "requests", *times, "output tok/s", "good", "good/s", "miss")
 
 
 def slo(record: dict[str, Any]) -> str:
@@ -60,7 +67,7 @@ def verdict(record: dict[str, Any]) -> str:
     found = stats(record)
     if not record["slo"]:
         return "No knee: no limits were given (--slo ttft=2,itl=0.05)."
-    share = f"{found['enough']:.0%} of the requests met {slo(record)}"
+    share = f"at least {found['enough']:.0%} of the requests met {slo(record)}"
     if found["knee"] is None:
         return f"No knee: at no measured load {share}."
     at = load(record, found["knee"])
@@ -76,6 +83,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
         want = len(record["plan"]["sweep"]["loads"])
         out.append(f"PARTIAL{why}: {len(found['points'])} of {want} loads")
+    asked, single = record["plan"]["workload"]["input_tokens"], record["plan"]["workload"]["turns"] == 1
     for point, kept in zip(found["points"], record["points"]):
         at = f"At {load(record, point['load'])}"
         if point["failed"]:
@@ -84,6 +92,11 @@ def notes(record: dict[str, Any]) -> list[str]:
             out.append(f"{at}: {point['failed']} of {point['sent']} requests failed ({last})")
         if point["unseen"]:
             out.append(f"{at}: {point['unseen']} answers without a first token (ids without text?)")
+        lengths = [r["input"] for r in kept["requests"] if r["error"] is None]
+        # SGLang 0.5.17 gives every turn of a conversation the length of the first.
+        if single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
+            between = f"{min(lengths)} to {max(lengths)}"
+            out.append(f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text so")
         if kept["retractions"]:
             out.append(f"{at}: {kept['retractions']} retractions, the KV pool was too small for the load")
         below = found["knee"] is not None and point["load"] < found["knee"]
@@ -99,6 +112,10 @@ def facts(record: dict[str, Any]) -> list[str]:
     few = min((p["sent"] for p in points), default=0)
     if points and few < 100:
         out.append(f"A point of {few} requests has no 99th percentile of its own: p99 is then the slowest.")
+    sent = [r for kept in record["points"] for r in kept["requests"] if r["error"] is None]
+    if sent and record["plan"]["workload"]["turns"] == 1:
+        cached = sum(r["cached"] or 0 for r in sent) / sum(r["input"] for r in sent)
+        out.append(f"{cached:.0%} of the prompt tokens came from the prefix cache.")
     if any(kept["retractions"] is None for kept in record["points"]):
         out.append("Retractions are not known: the server runs without --enable-metrics.")
     return out
@@ -106,31 +123,28 @@ def facts(record: dict[str, Any]) -> list[str]:
 
 def _ms(pair: dict[str, float | None], *names: str) -> str:
     values = [pair[name] for name in names]
-    return (
-        " / ".join("–" if v is None else f"{v * 1e3:,.0f}" if v >= 0.1 else f"{v * 1e3:,.1f}" for v in values)
-        + " ms"
+    return " / ".join(
+        "–" if v is None else f"{v * 1e3:,.0f}" if v >= 0.1 else f"{v * 1e3:,.1f}" for v in values
     )
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each point under ``HEAD``."""
+    """A row for each point under :func:`head`."""
     out: list[tuple[str, ...]] = []
     for p in stats(record)["points"]:
-        good, missed = "–", "–"
+        good = ("–", "–", "–")
         if p["goodput_share"] is not None:
-            good = f"{p['goodput_share']:.0%}, {p['goodput_s']:.2f}/s"
-            missed = ", ".join(f"{_name(n)} {1 - x:.0%}" for n, x in p["met"].items() if x < 1) or "none"
-        mark = " ◀ knee" if p["load"] == stats(record)["knee"] else ""
+            missed = [f"{_name(n)} {1 - share:.0%}" for n, share in p["met"].items() if share < 1]
+            good = (f"{p['goodput_share']:.0%}", f"{p['goodput_s']:.2f}", ", ".join(missed) or "none")
         out.append(
             (
-                load(record, p["load"]) + mark,
+                f"{p['load']:g}" + " (knee)" * (p["load"] == stats(record)["knee"]),
                 f"{p['sent'] - p['failed']} of {p['sent']}" if p["failed"] else str(p["sent"]),
                 _ms(p["ttft"], "p50", "p99"),
                 _ms(p["itl"], "p50", "p99"),
                 _ms(p["e2e"], "p99"),
-                f"{p['output_tok_s']:,.1f} tok/s",
-                good,
-                missed,
+                f"{p['output_tok_s']:,.1f}",
+                *good,
             )
         )
     return out

@@ -53,7 +53,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "url", nargs="?", metavar="URL", help="server on this machine, http://127.0.0.1:30000"
     )
     sweep = parser.add_mutually_exclusive_group()
-    sweep.add_argument("--concurrency", metavar="N,N", help="requests open at a time (default: 1,2,4,8)")
+    sweep.add_argument(
+        "--concurrency", default="1,2,4,8", metavar="N,N", help="requests open at a time (default: 1,2,4,8)"
+    )
     sweep.add_argument("--rate", metavar="R,R", help="requests that arrive a second, at random moments")
     parser.add_argument("--workload", default="random", help="random, shared-prefix or multi-turn")
     parser.add_argument("--input-tokens", default="8k", metavar="N", help="length of a prompt (8k: 8192)")
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from sglang_hisa.launch.load import plan, report, tables
 
     try:
-        slo = plan.parse_slo(args.slo) if args.slo else None
+        slo = plan.parse_slo(args.slo) if args.slo is not None else None
         if args.source is not None:
             record = report.load(args.source)
             record["slo"] = record["slo"] if slo is None else slo
@@ -115,8 +117,8 @@ def _workload(args: argparse.Namespace) -> Any:
 def _sweep(args: argparse.Namespace) -> Any:
     from sglang_hisa.launch.load.plan import Sweep, parse_loads
 
-    kind = "rate" if args.rate else "concurrency"
-    loads = parse_loads(args.rate or args.concurrency or "1,2,4,8", kind)
+    kind = "concurrency" if args.rate is None else "rate"
+    loads = parse_loads(args.rate if kind == "rate" else args.concurrency, kind)
     return Sweep(kind, loads, args.requests, args.seconds, args.limit, args.seed)
 
 

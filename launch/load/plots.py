@@ -57,7 +57,7 @@ def ttft(record: dict[str, Any]) -> bytes:
 
 
 def throughput(record: dict[str, Any]) -> bytes:
-    """PNG: answered and good requests a second, and output tokens a second on the right.
+    """PNG: answered and good requests a second, with output tokens a second as a scale on the right.
 
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
@@ -66,17 +66,14 @@ def throughput(record: dict[str, Any]) -> bytes:
     figure, axis = _frame(record, "throughput and goodput")
     _line(axis, points, [p["requests_s"] for p in points], label="answered requests", color="C0")
     good = literal(f"good requests ({words.slo(record)})")
-    _line(axis, points, [p["goodput_s"] for p in points], label=good, color="C2")
+    _line(axis, points, [p["goodput_s"] for p in points], label=good, color="C2", linestyle="--")
     axis.set(ylabel="requests a second")
     axis.set_ylim(bottom=0)
-    right = axis.twinx()
-    tokens = [p["output_tok_s"] for p in points]
-    _line(right, points, tokens, label="output tokens (right)", color="C1", linestyle="--")
-    right.set(ylabel="output tokens a second")
-    right.set_ylim(bottom=0)
-    handles = [h + r for h, r in zip(axis.get_legend_handles_labels(), right.get_legend_handles_labels())]
-    if handles[0]:
-        axis.legend(*handles, fontsize=8)
+    length = record["plan"]["workload"]["output_tokens"]  # exact: answers do not end by themselves
+    right = axis.secondary_yaxis("right", functions=(lambda x: x * length, lambda x: x / length))
+    right.set_ylabel("output tokens a second")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
     return png(figure)
 
 

@@ -56,16 +56,17 @@ def test_the_end_of_the_log_says_why_there_is_no_result(make):
 
 
 @pytest.mark.parametrize(
-    ("script", "code", "why"), [(SLOW, 0, "load 1: not done after 1 s"), (BROKEN, 1, "no SGLang server")]
+    ("script", "limit", "code", "why"),
+    [(SLOW, 0.6, 0, "load 1: not done after 1 s"), (BROKEN, 60, 1, "no SGLang server")],
 )
-def test_a_sweep_that_cannot_go_on_is_kept_as_partial(monkeypatch, tmp_path, script, code, why):
+def test_a_sweep_that_cannot_go_on_is_kept_as_partial(monkeypatch, tmp_path, script, limit, code, why):
     monkeypatch.setattr(client, "_SERVE_JOBS", script)
     saved = []
     runner = run.Runner(
         url="http://127.0.0.1:9",
         server={"model": "m", "tokenizer": "m"},
         work=Workload("random", 10, 2),
-        sweep=Sweep("concurrency", plan.parse_loads("1,2", "concurrency"), 1, 1, 0.6, 1),
+        sweep=Sweep("concurrency", plan.parse_loads("1,2", "concurrency"), 1, 1, limit, 1),
         slo={},
         env=os.environ,
         folder=tmp_path,

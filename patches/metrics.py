@@ -38,4 +38,13 @@ def export(state: Runtime) -> list[Any]:
         for label, count in counts.items():
             kinds[kind].labels(label).inc(count)
     state.on_step = lambda kind, label: kinds[kind].labels(label).inc()
-    return [active, *gauges, *kinds.values()]
+    checks = Counter("sglang_hisa:canary_checks", "page summaries compared with their rebuild")
+    violations = Counter("sglang_hisa:canary_violations", "page summaries that differed from their rebuild")
+
+    def tell(new_checks: int, new_violations: int) -> None:
+        checks.inc(new_checks)
+        violations.inc(new_violations)
+
+    tell(receipt["canary"]["checks"], receipt["canary"]["violations"])
+    state.canary.on_counted = tell
+    return [active, *gauges, *kinds.values(), checks, violations]

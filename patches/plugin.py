@@ -55,7 +55,7 @@ def activate(config: Config) -> None:
         )
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    patches = patches_for(version)
+    patches = [patch for patch in patches_for(version) if patch.applies(config)]
     runtime.start(runtime.Runtime(config, version, len(patches)))
     for patch in patches:
         HookRegistry.register(patch.target, _hook(patch.hook), HookType(patch.kind))

@@ -57,7 +57,9 @@ def after_load_cpu_copy(
     result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any
 ) -> None:
     """Index keys of ``indices`` came back from the host."""
-    self._hisa_summaries.reseal(pages_of(indices))
+    pages = pages_of(indices)
+    self._hisa_summaries.reseal(pages)
+    runtime.current().canary.moved("load_cpu_copy", pages)
 
 
 def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
@@ -69,7 +71,9 @@ def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.
         )
     original(self, tgt_loc, src_loc)
     if tgt_loc.numel():
-        self._hisa_summaries.reseal(pages_of(tgt_loc))
+        pages = pages_of(tgt_loc)
+        self._hisa_summaries.reseal(pages)
+        runtime.current().canary.moved("move_kv_cache", pages)
 
 
 def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:

@@ -12,6 +12,7 @@ from sglang_hisa.config import Config
 
 if TYPE_CHECKING:
     from sglang_hisa.audit import Audit
+    from sglang_hisa.canary import Canary
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Runtime:
     """Steps left to the stock indexer, by reason."""
     summary_bytes: int = 0
     audit: Audit = field(init=False)
+    canary: Canary = field(init=False)
     refine: str = ""
     backend: str = ""
     on_step: Callable[[str, str], None] | None = None
@@ -44,8 +46,10 @@ class Runtime:
     def __post_init__(self) -> None:
         # `hisa doctor` imports this module where torch may be what is missing.
         from sglang_hisa.audit import Audit
+        from sglang_hisa.canary import Canary
 
         self.audit = Audit(self.config.audit)
+        self.canary = Canary(self.config.canary, self.config.canary_stop)
 
     def count_hisa(self, phase: str) -> None:
         """A step of ``phase`` ran HISA."""
@@ -78,6 +82,7 @@ class Runtime:
             "hisa_steps": dict(self.steps),
             "stock_steps": dict(self.stock),
             "audit": self.audit.report(),
+            "canary": self.canary.report(),
         }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sglang_hisa.config import Config
+
 V17, V23 = "0.5.17", "0.5.23"
 VERSIONS = (V17, V23)
 
@@ -30,6 +32,11 @@ class Patch:
     why: str
     callers: tuple[tuple[str, str], ...] = ()
     """(source file, expression) through which SGLang must reach the attribute, in every version."""
+    setting: str = ""
+    """Key of the configuration that must not be "off" for the patch to be applied; empty: always applied."""
+
+    def applies(self, config: Config) -> bool:
+        return not self.setting or getattr(config, self.setting) != "off"
 
 
 def _both(*names: str) -> dict[str, tuple[str, ...]]:
@@ -110,6 +117,18 @@ PATCHES: tuple[Patch, ...] = (
             ),
         },
         "know which rows end their prompt: the last prefill chunk has its own budget",
+    ),
+    Patch(
+        "sglang.srt.model_executor.model_runner.ModelRunner.forward",
+        "around",
+        "canary:around_forward",
+        _both(
+            *("self", "forward_batch", "skip_attn_backend_init", "pp_proxy_tensors"),
+            *("reinit_attn_backend", "split_forward_count"),
+        ),
+        'compare summaries with their rebuild after each forward; only with "canary" on',
+        (("srt/managers/tp_worker.py", "self.model_runner.forward("),),
+        setting="canary",
     ),
     Patch(
         f"{_POOL}.__init__",

@@ -25,6 +25,7 @@ PAGE = 64
 BLOCKS = (64, 128, 256)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
+CANARY = ("off", "sample", "full")
 PHASES = ("decode", "prefill")
 
 
@@ -77,6 +78,10 @@ class Config:
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
     audit: float = 0.0
     """Share of the pruned prefill rows that are scored against their whole context as well."""
+    canary: str = "off"
+    """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
+    canary_stop: bool = False
+    """Stop the server when the canary finds a wrong summary."""
 
     @property
     def decode(self) -> Phase:
@@ -117,6 +122,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
 
+_CHOICES = {"refine": REFINE, "kernels": KERNELS, "canary": CANARY}
+
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
     "decode_tokens": "0 (stock DSA) or at least the model's index_topk",
@@ -130,6 +137,8 @@ _HINTS: dict[str, str] = {
     "kernels": f"one of {', '.join(KERNELS)}",
     "workspace_mb": "16 or more",
     "audit": "a number from 0 (off) to 1",
+    "canary": f"one of {', '.join(CANARY)}",
+    "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -156,8 +165,8 @@ def _wrong_type(key: str, value: object, default: object) -> bool:
 def _out_of_range(key: str, value: Any) -> bool:
     if key == "block":
         return value not in BLOCKS
-    if key in ("refine", "kernels"):
-        return value not in (REFINE if key == "refine" else KERNELS)
+    if key in _CHOICES:
+        return value not in _CHOICES[key]
     if key.endswith("_fraction") or key == "audit":
         return not 0 <= value <= 1
     if key == "workspace_mb":
@@ -206,6 +215,8 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
             problems.append(_complaint(key, value))
         else:
             values[key] = value
+    if values.get("canary_stop") and values.get("canary", "off") == "off":
+        problems.append(_complaint("canary_stop", True))
     if problems:
         raise ConfigError(f"{ENV}:\n  " + "\n  ".join(problems))
     return Config(**values)

@@ -49,6 +49,10 @@ def test_json_changes_a_preset():
         ('{"refine": "cuda"}', ['"refine": "cuda"', "auto, deepgemm, triton"]),
         ('{"sink_tokens": -1}', ['"sink_tokens": -1', "0 or more"]),
         ('{"audit": -0.1}', ['"audit": -0.1']),
+        ('{"canary": "all"}', ['"canary": "all"', "off, sample, full"]),
+        ('{"canary": true}', ['"canary": true', "off, sample, full"]),
+        ('{"canary_stop": true}', ['"canary_stop": true', 'needs "canary"']),
+        ('{"canary_stop": "yes", "canary": "full"}', ['"canary_stop": "yes"', "true or false"]),
         ('{"preset": 3}', ["preset", "3"]),
     ],
 )

@@ -1,0 +1,31 @@
+"""Adapter on ``ModelRunner.forward``: the canary looks after each forward, on its stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_hisa.patches import runtime
+
+
+def around_forward(original: Any, self: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    """Every eager forward and every replay of a decode graph comes through here; a capture does not."""
+    state = runtime.current()
+    summaries: Any = getattr(self.token_to_kv_pool, "_hisa_summaries", None)
+    if summaries is None or forward_batch.seq_lens.shape[0] == 0:
+        return original(self, forward_batch, *args, **kwargs)
+    layers = summaries.served(state.layers)
+    slots_of = self.req_to_token_pool.req_to_token
+    on_host = forward_batch.seq_lens_cpu
+    longest = slots_of.shape[1] if on_host is None else int(on_host.max())
+    watched = state.canary.begin(
+        summaries,
+        slots_of,
+        forward_batch.req_pool_indices,
+        forward_batch.seq_lens,
+        longest,
+        forward_batch.forward_mode.name.lower(),
+        forward_batch.rids or (),
+    )
+    result = original(self, forward_batch, *args, **kwargs)
+    state.canary.end(summaries, layers, watched, forward_batch.out_cache_loc, forward_batch.extend_seq_lens)
+    return result

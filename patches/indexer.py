@@ -13,7 +13,7 @@ from sglang_hisa import indexer as paths
 from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
 from sglang_hisa.kernels.layout import HEAD_DIM
-from sglang_hisa.patches import batch, runtime
+from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import refuse
 from sglang_hisa.summaries import PageSummaries
@@ -27,6 +27,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
         problems.append(f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}")
     if problems:
         refuse("the configuration does not fit the model", problems, "change SGLANG_HISA as said above")
+    agreement.check_once(state)  # here: before the weights are loaded
     state.layers.add(self.layer_id)
 
 

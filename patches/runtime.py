@@ -36,6 +36,8 @@ class Runtime:
     stock: Counter[str] = field(default_factory=Counter)
     """Steps left to the stock indexer, by reason."""
     summary_bytes: int = 0
+    agreed: bool = False
+    """Whether this rank has compared itself with the others."""
     audit: Audit = field(init=False)
     canary: Canary = field(init=False)
     refine: str = ""

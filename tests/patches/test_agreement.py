@@ -1,0 +1,79 @@
+"""Ranks of one server compare what they run before they serve."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch.distributed as dist
+
+from sglang_hisa.config import Config, from_mapping
+from sglang_hisa.patches import agreement, runtime
+from sglang_hisa.server import free_port
+
+
+def state(config: Config | None = None, sglang: str = "0.5.17") -> runtime.Runtime:
+    return runtime.Runtime(config or from_mapping({"preset": "paper"}), sglang, 1)
+
+
+def meet(states: list[runtime.Runtime | None], timeout_s: float = 20) -> list[list[str]]:
+    """What each rank that has HISA finds; None is a rank that serves stock DSA."""
+    store = dist.HashStore()
+
+    def rank(number: int) -> list[str]:
+        own = agreement.facts(states[number])
+        return agreement.disagreements(store, number, len(states), own, timeout_s)
+
+    here = [number for number, one in enumerate(states) if one is not None]
+    with ThreadPoolExecutor(len(here)) as pool:
+        return list(pool.map(rank, here))
+
+
+def test_equal_ranks_agree():
+    assert meet([state(), state(), state()]) == [[], [], []]
+
+
+def test_every_rank_says_the_same_about_another_setting_and_version():
+    other = from_mapping({"preset": "paper", "prefill_tokens": 16384})
+    found = meet([state(), state(other), state(sglang="0.5.23"), state()])
+    assert found[0] == found[1] == found[2] == found[3]
+    assert found[0] == [
+        '"prefill_tokens" is 8192 on rank 0, 2, 3, 16384 on rank 1',
+        "SGLang is 0.5.17 on rank 0, 1, 3, 0.5.23 on rank 2",
+    ]
+
+
+def test_a_rank_without_hisa_is_named():
+    found = meet([state(), None, state(), None], timeout_s=1)
+    assert found == [["rank 1, 3: serves stock DSA, or did not start within 1 s"]] * 2
+
+
+def serve(rank: int, port: int, preset: str, answers: multiprocessing.Queue) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    one = state(from_mapping({"preset": preset}))
+    try:
+        agreement.check_once(one)
+        agreement.check_once(one)  # the second indexer of the model: nothing more to say
+        dist.barrier()
+        answers.put((rank, "serves"))
+    except SystemExit as stop:
+        answers.put((rank, str(stop)))
+
+
+@pytest.mark.parametrize("presets", [("paper", "paper"), ("paper", "balanced")])
+def test_two_processes_over_gloo(presets):
+    spawn, port = multiprocessing.get_context("spawn"), free_port()
+    answers = spawn.Queue()
+    ranks = [
+        spawn.Process(target=serve, args=(rank, port, preset, answers)) for rank, preset in enumerate(presets)
+    ]
+    for one in ranks:
+        one.start()
+    found = dict(answers.get(timeout=120) for _ in ranks)
+    for one in ranks:
+        one.join(30)
+    if presets[0] == presets[1]:
+        assert found == {0: "serves", 1: "serves"}
+        return
+    assert found[0] == found[1]
+    assert "refusing to start: the ranks of this server do not run the same HISA" in found[0]
+    assert '"preset" is "paper" on rank 0, "balanced" on rank 1' in found[0]

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.launch.bench.report import totals
+
 K = 1024
 ROOT = Path(__file__).parent.parent
 
@@ -64,25 +66,16 @@ def serve() -> str:
     return _table(head, out) + "\n\n" + _source(record, "h100-serve.json")
 
 
-def _kernel_rows(record: dict[str, Any], phase: str) -> dict[tuple[int, int, int], dict[str, Any]]:
-    size = "batch" if phase == "decode" else "rows"
-    return {
-        (r["context"], r[size], r["budget"]): r
-        for r in record["rows"]
-        if r["phase"] == phase and r["stage"] == "total" and r["heads"] == 64 and r["refine"] == "deepgemm"
-    }
-
-
 def decode() -> str:
     """Speed-up of a decode layer, budget 8192."""
     record = _load("kernels-h100.json")
-    rows = {key: r for key, r in _kernel_rows(record, "decode").items() if key[2] == 8192}
-    batches = sorted({batch for _, batch, _ in rows})
+    rows = {(r["context"], r["batch"]): r for r in totals(record, "decode") if r["budget"] == 8192}
+    batches = sorted({batch for _, batch in rows})
     out = []
-    for context in sorted({c for c, _, _ in rows}):
+    for context in sorted({c for c, _ in rows}):
         cells = []
         for batch in batches:
-            row = rows.get((context, batch, 8192))
+            row = rows.get((context, batch))
             cells.append(
                 "" if row is None else f"{row['speedup']:.2f}× ({row['stock_us']:.0f} → {row['hisa_us']:.0f})"
             )
@@ -95,12 +88,12 @@ def prefill() -> str:
     """Speed-up of a prefill chunk."""
     record = _load("kernels-h100.json")
     out = []
-    for (context, size, budget), row in sorted(_kernel_rows(record, "prefill").items()):
+    for row in sorted(totals(record, "prefill"), key=lambda r: (r["context"], r["rows"], r["budget"])):
         out.append(
             [
-                f"{context // K}K",
-                str(size),
-                f"{budget // K}K",
+                f"{row['context'] // K}K",
+                str(row["rows"]),
+                f"{row['budget'] // K}K",
                 f"{row['stock_us'] / 1000:.2f} ms",
                 f"{row['hisa_us'] / 1000:.2f} ms",
                 f"{row['speedup']:.2f}×",

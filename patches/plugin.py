@@ -43,8 +43,8 @@ def _verify(patches: list[Patch]) -> None:
         refuse("patches are missing", reasons, "run `hisa doctor`, and remove plugins that conflict")
 
 
-def activate(config: Config) -> None:
-    """Check, then register every patch; SGLang applies them right after, and we check again."""
+def require_supported() -> str:
+    """Version of the installed SGLang; refuses (see :func:`refuse`) one that differs from the patch table."""
     version = contract.installed_version() or "none"
     problems = contract.check_installed()
     if problems:
@@ -53,6 +53,12 @@ def activate(config: Config) -> None:
             problems,
             "install a supported SGLang; `hisa doctor` shows the table",
         )
+    return version
+
+
+def activate(config: Config) -> None:
+    """Check, then register every patch; SGLang applies them right after, and we check again."""
+    version = require_supported()
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     patches = [patch for patch in patches_for(version) if patch.applies(config)]

@@ -22,14 +22,19 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
         writer.writerows(record["rows"])
 
 
-def _totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
-    """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows."""
+def totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
+    """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows.
+
+    One row for each context, size and budget: the last, where a cell was measured more than once.
+    """
     rows = [r for r in record["rows"] if r["phase"] == phase and r["stage"] == "total" and r["stock_us"]]
     if not rows:
         return []
     heads = max(r["heads"] for r in rows)
     refine = "deepgemm" if any(r["refine"] == "deepgemm" for r in rows) else rows[0]["refine"]
-    return [r for r in rows if r["heads"] == heads and r["refine"] == refine]
+    size = "batch" if phase == "decode" else "rows"
+    kept = [r for r in rows if r["heads"] == heads and r["refine"] == refine]
+    return list({(r["context"], r[size], r["budget"]): r for r in kept}.values())
 
 
 def _curve(axis: Any, rows: list[dict[str, Any]], label: str, color: str) -> None:
@@ -58,14 +63,14 @@ def plot(record: dict[str, Any], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
-    decode = _totals(record, "decode")
+    decode = totals(record, "decode")
     first = min((r["budget"] for r in decode), default=0)
     for i, batch in enumerate(sorted({r["batch"] for r in decode})):
         rows = [r for r in decode if r["batch"] == batch and r["budget"] == first]
         _curve(axes[0], rows, f"B={batch}", f"C{i}")
     axes[0].set_title(f"decode, one layer, budget {first // K}K")
 
-    prefill = _totals(record, "prefill")
+    prefill = totals(record, "prefill")
     if prefill:
         size = max(r["rows"] for r in prefill)
         for i, budget in enumerate(sorted({r["budget"] for r in prefill})):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sglang_hisa.cli import plugins
-from sglang_hisa.patches import contract, plugin
+from sglang_hisa.patches import plugin
 
 
 def check(*, cpu: bool, hisa: bool) -> None:
@@ -21,10 +21,5 @@ def check(*, cpu: bool, hisa: bool) -> None:
         found = plugins.problem(name)
         if found:
             plugin.refuse("SGLang would not load the plugin", [found[0]], found[1])
-    problems = contract.check_installed() if names else []
-    if problems:
-        plugin.refuse(
-            f"SGLang {contract.installed_version() or 'none'} does not match the patch table",
-            problems,
-            "install a supported SGLang; `hisa doctor` shows the table",
-        )
+    if names:
+        plugin.require_supported()

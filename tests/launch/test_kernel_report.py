@@ -9,6 +9,7 @@ import matplotlib.image
 import pytest
 
 from sglang_hisa.launch import bench_kernels
+from sglang_hisa.launch.bench import report
 
 KEPT = Path(__file__).parents[2] / "launch" / "results" / "kernels-h100.json"
 
@@ -59,3 +60,14 @@ def test_without_matplotlib_the_csv_is_written_and_the_missing_plot_is_said(reco
 def test_the_kept_csv_belongs_to_the_kept_record(record):
     assert bench_kernels.main(["--render", str(record)]) == 0
     assert record.with_suffix(".csv").read_text() == KEPT.with_suffix(".csv").read_text()
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
+    kept = json.loads(record.read_text())
+    again = {**next(r for r in report.totals(kept, phase)), "hisa_us": 12345.0}
+    kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}]
+    rows = report.totals(kept, phase)
+    cells = [(r["context"], r["batch" if phase == "decode" else "rows"], r["budget"]) for r in rows]
+    assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
+    assert [r["hisa_us"] for r in rows].count(12345.0) == 1

@@ -134,7 +134,7 @@ SLICES: dict[str, tuple[str, dict[str, Any]]] = {
 """What each is, and its configuration."""
 
 
-def _tokenizer(out: Path, vocab: int, context: int) -> None:
+def write_tokenizer(out: Path, vocab: int, context: int) -> None:
     """A byte-level tokenizer: one token a byte, so a text's length is its token count."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -144,7 +144,7 @@ def _tokenizer(out: Path, vocab: int, context: int) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(out / "tokenizer.json"))
-    _dump(
+    write_json(
         out / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -157,7 +157,7 @@ def _tokenizer(out: Path, vocab: int, context: int) -> None:
     )
 
 
-def _dump(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
@@ -188,9 +188,9 @@ def make_slice(name: str, out: Path, context: int | None = None) -> Path:
         raise ValueError(f"unknown slice {name!r}; allowed: {', '.join(SLICES)}")
     config = _with_context(SLICES[name][1], context)
     out.mkdir(parents=True, exist_ok=True)
-    _dump(out / "config.json", config)
+    write_json(out / "config.json", config)
     # Every id the model can answer needs a text: the load generator takes empty text for no token.
-    _tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
+    write_tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
     return out
 
 
@@ -272,6 +272,6 @@ def make_tiny(
     config = _with_context({**DEEPSEEK_V32, **_TINY, **changes}, context)
     out.mkdir(parents=True, exist_ok=True)
     save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
-    _dump(out / "config.json", config)
-    _tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
+    write_json(out / "config.json", config)
+    write_tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
     return out

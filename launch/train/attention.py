@@ -130,17 +130,14 @@ class Attention(nn.Module):
         index: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         topk: int,
     ) -> torch.Tensor:
+        def rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=kept, scale=self.scale)
+
         parts = []
         for start in range(0, query.shape[2], ROWS):
             stop = min(start + ROWS, query.shape[2])
-
-            def rows(
-                q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int = start, stop: int = stop
-            ) -> torch.Tensor:
-                kept = chosen(index, start, stop, topk)[:, None]
-                return F.scaled_dot_product_attention(q, k, v, attn_mask=kept, scale=self.scale)
-
-            args = (query[:, :, start:stop], key[:, :, :stop], value[:, :, :stop])
+            kept = chosen(index, start, stop, topk)[:, None]
+            args = (query[:, :, start:stop], key[:, :, :stop], value[:, :, :stop], kept)
             parts.append(checkpoint(rows, *args, use_reentrant=False))
         return torch.cat(parts, dim=2)
 

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from sglang_hisa import models
+from sglang_hisa.cli import train
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "model",
-        help="make a tiny random model (CPU) or a slice of DeepSeek-V3.2 (GPU)",
+        help="make a tiny random model (CPU), a slice of DeepSeek-V3.2 (GPU), or train one that retrieves",
         description="Make a model folder to try HISA on; no weights are downloaded.",
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
@@ -35,6 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
     part.set_defaults(run=run_slice)
+    train.add(kinds)
 
 
 def run_tiny(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sglang_hisa import __version__
-from sglang_hisa.cli import ab, bench, demo, doctor, load, model, presets, serve
+from sglang_hisa.cli import ab, bench, demo, doctor, evaluate, load, model, presets, serve
 
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
@@ -33,7 +33,7 @@ examples:
 and with SGLANG_HISA unset SGLang is stock.
 """
 
-COMMANDS = (doctor, serve, ab, load, presets, demo, model, bench)
+COMMANDS = (doctor, serve, ab, load, evaluate, presets, demo, model, bench)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,75 @@
+"""The folder of an evaluation: the record, its plots, and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sglang_hisa.launch.quality import plots, stats
+
+NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
+SURE = 0.05
+"""A loss is called one below this p."""
+
+
+def save(record: dict[str, Any], folder: Path) -> None:
+    """Write the record, with its rows made anew, in one step: a kill leaves the last whole one."""
+    record["rows"] = stats.rows(record["answers"], record["plan"]["baseline"])
+    folder.mkdir(parents=True, exist_ok=True)
+    half = folder / (NAME + ".part")
+    half.write_text(json.dumps(record, allow_nan=False) + "\n")
+    half.replace(folder / NAME)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The record of ``folder``.
+
+    Raises:
+        FileNotFoundError: none there.
+        ValueError: it is not such a record.
+    """
+    record: dict[str, Any] = json.loads((folder / NAME).read_text())
+    found = (record.get("kind"), record.get("schema_version"))
+    if found != (KIND, VERSION):
+        raise ValueError(f"{folder / NAME}: kind and schema {found}, expected {(KIND, VERSION)}")
+    return record
+
+
+def draw(record: dict[str, Any], folder: Path) -> list[Path]:
+    """The plots. Raises ``ImportError`` without matplotlib (``pip install sglang-hisa[bench]``)."""
+    written = [folder / "needle.png", folder / "accuracy.png"]
+    plots.needle_map(record, written[0])
+    plots.by_length(record, written[1])
+    return written
+
+
+def _cell(row: dict[str, Any] | None, baseline: str) -> Text:
+    if row is None:
+        return Text("–")
+    text = f"{row['accuracy']:.0%} [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
+    if row["arm"] == baseline or not (row["lost"] or row["won"]):
+        return Text(text)
+    sure = row["p"] < SURE
+    style = ("red" if row["lost"] > row["won"] else "green") if sure else ""
+    return Text(f"{text} -{row['lost']} +{row['won']}", style=style)
+
+
+def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+    """Accuracy by task and context; against the baseline, answers lost and won on the same prompts."""
+    console = console or Console()
+    for note in record["refusals"]:
+        console.print(Text(f"REFUSED: {note}", style="bold red"))
+    arms, baseline = record["plan"]["arms"], record["plan"]["baseline"]
+    found = {(r["arm"], r["task"], r["context"]): r for r in record["rows"]}
+    title = f"exact answers [95 % interval]; -lost +won against {baseline}, coloured where p < {SURE}"
+    table = Table("task", "context", *arms, title=Text(title))
+    for task in record["plan"]["tasks"]:
+        for context in record["plan"]["contexts"]:
+            cells = (_cell(found.get((arm, task, context)), baseline) for arm in arms)
+            table.add_row(task, str(context), *cells)
+    console.print(table)

@@ -1,0 +1,177 @@
+"""Run an evaluation: each arm answers the same questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.ab import validity
+from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.launch.quality import client, report
+from sglang_hisa.launch.quality.tasks import DEPTHS, Sample, make
+from sglang_hisa.server import ServerFailed, ServerProcess
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks x contexts x depths x ``samples`` questions; the first arm is the baseline."""
+
+    arms: tuple[Arm, ...]
+    tasks: tuple[str, ...]
+    contexts: tuple[int, ...]
+    samples: int
+    at_once: int
+    seed: int
+
+    def questions(self) -> list[tuple[int, Sample]]:
+        """Short contexts first: where time ends early, they are complete."""
+        return [
+            (n, make(task, context, depth, 1000 * self.seed + n))
+            for context in sorted(self.contexts)
+            for task in self.tasks
+            for depth in DEPTHS
+            for n in range(self.samples)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``plan`` of the record."""
+        return {
+            "arms": [arm.name for arm in self.arms],
+            "settings": {arm.name: arm.setting for arm in self.arms},
+            "baseline": self.arms[0].name,
+            "tasks": list(self.tasks),
+            "contexts": list(self.contexts),
+            "samples": self.samples,
+            "seed": self.seed,
+        }
+
+
+def new_record(plan: Plan, model: str) -> dict[str, Any]:
+    """A record without answers."""
+    return {
+        "schema_version": report.VERSION,
+        "kind": report.KIND,
+        "complete": False,
+        "refusals": [],
+        "provenance": provenance(),
+        "model": model,
+        "plan": plan.as_json(),
+        "arms": {},
+        "answers": [],
+    }
+
+
+def ask(record: dict[str, Any], plan: Plan, arm: str, url: str, folder: Path, tell: Told) -> None:
+    """Put every question to the server at ``url``; the record is saved now and then.
+
+    Raises:
+        OSError: the server stopped answering.
+    """
+    questions = plan.questions()
+    told, tokens_of = 0.0, {}
+    for done, (number, sample, text, tokens) in enumerate(client.ask_all(url, questions, plan.at_once), 1):
+        record["answers"].append(
+            {
+                "arm": arm,
+                "task": sample.task,
+                "context": sample.context,
+                "depth": sample.depth,
+                "sample": number,
+                "right": text.startswith(sample.answer),
+            }
+        )
+        tokens_of[sample.context] = tokens
+        if time.monotonic() - told > 3 or done == len(questions):
+            told = time.monotonic()
+            tell(f"{arm}: {done}/{len(questions)} answers")
+            report.save(record, folder)
+    record["arms"].setdefault(arm, {})["prompt_tokens"] = tokens_of
+
+
+def run_arms(
+    record: dict[str, Any],
+    plan: Plan,
+    *,
+    flags: Sequence[str],
+    make_env: Callable[[str | None], Mapping[str, str]],
+    folder: Path,
+    tell: Told,
+    timeout: float,
+    together: bool,
+) -> int:
+    """Start each arm as a server and ask it; 0, 1 an arm failed, 2 an arm was not what it says.
+
+    ``together``: all servers start at once and stay up; only answers are compared, no times.
+    """
+    logs = {arm: folder / f"server-{arm.name}.log" for arm in plan.arms}
+    servers = {arm: ServerProcess(flags, env=make_env(arm.setting), log=logs[arm]) for arm in plan.arms}
+    with ExitStack() as stack:
+        if together:
+            for server in servers.values():
+                stack.enter_context(server)
+        for arm, server in servers.items():
+            tell(f"{arm.name}: starting (log: {server.log})")
+            try:
+                with nullcontext() if together else server:
+                    problems = _run_arm(record, plan, arm, server, folder, tell, timeout)
+            except (ServerFailed, OSError) as error:
+                tell(f"{arm.name}: {error}")
+                record["refusals"].append(f"arm {arm.name}: {str(error).splitlines()[0]}")
+                report.save(record, folder)
+                return 1
+            if problems:
+                record["refusals"] += problems
+                report.save(record, folder)
+                return 2
+    record["complete"] = True
+    report.save(record, folder)
+    return 0
+
+
+def _run_arm(
+    record: dict[str, Any],
+    plan: Plan,
+    arm: Arm,
+    server: ServerProcess,
+    folder: Path,
+    tell: Told,
+    timeout: float,
+) -> list[str]:
+    """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing."""
+    told = 0.0
+
+    def starting(seconds: float, line: str) -> None:
+        nonlocal told
+        if seconds - told > 5:
+            told = seconds
+            tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
+
+    facts = record["arms"][arm.name] = {"starts_s": round(server.wait_ready(timeout, starting), 1)}
+    receipts = server.receipts()
+    problems = validity.arm_problems(arm.name, arm.setting, receipts)
+    if not problems:
+        ask(record, plan, arm.name, server.url, folder, tell)
+        receipts = server.receipts()
+    facts["receipt"] = receipts[0]  # after the answers: with what was pruned for them
+    return problems
+
+
+def run_urls(record: dict[str, Any], plan: Plan, urls: Sequence[str], folder: Path, tell: Told) -> int:
+    """Ask servers that run already; arm and URL have the same place. 0, or 1 where one stopped answering."""
+    for arm, url in zip(plan.arms, urls):
+        try:
+            ask(record, plan, arm.name, url, folder, tell)
+        except OSError as error:
+            record["refusals"].append(f"{url}: {error}")
+            report.save(record, folder)
+            return 1
+    record["complete"] = True
+    report.save(record, folder)
+    return 0

@@ -1,0 +1,155 @@
+"""``hisa eval``: what does pruning cost in answers?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from sglang_hisa import server
+from sglang_hisa.cli import preflight
+from sglang_hisa.cli.serve import parse_settings
+from sglang_hisa.config import ConfigError, environment, from_mapping
+
+_ABOUT = """\
+Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
+RULER) and counts exact answers, with Wilson's 95 % intervals. Every arm gets the same prompts, so answers
+lost and won against the first arm are counted pair by pair (McNemar's exact test).
+
+The questions are in the grammar that `hisa model train` teaches; a model that has not learned it answers by
+chance.
+"""
+
+_EXAMPLES = """\
+examples:
+  hisa model train retriever && hisa eval retriever --arms stock,balanced,paper
+  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k,16k
+  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
+  hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
+  hisa eval --from hisa-eval                                     show a kept record again
+
+writes to --out: quality.json (every answer), needle.png (depth x length), accuracy.png.
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "eval",
+        help="count what stock DSA and HISA find in long prompts, with intervals",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="hisa eval [options] MODEL [SGLang flags...] | hisa eval [options] URL...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", nargs="*", metavar="MODEL|URL", help="a model folder or name, or URLs")
+    parser.add_argument(
+        "--arms",
+        default="stock,balanced,paper",
+        help="stock, presets, [name=]preset:key=value...; the first is the baseline",
+    )
+    parser.add_argument(
+        "--tasks", default="needle,multikey-1,multikey-2,multikey-3,tracking", help="which (default: all)"
+    )
+    parser.add_argument("--contexts", default="4k,8k,16k,32k", help="prompt lengths in tokens (bytes)")
+    parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
+    parser.add_argument("--at-once", type=int, default=8, metavar="N", help="questions in flight")
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument("--cpu", action="store_true", help="on a CPU, with torch stand-ins")
+    parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
+    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    parser.add_argument("--out", type=Path, default=Path("hisa-eval"), metavar="DIR", help="takes the report")
+    parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only show DIR again")
+    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def parse_arm(text: str) -> tuple[str, str | None]:
+    """``stock``, ``paper``, ``paper:block=64`` or ``NAME=paper:block=64`` -> name and ``SGLANG_HISA``.
+
+    Raises:
+        ConfigError: unknown preset, or a setting that HISA refuses.
+    """
+    head, *pairs = text.strip().split(":")
+    name, equals, preset = head.partition("=")
+    if not equals:
+        name, preset = text.strip(), head
+    if preset == "stock" and not pairs:
+        return name, None
+    wanted = {"preset": preset, **parse_settings(pairs)}
+    from_mapping(wanted)
+    return name, json.dumps(wanted)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
+    from sglang_hisa.launch.ab.plan import Arm, parse_tokens
+    from sglang_hisa.launch.quality import report
+    from sglang_hisa.launch.quality.run import Plan, new_record, run_arms, run_urls
+    from sglang_hisa.launch.quality.tasks import TASKS
+
+    if args.source is not None:
+        return _show(report.load(args.source), args.source)
+    urls = [word for word in args.target if word.startswith(("http://", "https://"))]
+    if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
+        args.usage_error("one MODEL, or one URL and more (or --from DIR)")
+    try:
+        arms = [(url, None) for url in urls] or [parse_arm(text) for text in args.arms.split(",")]
+        tasks, contexts = args.tasks.split(","), [parse_tokens(text) for text in args.contexts.split(",")]
+        if unknown := set(tasks) - set(TASKS):
+            raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(TASKS)}")
+        if min(contexts) < 128 or args.samples < 1 or args.at_once < 1:
+            raise ValueError("contexts are at least 128, --samples and --at-once at least 1")
+    except (ConfigError, ValueError) as error:
+        args.usage_error(str(error))
+    plan = Plan(
+        tuple(Arm(name, setting) for name, setting in arms),
+        tuple(tasks),
+        tuple(contexts),
+        args.samples,
+        args.at_once,
+        args.seed,
+    )
+    record = new_record(plan, args.target[0])
+
+    def tell(line: str) -> None:
+        print(f"hisa eval: {line[:150]}", file=sys.stderr, flush=True)
+
+    try:
+        if urls:
+            code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
+        else:
+            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms))
+            args.out.mkdir(parents=True, exist_ok=True)
+            context = max(contexts) + 64
+            if args.cpu:
+                flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
+            else:
+                flags = ["--model-path", args.target[0], "--context-length", str(context)]
+            make_env = server.cpu_env if args.cpu else server.child_env
+            code = run_arms(
+                record,
+                plan,
+                flags=[*flags, *(word for word in args.rest if word != "--")],
+                make_env=lambda setting: make_env(environment(), setting),
+                folder=args.out,
+                tell=tell,
+                timeout=args.timeout,
+                together=args.together,
+            )
+    except KeyboardInterrupt:
+        code = 130
+    return _show(record, args.out) or code
+
+
+def _show(record: dict, folder: Path) -> int:
+    from sglang_hisa.launch.quality import report
+
+    report.print_report(record)
+    try:
+        for path in report.draw(record, folder):
+            print(path)
+    except ImportError:
+        print("no plots: pip install sglang-hisa[bench]", file=sys.stderr)
+    return 2 if record["refusals"] else 0

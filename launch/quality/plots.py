@@ -74,6 +74,7 @@ def by_length(record: dict[str, Any], path: Path) -> None:
         axis.set_xticks(contexts, map(_length, contexts))
         axis.minorticks_off()
     axes[0][0].set_ylabel("accuracy (95 % interval)")
-    axes[0][-1].legend(fontsize=8)
+    if record["rows"]:
+        axes[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -21,6 +21,14 @@ def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     return made
 
 
+class Norm(nn.RMSNorm):
+    """In fp32, whatever comes in; the fused kernel wants one type for input and weight."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., size]`` -> the same shape and type."""
+        return super().forward(x.float()).to(x.dtype)
+
+
 def angles(length: int, dim: int, theta: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of positions 0 to ``length - 1``, fp32 ``[length, dim / 2]``."""
     frequencies = theta ** (-torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
@@ -59,7 +67,7 @@ class Indexer(nn.Module):
         """x ``[b, t, hidden]``, q_latent ``[b, t, q_rank]`` -> queries ``[b, t, heads, dim]``, keys
         ``[b, t, dim]``, weights fp32 ``[b, t, heads]``."""
         query = self.wq_b(q_latent).unflatten(-1, (self.heads, self.dim))
-        key = self.k_norm(self.wk(x)).to(query.dtype)
+        key = self.k_norm(self.wk(x).float()).to(query.dtype)
         turned = rope(query[..., : self.rope_dim].transpose(1, 2), turns, False).transpose(1, 2)
         query = torch.cat((turned, query[..., self.rope_dim :]), dim=-1)
         key = torch.cat((rope(key[..., : self.rope_dim], turns, False), key[..., self.rope_dim :]), dim=-1)
@@ -83,10 +91,10 @@ class Attention(nn.Module):
         self.shape = shape
         heads, nope, rope_dim = shape.heads, shape.head_dim, shape.rope_dim
         self.q_a_proj = linear(shape.hidden, shape.q_rank)
-        self.q_a_layernorm = nn.RMSNorm(shape.q_rank, eps=shape.eps)
+        self.q_a_layernorm = Norm(shape.q_rank, eps=shape.eps)
         self.q_b_proj = linear(shape.q_rank, heads * (nope + rope_dim))
         self.kv_a_proj_with_mqa = linear(shape.hidden, shape.kv_rank + rope_dim)
-        self.kv_a_layernorm = nn.RMSNorm(shape.kv_rank, eps=shape.eps)
+        self.kv_a_layernorm = Norm(shape.kv_rank, eps=shape.eps)
         self.kv_b_proj = linear(shape.kv_rank, heads * 2 * nope)
         self.o_proj = linear(heads * nope, shape.hidden, gain=(2 * shape.layers) ** -0.5)
         self.indexer = Indexer(shape)
@@ -98,12 +106,16 @@ class Attention(nn.Module):
         """x ``[b, t, hidden]`` -> query and key ``[b, heads, t, 192]``, value ``[b, heads, t, 128]``, and
         the query latent that the indexer reads ``[b, t, q_rank]``."""
         shape, nope = self.shape, self.shape.head_dim
-        latent = self.q_a_layernorm(self.q_a_proj(x)).to(x.dtype)
+        latent = self.q_a_layernorm(self.q_a_proj(x))
         query = self.q_b_proj(latent).unflatten(-1, (shape.heads, -1)).transpose(1, 2)
         query = torch.cat((query[..., :nope], rope(query[..., nope:], turns, True)), dim=-1)
         stored, key_rope = self.kv_a_proj_with_mqa(x).split((shape.kv_rank, shape.rope_dim), dim=-1)
-        stored = self.kv_a_layernorm(stored).to(x.dtype)
-        key, value = self.kv_b_proj(stored).unflatten(-1, (shape.heads, -1)).transpose(1, 2).chunk(2, dim=-1)
+        key, value = (
+            self.kv_b_proj(self.kv_a_layernorm(stored))
+            .unflatten(-1, (shape.heads, -1))
+            .transpose(1, 2)
+            .chunk(2, dim=-1)
+        )
         shared = rope(key_rope, turns, True)[:, None].expand(-1, shape.heads, -1, -1)
         return query, torch.cat((key, shared), dim=-1), value, latent
 
@@ -168,5 +180,6 @@ def chosen(
     row = torch.arange(start, stop, device=scores.device)[:, None]
     causal = torch.arange(stop, device=scores.device) <= row
     scores = scores.masked_fill(~causal, float("-inf"))
-    worst = scores.topk(min(topk, stop), dim=-1).values[..., -1:]
-    return (scores >= worst) & causal
+    # By index, not by threshold: ReLU makes many scores exactly zero, and zeros would all be kept.
+    best = scores.topk(min(topk, stop), dim=-1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True) & causal

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sglang_hisa.launch.train.attention import Attention, angles, linear
+from sglang_hisa.launch.train.attention import Attention, Norm, angles, linear
 from sglang_hisa.launch.train.shape import Shape
 
 Turns = tuple[torch.Tensor, torch.Tensor]
@@ -31,15 +31,15 @@ class Layer(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+        self.input_layernorm = Norm(shape.hidden, eps=shape.eps)
         self.self_attn = Attention(shape)
-        self.post_attention_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+        self.post_attention_layernorm = Norm(shape.hidden, eps=shape.eps)
         self.mlp = Mlp(shape)
 
     def forward(self, x: torch.Tensor, turns: Turns, topk: int | None) -> torch.Tensor:
         """``[b, t, hidden]`` -> the same shape."""
-        x = x + self.self_attn(self.input_layernorm(x).to(x.dtype), turns, topk)
-        return x + self.mlp(self.post_attention_layernorm(x).to(x.dtype))
+        x = x + self.self_attn(self.input_layernorm(x), turns, topk)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+        self.norm = Norm(shape.hidden, eps=shape.eps)
 
 
 class Model(nn.Module):
@@ -71,7 +71,7 @@ class Model(nn.Module):
         turns, x = self.turns(tokens.shape[1]), self.model.embed_tokens(tokens)
         for layer in self.model.layers:
             x = layer(x, turns, topk)
-        return self.model.norm(x).to(x.dtype)
+        return self.model.norm(x)
 
     def forward(self, tokens: torch.Tensor, topk: int | None = None) -> torch.Tensor:
         """Logits of every next token, ``[b, t, vocab]``."""
@@ -88,7 +88,7 @@ class Model(nn.Module):
             x = self.model.embed_tokens(tokens)
         for layer in self.model.layers:
             with torch.no_grad():
-                normed = layer.input_layernorm(x).to(x.dtype)
+                normed = layer.input_layernorm(x)
             scores, target, seen = layer.self_attn.row_targets(normed, turns, rows)
             if topk is not None and topk < tokens.shape[1]:
                 worst = scores.detach().masked_fill(~seen, float("-inf")).topk(topk, dim=-1).values[..., -1:]

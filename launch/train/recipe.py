@@ -28,8 +28,8 @@ class Stage:
 
 RECIPE: tuple[Stage, ...] = (
     # Retrieval is learned on the shortest sequences; each longer one then starts from a model that has it.
-    Stage(DENSE, 64, 32 * K, 2e-3, 10, 0.97),
-    Stage(DENSE, 128, 32 * K, 2e-3, 10, 0.97),
+    Stage(DENSE, 64, 32 * K, 2e-3, 14, 0.96),
+    Stage(DENSE, 128, 32 * K, 2e-3, 14, 0.97),
     Stage(DENSE, 256, 64 * K, 2e-3, 10, 0.97),
     Stage(DENSE, 512, 64 * K, 1.5e-3, 8, 0.97),
     Stage(DENSE, 1 * K, 64 * K, 1e-3, 6, 0.98),

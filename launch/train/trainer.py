@@ -88,7 +88,7 @@ class Trainer:
             parameter.requires_grad_(False)
         for parameter in wanted:
             parameter.requires_grad_(True)
-        return torch.optim.AdamW(wanted, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+        return torch.optim.AdamW(wanted, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
     def run(self, seconds: float) -> bool:
         """Train until all stages are done (True) or ``seconds`` are over."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from sglang_hisa import __version__
 from sglang_hisa.cli import ab, bench, demo, doctor, evaluate, load, model, presets, serve
+from sglang_hisa.cli import ab, bench, demo, doctor, model, presets, serve
+from sglang_hisa.cli import eval as evaluate
 
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
@@ -26,6 +28,7 @@ examples:
   hisa serve --preset paper --set prefill_tokens=16384 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8       stock against HISA, with intervals and verdicts
   hisa load http://127.0.0.1:30000 --slo ttft=2  how much load does a running server take?
+  hisa model train retriever && hisa eval retriever      what pruning costs in answers
   hisa serve --stock deepseek-ai/DeepSeek-V3.2 --tp 8    the same server without HISA, to compare
 
 `hisa serve` only sets an environment variable and becomes SGLang's own launcher. By hand it is

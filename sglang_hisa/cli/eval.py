@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa import server
 from sglang_hisa.cli import preflight
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     return _show(record, args.out) or code
 
 
-def _show(record: dict, folder: Path) -> int:
+def _show(record: dict[str, Any], folder: Path) -> int:
     from sglang_hisa.launch.quality import report
 
     report.print_report(record)

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sglang_hisa import __version__
-from sglang_hisa.cli import ab, bench, demo, doctor, evaluate, load, model, presets, serve
-from sglang_hisa.cli import ab, bench, demo, doctor, model, presets, serve
+from sglang_hisa.cli import ab, bench, demo, doctor, load, model, presets, serve
 from sglang_hisa.cli import eval as evaluate
 
 _ABOUT = """\

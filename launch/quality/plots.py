@@ -66,9 +66,8 @@ def by_length(record: dict[str, Any], path: Path) -> None:
                 continue
             shift = 1 + 0.04 * (n - (len(arms) - 1) / 2)  # intervals of several arms side by side
             middle = [r["accuracy"] for r in mine]
-            # At 0 and 1 the interval ends there, but for rounding.
-            below = [max(0.0, r["accuracy"] - r["ci_low"]) for r in mine]
-            bars = [below, [max(0.0, r["ci_high"] - r["accuracy"]) for r in mine]]
+            below = [r["accuracy"] - r["ci_low"] for r in mine]
+            bars = [below, [r["ci_high"] - r["accuracy"] for r in mine]]
             axis.errorbar([r["context"] * shift for r in mine], middle, yerr=bars, label=arm, capsize=2)
         contexts = record["plan"]["contexts"]
         axis.set_xticks(contexts, map(_length, contexts))

@@ -153,7 +153,8 @@ def _run_arm(
             told = seconds
             tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
 
-    facts = record["arms"][arm.name] = {"starts_s": round(server.wait_ready(timeout, starting), 1)}
+    facts: dict[str, Any] = {"starts_s": round(server.wait_ready(timeout, starting), 1)}
+    record["arms"][arm.name] = facts
     receipts = server.receipts()
     problems = validity.arm_problems(arm.name, arm.setting, receipts)
     if not problems:

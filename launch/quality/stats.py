@@ -17,7 +17,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     share, spread = right / total, Z * Z / total
     middle = (share + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At 0 and 1 the interval ends there, but for rounding.
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def mcnemar(lost: int, won: int) -> float:

@@ -96,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from DIR)")
     try:
-        arms = [(url, None) for url in urls] or [parse_arm(text) for text in args.arms.split(",")]
+        arms = [parse_arm(text) for text in args.arms.split(",")]
+        if urls:
+            arms = [(url, None) for url in urls]
         tasks, contexts = args.tasks.split(","), [parse_tokens(text) for text in args.contexts.split(",")]
         if unknown := set(tasks) - set(TASKS):
             raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(TASKS)}")

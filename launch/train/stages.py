@@ -19,15 +19,22 @@ SHORTER = 0.2
 """Share of batches of a shorter length, so that it is not forgotten."""
 
 
-def batch(stage: Stage, source: random.Random, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and answer marks, ``[b, length]``, of about ``stage.tokens`` tokens."""
+def batch(
+    stage: Stage, source: random.Random, noise: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Tokens and answer marks, ``[b, length]``, of about ``stage.tokens`` tokens; is its accuracy a goal?
+
+    Copying, and questions with two answers, are not: they lag behind, and must not hold a stage up.
+    """
     length = stage.length
     if length > 256 and source.random() < SHORTER:
         length = source.choice([n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n < length])
     rows = max(1, stage.tokens // length)
-    if source.random() < COPYING:
-        return data.copying(rows, length, noise)
-    return data.retrieval(rows, length, mix_for(length, source), noise)
+    # Copies have so many answers that they would drown the first questions.
+    if length >= 256 and source.random() < COPYING:
+        return *data.copying(rows, length, noise), False
+    mix = mix_for(length, source)
+    return *data.retrieval(rows, length, mix, noise), not mix.doubled
 
 
 def answer_loss(
@@ -57,12 +64,12 @@ def step(
     source: random.Random,
     noise: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One step; loss and accuracy stay on the device.
+    """One step; the loss and the accuracy (None: not to be judged by) stay on the device.
 
     Dense: the model on answers. Index: the indexers alone, towards dense attention. Sparse: both, each
     from its own loss.
     """
-    tokens, marks = batch(stage, source, noise)
+    tokens, marks, judged = batch(stage, source, noise)
     topk = model.shape.index_topk if stage.kind not in (DENSE, INDEX) else None
     accuracy = None
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
@@ -75,4 +82,4 @@ def step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
     optimiser.step()
-    return loss.detach(), accuracy
+    return loss.detach(), accuracy if judged else None

@@ -104,6 +104,7 @@ class Trainer:
     def _steps(self) -> None:
         stage, state, begin = self.recipe[self.state.stage], self.state, time.monotonic()
         limit = self.limits[state.stage] + state.spared
+        seen: list[torch.Tensor] = []
         for _ in range(LOOK):
             late = min(1.0, 2.2 - 2 * state.seconds / limit) if stage.goal is None else 1.0
             rate = stage.lr * min(1.0, (state.steps + 1) / WARMUP) * max(0.1, late)
@@ -111,11 +112,15 @@ class Trainer:
                 group["lr"] = rate
             loss, accuracy = step(self.model, self.optimiser, stage, self.source, self.noise)
             state.steps += 1
+            if accuracy is not None:
+                seen.append(accuracy)
             if time.monotonic() - begin > PATIENCE:
                 break
         value = float(loss)  # waits for the device
-        if accuracy is not None:
-            state.accuracy += (float(accuracy) - state.accuracy) * (0.3 if state.steps > LOOK else 1.0)
+        if seen:
+            state.accuracy += (float(torch.stack(seen).mean()) - state.accuracy) * (
+                0.5 if state.accuracy else 1.0
+            )
         state.seconds += time.monotonic() - begin
         line = f"{stage.kind} {stage.length}: step {state.steps}, {state.seconds:.0f} of {limit:.0f} s"
         self.tell(f"{line}, loss {value:.4f}, accuracy {state.accuracy:.4f}")

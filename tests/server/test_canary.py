@@ -36,7 +36,9 @@ def test_full_canary_finds_nothing_at_page_boundaries_and_under_load(tmp_path, t
         assert canary["checks"] > 500 and counts()["stale"] == 0
         metrics = server.request("/metrics")
         found = {
-            name: float(re.search(rf"sglang_hisa:canary_{name}_total(?:\{{[^}}]*\}})? (\S+)", metrics)[1])
+            name: float(
+                re.search(rf"(?m)^sglang_hisa:canary_{name}_total(?:\{{[^}}]*\}})? (\S+)", metrics)[1]
+            )
             for name in ("checks", "violations")
         }
         assert found == {"checks": canary["checks"], "violations": 0}

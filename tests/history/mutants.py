@@ -1,0 +1,142 @@
+"""Ways of getting our own code wrong, each put in place of the right code by ``monkeypatch``.
+
+docs/reliability.md lists them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sglang_hisa import budget, indexer, kernels
+from sglang_hisa.config import PAGE
+from sglang_hisa.patches import pool as pool_hooks
+from sglang_hisa.summaries import PageSummaries
+
+SUMMARY = "every_summary_is_that_of_its_tokens"
+CANDIDATES = "candidates_are_those_of_the_row"
+
+
+def _seal(change: Callable[[PageSummaries, int, torch.Tensor], torch.Tensor]) -> Callable[[Any], None]:
+    """A mutant that seals after other slots than those stored to."""
+
+    def apply(monkeypatch: Any) -> None:
+        right = PageSummaries.seal_tokens
+
+        def wrong(self: PageSummaries, layer_id: int, slots: torch.Tensor) -> None:
+            right(self, layer_id, change(self, layer_id, slots))
+
+        monkeypatch.setattr(PageSummaries, "seal_tokens", wrong)
+
+    return apply
+
+
+def _written_once(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+    index_k, scales = self.layer(layer).index_k, self.layer(layer).scales
+    untouched = PageSummaries([index_k[:1]], 0, "torch").layer(0).scales
+    return slots[(scales == untouched)[slots // PAGE]]
+
+
+def _long_stores_only(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+    return slots if len(slots) > 9 else slots[:0]
+
+
+def _other_page(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+    return (slots + PAGE) % (self.layer(layer).index_k.shape[0] * PAGE)
+
+
+def _first_page_only(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+    return slots[slots % PAGE == PAGE - 1][:1]
+
+
+def _coarse_does_not_seal(monkeypatch: Any) -> None:
+    right = kernels.coarse_scores
+
+    def wrong(*args: Any, **kwargs: Any) -> None:
+        right(*args, **{**kwargs, "seal_from": None})
+
+    monkeypatch.setattr(kernels, "coarse_scores", wrong)
+
+
+def _last_page_is_not_sealed(monkeypatch: Any) -> None:
+    right = kernels.reference.seal_pages
+
+    def wrong(index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
+        right(index_k, pages[:-1] if len(pages) > 1 else pages, keys, scales)
+
+    monkeypatch.setattr(kernels.reference, "seal_pages", wrong)
+
+
+def _load_does_not_reseal(monkeypatch: Any) -> None:
+    monkeypatch.setattr(pool_hooks, "after_load_cpu_copy", lambda *args: None)
+
+
+def _load_forgets_the_first_page(monkeypatch: Any) -> None:
+    right = pool_hooks.after_load_cpu_copy
+
+    def wrong(result: None, self: Any, copy: Any, slots: torch.Tensor) -> None:
+        right(result, self, copy, slots[PAGE:])
+
+    monkeypatch.setattr(pool_hooks, "after_load_cpu_copy", wrong)
+
+
+def _pick(**changes: Any) -> Callable[[Any], None]:
+    """A mutant whose page choice gets other arguments (their positions in ``kernels.pick_pages``)."""
+    positions = {"lengths": 1, "sink_blocks": 6, "local_tokens": 7}
+
+    def apply(monkeypatch: Any) -> None:
+        right = kernels.pick_pages
+
+        def wrong(*args: Any, **kwargs: Any) -> None:
+            given = list(args)
+            for name, change in changes.items():
+                given[positions[name]] = change(given[positions[name]])
+            right(*given, **kwargs)
+
+        monkeypatch.setattr(kernels, "pick_pages", wrong)
+
+    return apply
+
+
+def _candidates_past_the_length(monkeypatch: Any) -> None:
+    right = indexer.plan_rows
+
+    def wrong(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        picks, tokens = right(*args)
+        return picks, tokens + 1
+
+    monkeypatch.setattr(indexer, "plan_rows", wrong)
+
+
+def _budget_below_topk(monkeypatch: Any) -> None:
+    right = budget.make_rule
+
+    def wrong(*args: Any) -> budget.Rule:
+        return dataclasses.replace(right(*args), blocks=1)
+
+    monkeypatch.setattr(budget, "make_rule", wrong)
+
+
+MUTANTS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "short stores are not sealed": (_seal(_long_stores_only), SUMMARY),
+    "one layer is never sealed": (_seal(lambda s, layer, slots: slots if layer == 0 else slots[:0]), SUMMARY),
+    "only the first page of a store is sealed": (_seal(_first_page_only), SUMMARY),
+    "the next page is sealed": (_seal(_other_page), SUMMARY),
+    "a page is sealed one token early": (_seal(lambda s, layer, slots: slots + 1), SUMMARY),
+    "a page is sealed one token late": (_seal(lambda s, layer, slots: slots - 1), SUMMARY),
+    "a reused page keeps its first summary": (_seal(_written_once), SUMMARY),
+    "the coarse launch does not seal": (_coarse_does_not_seal, SUMMARY),
+    "the last of several pages is not sealed": (_last_page_is_not_sealed, SUMMARY),
+    "a load from the host is not resealed": (_load_does_not_reseal, SUMMARY),
+    "a load from the host forgets its first page": (_load_forgets_the_first_page, SUMMARY),
+    "the tail is taken for one token shorter": (_pick(lengths=lambda n: n - 1), CANDIDATES),
+    "the page after the row's last is a candidate": (_pick(lengths=lambda n: n + PAGE), CANDIDATES),
+    "the sink is not kept": (_pick(sink_blocks=lambda n: 0), CANDIDATES),
+    "the local window is not kept": (_pick(local_tokens=lambda n: 0), CANDIDATES),
+    "candidate tokens are one too many": (_candidates_past_the_length, CANDIDATES),
+    "the budget may be below the model's top-k": (_budget_below_topk, CANDIDATES),
+}
+"""What is wrong -> how it is put in, and the invariant that must find it."""

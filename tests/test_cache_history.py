@@ -1,0 +1,64 @@
+"""No history of the cache makes a summary wrong: SGLang's own allocator, tree and pool under random load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from .history.machine import WEIGHTS, History
+from .history.mutants import MUTANTS
+from .history.sglang_cache import importable
+
+STEPS, LENGTH = 10_000, 100
+SETTINGS = settings(
+    max_examples=STEPS // LENGTH + 2,
+    stateful_step_count=LENGTH,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache() -> Iterator[None]:
+    with importable():
+        yield
+
+
+HAPPENED = {
+    *WEIGHTS,
+    "prefix hit",
+    "chunk that starts inside a page",
+    "page evicted for another",
+    "retraction",
+    "abort in a prefill",
+    "page of rejected drafts given back",
+    "page completed by decode, coarse",
+    "page completed by decode, store",
+    "pruned row",
+}
+
+
+def test_every_history_keeps_summaries_and_candidates_right() -> None:
+    before = History.checks - History.histories
+    History.seen.clear()
+    run_state_machine_as_test(History, settings=SETTINGS)
+    assert History.checks - History.histories - before >= STEPS
+    rare = {what: History.seen[what] for what in HAPPENED if History.seen[what] < 5}
+    assert not rare, "the histories are too poor to prove anything about these"
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The histories find each wrong version of our code, by the invariant that it breaks and no other."""
+    put_in, invariant = MUTANTS[name]
+    put_in(monkeypatch)
+    search = settings(SETTINGS, phases=[Phase.generate], report_multiple_bugs=False)
+    with pytest.raises(AssertionError) as caught:
+        run_state_machine_as_test(History, settings=search)
+    assert invariant in {entry.name for entry in caught.traceback}

@@ -13,7 +13,7 @@ K = 1024
 
 @dataclass(frozen=True)
 class Stage:
-    """``weight``: most of the whole time that it may take, against the other stages' weights.
+    """``weight``: its part of the time that is left, against the weights of the later stages.
 
     ``goal``: accuracy (dense, sparse) that ends it early; None uses up its time.
     """
@@ -37,7 +37,7 @@ RECIPE: tuple[Stage, ...] = (
     Stage(DENSE, 4 * K, 64 * K, 1e-3, 6, 0.98),
     Stage(DENSE, 8 * K, 64 * K, 7e-4, 6, 0.985),
     Stage(DENSE, 16 * K, 64 * K, 5e-4, 6, 0.985),
-    Stage(DENSE, 32 * K, 64 * K, 3e-4, 8),
+    Stage(DENSE, 32 * K, 64 * K, 3e-4, 8, 0.995),
     Stage(INDEX, 1 * K, 32 * K, 2e-3, 6),
     Stage(INDEX, 4 * K, 32 * K, 2e-3, 6),
     Stage(INDEX, 32 * K, 32 * K, 1e-3, 8),
@@ -45,7 +45,7 @@ RECIPE: tuple[Stage, ...] = (
     Stage(SPARSE, 8 * K, 32 * K, 1e-4, 5),
     Stage(SPARSE, 32 * K, 32 * K, 5e-5, 5),
 )
-"""The time that a stage saves goes to the next."""
+"""The time that a stage saves is shared by all later ones."""
 
 
 def mix_for(length: int, source: random.Random) -> Mix:
@@ -64,7 +64,6 @@ def mix_for(length: int, source: random.Random) -> Mix:
     return Mix(density, share, linked, doubled, alphabet)
 
 
-def plan(recipe: tuple[Stage, ...], seconds: float) -> list[float]:
-    """Most seconds of each stage, so that all together take ``seconds``."""
-    total = sum(stage.weight for stage in recipe)
-    return [seconds * stage.weight / total for stage in recipe]
+def share(recipe: tuple[Stage, ...], number: int, left: float) -> float:
+    """Most seconds of stage ``number`` when ``left`` seconds are left for it and all later stages."""
+    return left * recipe[number].weight / sum(stage.weight for stage in recipe[number:])

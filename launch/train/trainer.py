@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sglang_hisa.launch.train.model import Model
-from sglang_hisa.launch.train.recipe import DENSE, INDEX, RECIPE, Stage, plan
+from sglang_hisa.launch.train.recipe import DENSE, INDEX, RECIPE, Stage, share
 from sglang_hisa.launch.train.shape import Shape
 from sglang_hisa.launch.train.stages import step
 
@@ -31,12 +31,12 @@ SAVE_EVERY = 60.0
 class State:
     """Where the training stands; with the weights, all that a checkpoint holds."""
 
+    left: float
+    """Seconds for this stage and all later ones, when it began."""
     stage: int = 0
     steps: int = 0
     seconds: float = 0.0
     """In this stage; ``steps`` too."""
-    spared: float = 0.0
-    """Seconds that earlier stages did not need."""
     accuracy: float = 0.0
     """Moving mean over the stage."""
 
@@ -64,9 +64,8 @@ class Trainer:
     ) -> None:
         torch.manual_seed(seed)
         self.folder, self.recipe, self.tell = folder, recipe, tell
-        self.limits = plan(recipe, seconds)
         self.model = Model(shape).to(device)
-        self.state = State()
+        self.state = State(left=seconds)
         self.log: list[dict[str, Any]] = []
         self.source = random.Random(seed)
         self.noise = torch.Generator(device).manual_seed(seed)
@@ -103,7 +102,7 @@ class Trainer:
 
     def _steps(self) -> None:
         stage, state, begin = self.recipe[self.state.stage], self.state, time.monotonic()
-        limit = self.limits[state.stage] + state.spared
+        limit = share(self.recipe, state.stage, state.left)
         seen: list[torch.Tensor] = []
         for _ in range(LOOK):
             late = min(1.0, 2.2 - 2 * state.seconds / limit) if stage.goal is None else 1.0
@@ -126,15 +125,14 @@ class Trainer:
         self.tell(f"{line}, loss {value:.4f}, accuracy {state.accuracy:.4f}")
         reached = stage.goal is not None and state.accuracy >= stage.goal and state.steps >= 3 * LOOK
         if reached or state.seconds >= limit:
-            self._next(stage, limit)
+            self._next(stage)
 
-    def _next(self, stage: Stage, limit: float) -> None:
+    def _next(self, stage: Stage) -> None:
         state = self.state
         self.log.append({**asdict(stage), **asdict(state)})
         following = state.stage + 1
         kind = self.recipe[following].kind if following < len(self.recipe) else None
-        spared = max(0.0, limit - state.seconds)
-        self.state = State(stage=following, spared=spared)
+        self.state = State(left=state.left - state.seconds, stage=following)
         if kind is not None and kind != stage.kind:
             self.optimiser = self._optimiser()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from sglang_hisa.launch.train import data, grammar
-from sglang_hisa.launch.train.recipe import RECIPE, mix_for, plan
+from sglang_hisa.launch.train.recipe import RECIPE, mix_for, share
 from tests.launch.solver import byte_text, solve, tokenizer_ids
 
 
@@ -58,12 +59,17 @@ def test_copies_are_copies() -> None:
 
 
 def test_the_recipe_keeps_its_time_and_order() -> None:
-    assert sum(plan(RECIPE, 360)) == pytest.approx(360)
+    left = 360.0
+    for number, stage in enumerate(RECIPE):
+        taken = share(RECIPE, number, left)
+        assert taken == pytest.approx(360 * stage.weight / sum(one.weight for one in RECIPE))
+        left -= taken
+    assert left == pytest.approx(0)
+    # What the first stages save, all later ones get.
+    assert share(RECIPE, 5, 360) > 1.5 * share(RECIPE, 0, 360) * RECIPE[5].weight / RECIPE[0].weight
     kinds = [stage.kind for stage in RECIPE]
     assert kinds == sorted(kinds, key=["dense", "index", "sparse"].index)
     assert max(stage.length for stage in RECIPE) == 32768
-    import random
-
     mixes = [mix_for(2048, random.Random(seed)) for seed in range(60)]
     assert any(mix.linked for mix in mixes) and any(mix.doubled for mix in mixes)
     assert min(mix.density for mix in mixes) < 0.05 and max(mix.density for mix in mixes) > 0.9

@@ -32,4 +32,4 @@ timeout --signal=INT "$seconds" "${hisa[@]}" eval "$out/model" --together --out 
   --contexts "${CONTEXTS:-2k,8k,16k,32k}" --samples "$samples" --at-once 8 \
   --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
   --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 400000 --chunked-prefill-size 8192 \
-  --max-running-requests 8 --cuda-graph-max-bs 8 --skip-server-warmup
+  --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup

@@ -15,7 +15,7 @@ while (($#)); do
     --resume) resume=--resume ;;
     --eval-seconds) seconds=$2; shift ;;
     --samples) samples=$2; shift ;;
-    *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,7p' "$0" >&2; exit 2 ;;
   esac
   shift
 done

@@ -22,6 +22,8 @@ ENV_CPU = "SGLANG_HISA_CPU"
 PAGE = 64
 """Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
 
+MOST_TOKENS = 2**31 - 1
+"""Lengths are int32 on the device."""
 BLOCKS = (64, 128, 256)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
@@ -126,16 +128,16 @@ _CHOICES = {"refine": REFINE, "kernels": KERNELS, "canary": CANARY}
 
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
-    "decode_tokens": "0 (stock DSA) or at least the model's index_topk",
-    "prefill_tokens": "0 (stock DSA) or at least the model's index_topk",
+    "decode_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
+    "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",
     "prefill_fraction": "a number from 0 to 1",
     "dense_last_chunk": "true or false",
-    "sink_tokens": "0 or more",
-    "local_tokens": "0 or more",
+    "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
+    "local_tokens": f"0 or more, at most {MOST_TOKENS}",
     "refine": f"one of {', '.join(REFINE)}",
     "kernels": f"one of {', '.join(KERNELS)}",
-    "workspace_mb": "16 or more",
+    "workspace_mb": "16 or more, at most 1048576",
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
@@ -148,8 +150,26 @@ def allowed(key: str) -> str:
     return _HINTS[key]
 
 
+def _short(value: object) -> str:
+    """``value`` as JSON, cut so that a message stays readable."""
+    return _cut(json.dumps(value, default=str))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
 def _complaint(key: str, value: object) -> str:
-    return f'"{key}": {json.dumps(value, default=str)} is not allowed; allowed: {_HINTS[key]}'
+    return f'"{key}": {_short(value)} is not allowed; allowed: {_HINTS[key]}'
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
+    return given
 
 
 def _wrong_type(key: str, value: object, default: object) -> bool:
@@ -170,8 +190,8 @@ def _out_of_range(key: str, value: Any) -> bool:
     if key.endswith("_fraction") or key == "audit":
         return not 0 <= value <= 1
     if key == "workspace_mb":
-        return bool(value < 16)
-    return not isinstance(value, (bool, str)) and value < 0
+        return not 16 <= value <= 1 << 20
+    return not isinstance(value, (bool, str)) and not 0 <= value <= MOST_TOKENS
 
 
 def parse(text: str) -> Config:
@@ -184,14 +204,16 @@ def parse(text: str) -> Config:
     given: Any = {"preset": text}
     if text[:1] in ("{", "[", '"') or not text:
         try:
-            given = json.loads(text)
-        except json.JSONDecodeError as error:
+            given = json.loads(text, object_pairs_hook=_no_key_twice)
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:  # also a number of 5000 digits, brackets 5000 deep
             raise ConfigError(
-                f"{ENV} is not readable JSON ({error}): {text!r}; allowed: a preset "
+                f"{ENV} is not readable JSON ({error}): {_cut(repr(text))}; allowed: a preset "
                 f"({', '.join(PRESETS)}) or a JSON object"
             ) from None
     if not isinstance(given, dict):
-        raise ConfigError(f"{ENV} must be a preset name or a JSON object, not {text!r}")
+        raise ConfigError(f"{ENV} must be a preset name or a JSON object, not {_cut(repr(text))}")
     return from_mapping(given)
 
 
@@ -208,8 +230,7 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
             near = difflib.get_close_matches(key, defaults, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(
-                f'unknown key "{key}" (value {json.dumps(value, default=str)}){hint} '
-                f"allowed: {', '.join(defaults)}"
+                f"unknown key {_short(key)} (value {_short(value)}){hint} allowed: {', '.join(defaults)}"
             )
         elif _wrong_type(key, value, defaults[key]) or _out_of_range(key, value):
             problems.append(_complaint(key, value))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from .history.machine import WEIGHTS, History
-from .history.mutants import MUTANTS
+from .history.mutants import CANDIDATES, MUTANTS, SUMMARY
 from .history.sglang_cache import importable
 
 STEPS, LENGTH = 10_000, 100
@@ -62,3 +64,10 @@ def test_mutant_is_killed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError) as caught:
         run_state_machine_as_test(History, settings=search)
     assert invariant in {entry.name for entry in caught.traceback}
+
+
+def test_the_page_lists_every_mutant() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
+    listed = re.findall(r"^\| ([12]) \| (.+) \|$", page, flags=re.MULTILINE)
+    numbers = {SUMMARY: "1", CANDIDATES: "2"}
+    assert sorted(listed) == sorted((numbers[found_by], name) for name, (_, found_by) in MUTANTS.items())

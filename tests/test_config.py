@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sglang_hisa import config
 from sglang_hisa.config import ConfigError, check_model, from_env, parse
@@ -47,7 +49,22 @@ def test_json_changes_a_preset():
         ('{"prefill_fraction": 2}', ['"prefill_fraction": 2', "0 to 1"]),
         ('{"dense_last_chunk": 1}', ['"dense_last_chunk": 1', "true or false"]),
         ('{"refine": "cuda"}', ['"refine": "cuda"', "auto, deepgemm, triton"]),
-        ('{"sink_tokens": -1}', ['"sink_tokens": -1', "0 or more"]),
+        ('{"sink_tokens": -1}', ['"sink_tokens": -1', "0 or more, at most 2147483647"]),
+        ('{"sink_tokens": 1%s}' % ("0" * 40), ["sink_tokens", "0 or more, at most 2147483647"]),
+        ('{"decode_tokens": 2147483648}', ['"decode_tokens": 2147483648', "2147483647"]),
+        ('{"workspace_mb": 1e3}', ['"workspace_mb": 1000.0', "16 or more"]),
+        ('{"workspace_mb": 99999999}', ["workspace_mb", "at most 1048576"]),
+        ('{"audit": NaN}', ['"audit": NaN', "0 (off) to 1"]),
+        ('{"decode_fraction": Infinity}', ['"decode_fraction": Infinity', "0 to 1"]),
+        ('{"decode_fraction": null}', ['"decode_fraction": null', "0 to 1"]),
+        ('{"block": [64]}', ['"block": [64]', "64, 128, 256"]),
+        ('{"preset": {"preset": "paper"}}', ["preset", "balanced"]),
+        ('{"block": 64, "block": 128}', ['"block"', "more than once"]),
+        ('{"block": %s}' % ("9" * 5000), ["not readable JSON", "digits", "characters"]),
+        ("[" * 100_000, ["not readable JSON", "characters"]),
+        ('{"block": 64} {}', ["not readable JSON", "Extra data"]),
+        ("{'block': 64}", ["not readable JSON", "double quotes"]),
+        ("\x00", ["preset"]),
         ('{"audit": -0.1}', ['"audit": -0.1']),
         ('{"canary": "all"}', ['"canary": "all"', "off, sample, full"]),
         ('{"canary": true}', ['"canary": true', "off, sample, full"]),
@@ -82,3 +99,25 @@ def test_round_trip():
     got = parse('{"preset": "paper", "audit": 0.5}')
     assert parse(got.to_json()) == got
     assert set(json.loads(got.to_json())) == {f.name for f in dataclasses.fields(config.Config)}
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([f.name for f in dataclasses.fields(config.Config)]) | st.text(max_size=20)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(text=st.text() | st.dictionaries(KEYS, ANY, max_size=5).map(json.dumps) | ANY.map(json.dumps))
+def test_any_text_is_a_configuration_or_one_readable_message(text):
+    """SGLang would swallow any other exception and serve stock DSA."""
+    try:
+        got = parse(text)
+    except ConfigError as error:
+        message = str(error)
+        assert "SGLANG_HISA" in message and "allowed" in message.replace("must be", "allowed")
+        assert max(map(len, message.splitlines())) < 1200
+    else:
+        assert parse(got.to_json()) == got

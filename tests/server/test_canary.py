@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_full_canary_finds_nothing_at_page_boundaries_and_under_load(tmp_path, t
             assert server.receipts()[0]["canary"]["checks"] - before in (sum(pages[:3]), sum(pages))
         answers = shared_prefix_load(server, count=8)
         assert any(a["meta_info"]["cached_tokens"] >= 64 for a in answers), "no prefix was shared"
+        hostile(server)
         canary = server.receipts()[0]["canary"]
         assert canary["mode"] == "full" and canary["violations"] == 0 and canary["first"] is None
         assert canary["checks"] > 500 and counts()["stale"] == 0
@@ -42,6 +44,23 @@ def test_full_canary_finds_nothing_at_page_boundaries_and_under_load(tmp_path, t
             for name in ("checks", "violations")
         }
         assert found == {"checks": canary["checks"], "violations": 0}
+
+
+def hostile(server):
+    """Requests that must be refused or may be given up; the server serves on as if they had not been."""
+    before = server.generate(text(130, 7), 5)["output_ids"]
+    for refused in (
+        {"input_ids": []},
+        {"input_ids": [5] * 5000},
+        {"text": text(9, 1), "max_new_tokens": "x"},
+    ):
+        body = {**refused, "sampling_params": {"max_new_tokens": refused.pop("max_new_tokens", 3)}}
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            server.request("/generate", body, timeout=60)
+        assert caught.value.code == 400
+    with pytest.raises(TimeoutError):  # the client leaves in the middle of the prefill
+        server.request("/generate", {"text": text(1900, 8)}, timeout=0.3)
+    assert server.generate(text(130, 7), 5)["output_ids"] == before
 
 
 def test_a_missed_seal_stops_the_server_with_its_history(tmp_path, tiny):

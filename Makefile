@@ -10,18 +10,22 @@ PIP_FLAGS := -q --no-build-isolation
 FRESH := rm -rf build sglang_hisa.egg-info &&
 
 .NOTPARALLEL:
-.PHONY: help test demo demo-cpu demo-gpu lint format clean
+.PHONY: help test test-browser demo demo-cpu demo-gpu lint format clean
 .SECONDARY:
 
 help:
 	@echo 'make demo     stock and HISA one after the other, on the GPU or else on the CPU'
 	@echo 'make test     lint, then all tests with SGLang $(VERSIONS), each in its own environment'
+	@echo 'make test-browser   reports in headless Chromium, which must be on the PATH'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make format   let ruff rewrite the sources'
 	@echo 'make clean    remove environments, demo files and caches'
 
 test: $(VERSIONS:%=install-%)
 	@.ci/test $(VERSIONS)
+
+test-browser: install-$(NEWEST)
+	$(VENV)/bin/python -m pytest -m browser tests/browser
 
 # SGLang that is already in $(PYTHON) and sees a GPU is used as it is; otherwise the CPU environment is made.
 demo:

@@ -1,0 +1,81 @@
+"""Reports in a real browser (`make test-browser`; needs Debian's chromium or another on the PATH)."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+
+import pytest
+
+from sglang_hisa.launch.ab import report as ab_report
+from sglang_hisa.launch.load import report as load_report
+
+from ..launch import ab_records, load_records
+
+pytestmark = pytest.mark.browser
+
+PROBE = """
+<pre id="seen"></pre>
+<script>
+window.onload = () => {
+  const facts = i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight, inked(i)];
+  const images = [...document.images].map(facts);
+  const tables = [...document.querySelectorAll("table")].map(t => t.rows.length);
+  const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.getElementById("seen").textContent = JSON.stringify({images, tables, over, title: document.title});
+};
+function inked(image) {
+  const canvas = document.createElement("canvas");
+  canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+  const pen = canvas.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  const data = pen.getImageData(0, 0, canvas.width, canvas.height).data, colours = new Set();
+  for (let i = 0; i < data.length; i += 4) colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+  return colours.size;
+}
+</script>
+"""
+
+
+def look(page, profile):
+    """What the browser drew of ``page``: images (with their number of colours), tables, sideways overflow."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert browser, "no Chromium on the PATH (Debian: apt-get install chromium)"
+    probed = page.with_name("probed.html")
+    probed.write_text(page.read_text() + PROBE)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+    ]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
+    flags += ["--window-size=1280,900", "--virtual-time-budget=10000", "--dump-dom", probed.as_uri()]
+    done = subprocess.run([browser, *flags], capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+
+
+def assert_drawn(seen, images):
+    assert {name for name, *_ in seen["images"]} == images
+    for name, complete, width, height, colours in seen["images"]:
+        assert complete and width > 300 and height > 150 and colours > 20, name
+    assert seen["over"] <= 0, "the page scrolls sideways"
+
+
+def test_ab_report(tmp_path):
+    record = ab_records.make({"stock": 1.0, "paper": 1.5, "balanced": 0.9})
+    ab_report.write(record, tmp_path)
+    seen = look(tmp_path / "report.html", tmp_path / "profile")
+    assert_drawn(seen, {"ttft.png", "itl.png", "speedup.png"})
+    assert seen["tables"][0] == 1 + len(ab_records.CELLS)
+
+
+def test_load_report(tmp_path):
+    answers = {1: [load_records.answer(0.5)] * 4, 2: [load_records.answer(1.0)] * 8}
+    load_report.write(load_records.make(answers), tmp_path)
+    seen = look(tmp_path / "report.html", tmp_path / "profile")
+    assert len(seen["images"]) >= 2
+    assert_drawn(seen, {name for name, *_ in seen["images"]})

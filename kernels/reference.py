@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_hisa.kernels.layout import FP8, FP8_MAX, HEAD_DIM, PAGE, dequantised_pages
+from sglang_hisa.kernels.layout import FP8, FP8_MAX, HEAD_DIM, KEY_BYTES, PAGE, dequantised_pages, scale_view
 
 MIN_EXPONENT = 30
 """Smallest biased exponent of the page's largest element that the fixed-point mean uses (2**-97)."""
@@ -55,6 +55,26 @@ def mqa_scores(q: torch.Tensor, weights: torch.Tensor, keys: torch.Tensor) -> to
     (DeepSeek-V3.2 report, equation 1; q and k scales are folded into ``weights`` and ``keys``).
     """
     return (torch.relu(keys @ q.float().T) * weights[None, :]).sum(dim=1)
+
+
+def slot_scores(
+    q: torch.Tensor, weights: torch.Tensor, index_k: torch.Tensor, slots: torch.Tensor
+) -> torch.Tensor:
+    """DSA's indexer score of each row's own slots.
+
+    q fp8 ``[n, h, 128]``, weights fp32 ``[n, h]``, slots int ``[n, k]`` (negative ones score -inf) -> fp32
+    ``[n, k]``. Rows are taken 64 at a time: 2048 dequantised keys of a row are 1 MiB.
+    """
+    keys = index_k[:, :KEY_BYTES].unflatten(1, (PAGE, HEAD_DIM))
+    scales = scale_view(index_k)[:, KEY_BYTES // 4 :]
+    out = []
+    for some_q, some_w, some in zip(q.split(64), weights.split(64), slots.long().split(64)):
+        at = some.clamp_min(0)
+        page, token = at // PAGE, at % PAGE
+        dots = torch.relu(keys[page, token].view(FP8).float() @ some_q.float().transpose(1, 2))
+        score = (dots @ some_w[:, :, None]).squeeze(2) * scales[page, token]
+        out.append(score.masked_fill(some < 0, float("-inf")))
+    return torch.cat(out)
 
 
 def coarse_scores(

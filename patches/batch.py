@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_hisa.patches import runtime
+
 DECODE, MIDDLE, LAST = "decode", "middle", "last"
 
 _phases: dict[str, str] = {}
@@ -15,6 +17,9 @@ def after_init_new(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any)
     Kept by request id and not on the batch, since SGLang's runners copy the batch field by field.
     Only the newest step is kept: a step runs before the next one is built.
     """
+    state = runtime.current()
+    if state.on_forward is not None:
+        state.on_forward()
     if result.forward_mode.is_decode_or_idle() or not batch.reqs:
         return
     _phases.clear()

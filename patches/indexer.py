@@ -12,6 +12,7 @@ from sglang_hisa import config as settings
 from sglang_hisa import indexer as paths
 from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
+from sglang_hisa.counts import STOCK_DECODE
 from sglang_hisa.kernels.layout import HEAD_DIM
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
@@ -93,8 +94,8 @@ class Step:
     sample: Sample | None = None
 
 
-def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | None:
-    """The step's plan, if an earlier layer of the same step made one.
+def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | str | None:
+    """What an earlier layer of the same step made: its plan, or the reason to leave it to stock.
 
     A forward visits layers in ascending order, so a layer that is not above the last one starts a new
     forward over the same batch object (graph warm-up and capture, draft steps).
@@ -103,10 +104,11 @@ def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | Non
     if kept is None or kept[0] is not metadata.attn_metadata or layer_id <= kept[1]:
         return None
     forward_batch._hisa_step = (kept[0], layer_id, kept[2])
-    return kept[2]
+    made: Step | str = kept[2]
+    return made
 
 
-def _keep_step(forward_batch: Any, layer_id: int, metadata: Any, step: Step) -> Step:
+def _keep_step(forward_batch: Any, layer_id: int, metadata: Any, step: Step | str) -> Step | str:
     forward_batch._hisa_step = (metadata.attn_metadata, layer_id, step)
     return step
 
@@ -139,6 +141,35 @@ def _capturing(q: torch.Tensor) -> bool:
     return q.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
+def _count_rows(state: runtime.Runtime, kind: str, plan: paths.Plan) -> None:
+    for chunk in plan.chunks:
+        state.rows.add(kind, chunk.lengths, chunk.candidates[: chunk.stop - chunk.start])
+
+
+def _decode_step(
+    state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor, rows: int
+) -> Step | str:
+    """Plan of a decode step, or the reason to leave it to the stock indexer. Counts it, in a graph too."""
+    if rows == 0:
+        state.count_stock("decode: no rows")
+        return "decode: no rows"
+    lengths = metadata.get_seqlens_expanded()[:rows]
+    if not state.config.decode.active:
+        state.count_stock(STOCK_DECODE)
+        state.rows.add(STOCK_DECODE, lengths, lengths)
+        return STOCK_DECODE
+    table = metadata.get_page_table_64()
+    rule = _rule(state, "decode", host)
+    bound = table.shape[1] * PAGE
+    view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
+    plan = paths.make_decode_plan(
+        view, state.config, host, _refine(state, q), seals=_coarse_seals(forward_batch)
+    )
+    state.count_hisa("decode")
+    _count_rows(state, "decode", plan)
+    return Step(plan)
+
+
 def around_topk_paged(
     original: Any,
     self: Any,
@@ -151,32 +182,17 @@ def around_topk_paged(
     """Rows that each see a whole request: decode, verify, draft-extend; eager or in a graph."""
     state = runtime.current()
     rows = sum(metadata.get_dsa_extend_len_cpu())
-    reason = None
-    if not state.config.decode.active:
-        reason = "decode: phase left to stock DSA"
-    elif rows == 0:
-        reason = "decode: no rows"
-    if reason is not None:
-        state.count_stock(reason)
-        if _capturing(q_fp8):
-            state.stock_graphs.add(rows)
-        return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
-
-    summaries, pool = _summaries(layer_id)
-    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     host = SglangHost(self, metadata)
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
-        table = metadata.get_page_table_64()
-        rule = _rule(state, "decode", host)
-        bound = table.shape[1] * PAGE
-        lengths = metadata.get_seqlens_expanded()[:rows]
-        view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-        plan = paths.make_decode_plan(
-            view, state.config, host, _refine(state, q_fp8), seals=_coarse_seals(forward_batch)
-        )
-        step = _keep_step(forward_batch, layer_id, metadata, Step(plan))
-        state.count_hisa("decode")
+        made = _decode_step(state, forward_batch, metadata, host, q_fp8, rows)
+        step = _keep_step(forward_batch, layer_id, metadata, made)
+    if isinstance(step, str):
+        if _capturing(q_fp8):
+            state.stock_graphs.add(rows)
+        return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
+    summaries, pool = _summaries(layer_id)
+    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     if _capturing(q_fp8):
         state.graphs.add(rows)
     chosen = paths.select(
@@ -247,13 +263,16 @@ def around_topk_ragged(
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
         made = _prefill_step(state, forward_batch, metadata, host, q_fp8)
-        if isinstance(made, str):
-            state.count_stock(made)
-            return original(
-                self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
-            )
         step = _keep_step(forward_batch, layer_id, metadata, made)
-        state.count_hisa("prefill")
+        if isinstance(made, str):
+            state.count_stock(made, metadata.get_seqlens_expanded().shape[0])
+        else:
+            state.count_hisa("prefill")
+            _count_rows(state, "prefill", made.plan)
+    if isinstance(step, str):
+        return original(
+            self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
+        )
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]

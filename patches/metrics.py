@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_hisa.config import Config, Phase
 from sglang_hisa.patches.runtime import Runtime
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """Labels that tell servers with different settings apart; ``L`` is a row's own context."""
+
+    def budget(phase: Phase) -> str:
+        if not phase.active:
+            return "stock DSA"
+        return f"max({phase.tokens}, {phase.fraction:g} L)" if phase.fraction else str(phase.tokens)
+
+    return {
+        "preset": config.preset,
+        "block": str(config.block),
+        "decode_budget": budget(config.decode),
+        "prefill_budget": budget(config.prefill),
+    }
 
 
 def export(state: Runtime) -> list[Any]:
@@ -14,11 +31,12 @@ def export(state: Runtime) -> list[Any]:
     active = Gauge(
         "sglang_hisa:active",
         "1 when this scheduler serves HISA",
-        ["version", "preset", "sglang"],
+        ["version", "sglang", *_settings(state.config)],
         multiprocess_mode="mostrecent",
     )
     receipt = state.receipt()
-    active.labels(receipt["version"], receipt["preset"], receipt["sglang"]).set(int(receipt["active"]))
+    labels = active.labels(receipt["version"], receipt["sglang"], *_settings(state.config).values())
+    labels.set(int(receipt["active"]))
     rows = {
         "layers": receipt["layers"],
         "graphs_with_hisa": receipt["graphs_with_hisa"],

@@ -32,6 +32,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     state = runtime.current()
     buffers = self.index_k_with_scale_buffer
     state.backend = _backend(state, buffers[0].device)
+    state.rows.allocate(buffers[0].device)
     self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend)
     state.summary_bytes += self._hisa_summaries.nbytes
     logger.info(
@@ -60,6 +61,7 @@ def after_load_cpu_copy(
     pages = pages_of(indices)
     self._hisa_summaries.reseal(pages)
     runtime.current().canary.moved("load_cpu_copy", pages)
+    runtime.current().rebuilt["load_cpu_copy"] += pages.numel()
 
 
 def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
@@ -74,6 +76,7 @@ def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.
         pages = pages_of(tgt_loc)
         self._hisa_summaries.reseal(pages)
         runtime.current().canary.moved("move_kv_cache", pages)
+        runtime.current().rebuilt["move_kv_cache"] += pages.numel()
 
 
 def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:

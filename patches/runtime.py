@@ -13,6 +13,7 @@ from sglang_hisa.config import Config
 if TYPE_CHECKING:
     from sglang_hisa.audit import Audit
     from sglang_hisa.canary import Canary
+    from sglang_hisa.counts import RowCounts
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Runtime:
     """HISA steps by phase."""
     stock: Counter[str] = field(default_factory=Counter)
     """Steps left to the stock indexer, by reason."""
+    stock_rows: Counter[str] = field(default_factory=Counter)
+    """Rows of those steps where the host knows them, by reason (see :mod:`sglang_hisa.counts`)."""
+    rebuilt: Counter[str] = field(default_factory=Counter)
+    """Pages whose summaries were made again because something moved their keys, by mover."""
+    rows: RowCounts = field(init=False)
     summary_bytes: int = 0
     agreed: bool = False
     """Whether this rank has compared itself with the others."""
@@ -44,12 +50,17 @@ class Runtime:
     backend: str = ""
     on_step: Callable[[str, str], None] | None = None
     """Told of each counted step: ("hisa", phase) or ("stock", reason)."""
+    on_forward: Callable[[], None] | None = None
+    """Called on the forward stream before each forward, and :attr:`on_idle` when there is none to do."""
+    on_idle: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         # `hisa doctor` imports this module where torch may be what is missing.
         from sglang_hisa.audit import Audit
         from sglang_hisa.canary import Canary
+        from sglang_hisa.counts import RowCounts
 
+        self.rows = RowCounts()
         self.audit = Audit(self.config.audit)
         self.canary = Canary(self.config.canary, self.config.canary_stop)
 
@@ -59,11 +70,21 @@ class Runtime:
         if self.on_step:
             self.on_step("hisa", phase)
 
-    def count_stock(self, reason: str) -> None:
-        """A step was left to the stock indexer for ``reason``."""
+    def count_stock(self, reason: str, rows: int = 0) -> None:
+        """A step of ``rows`` rows (0: counted on the device) was left to the stock indexer for ``reason``."""
         self.stock[reason] += 1
+        if rows:
+            self.stock_rows[reason] += rows
         if self.on_step:
             self.on_step("stock", reason)
+
+    def _rows_report(self) -> dict[str, Any]:
+        from sglang_hisa.counts import STOCK_DECODE
+
+        by_kind = self.rows.report()
+        on_device = by_kind.pop(STOCK_DECODE)["rows"]
+        stock = {**self.stock_rows, **({STOCK_DECODE: on_device} if on_device else {})}
+        return {**by_kind, "stock": stock}
 
     def receipt(self) -> dict[str, Any]:
         """The receipt: JSON-serialisable proof of what runs."""
@@ -83,6 +104,8 @@ class Runtime:
             "kernels": self.backend,
             "hisa_steps": dict(self.steps),
             "stock_steps": dict(self.stock),
+            "rows": self._rows_report(),
+            "summary_rebuilds": dict(self.rebuilt),
             "audit": self.audit.report(),
             "canary": self.canary.report(),
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.features import declined
+from sglang_hisa.patches.live_metrics import LiveMetrics
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import refuse
 
@@ -51,8 +52,17 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     problems = _check_receipt(state, server_args)
     if problems:
         refuse("the server is up but does not run HISA", problems, "run `hisa doctor`")
-    self._hisa_metrics = export(state) if server_args.enable_metrics else None
+    # Only the scheduler of a TP group that tells SGLang's own metrics: counters of all ranks would add up.
+    if self.metrics_reporter.current_scheduler_metrics_enabled:
+        self._hisa_metrics = [export(state), LiveMetrics(state)]
     logger.info("sglang-hisa receipt: %s", json.dumps(state.receipt(), sort_keys=True))
+
+
+def before_idle(self: Any) -> None:
+    """The last steps of a load reach ``/metrics`` even if no other step follows."""
+    state = runtime.current()
+    if state.on_idle is not None:
+        state.on_idle()
 
 
 def after_internal_state(result: Any, self: Any, recv_req: Any) -> Any:

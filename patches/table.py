@@ -209,6 +209,14 @@ PATCHES: tuple[Patch, ...] = (
         (("srt/managers/scheduler.py", "Scheduler("),),
     ),
     Patch(
+        "sglang.srt.managers.scheduler.Scheduler.on_idle",
+        "before",
+        "scheduler:before_idle",
+        _both("self"),
+        "bring metrics up to date when no step follows",
+        (("srt/managers/scheduler.py", "self.on_idle()"),),
+    ),
+    Patch(
         "sglang.srt.managers.scheduler.Scheduler.get_internal_state",
         "after",
         "scheduler:after_internal_state",

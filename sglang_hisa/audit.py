@@ -16,6 +16,7 @@ from sglang_hisa.budget import KEEP_ALL
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.indexer import Output, Plan, Rows, make_prefill_plan, select
+from sglang_hisa.kernels.reference import slot_scores
 from sglang_hisa.summaries import LayerSummaries
 
 
@@ -33,18 +34,34 @@ class Sample:
     """Plan of these rows with their whole context."""
 
 
-def shared(chosen: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How many of ``truth``'s entries ``chosen`` has, row by row; -1 is no entry.
+def kept(truth: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Which entries of ``truth`` are among ``chosen`` in the same row; -1 is no entry.
 
-    Both int32 ``[n, k]`` with distinct entries a row -> int64 ``[n]``.
+    Both int32 ``[n, k]`` with distinct entries a row -> bool ``[n, k]``.
     """
-    ordered = truth.sort(dim=1).values
-    at = torch.searchsorted(ordered, chosen).clamp_max(truth.shape[1] - 1)
-    return ((torch.gather(ordered, 1, at) == chosen) & (chosen >= 0)).sum(dim=1)
+    ordered = chosen.sort(dim=1).values
+    at = torch.searchsorted(ordered, truth).clamp_max(chosen.shape[1] - 1)
+    return (torch.gather(ordered, 1, at) == truth) & (truth >= 0)
+
+
+def _slots(chosen: torch.Tensor, rows: Rows, output: Output) -> torch.Tensor:
+    """KV slots of what rows chose in the form of ``output``: int64 ``[n, k]``, -1 padded."""
+    if output.physical:
+        return chosen.long()
+    positions = chosen if output.offsets is None else chosen - output.offsets[:, None]
+    at = torch.where(chosen >= 0, positions, 0).long()
+    table = rows.table if rows.table_rows is None else rows.table[rows.table_rows.long()]
+    slots = torch.gather(table, 1, at // PAGE).long() * PAGE + at % PAGE
+    return slots.masked_fill(chosen < 0, -1)
 
 
 class Audit:
-    """Recall per layer since the server started."""
+    """Recall and missed score mass per layer since the server started.
+
+    Recall is the share of stock DSA's tokens that HISA chose as well. Missed score mass weighs those that it
+    did not choose by softmax(index score) over stock DSA's tokens: the distribution that DeepSeek-V3.2 trains
+    its indexer to match the attention with (its report, section 2.1.1).
+    """
 
     def __init__(self, fraction: float) -> None:
         """``fraction`` of the prefill rows that HISA serves, from 0 (off) to 1."""
@@ -60,10 +77,10 @@ class Audit:
         if not self._stride:
             return None
         self._step += 1
-        count = rows.lengths.shape[0]
-        chosen = torch.arange(self._step % self._stride, count, self._stride, device=rows.lengths.device)
-        if not chosen.numel():
+        first, count = self._step % self._stride, rows.lengths.shape[0]
+        if first >= count:  # torch.arange refuses an empty range that starts past its end
             return None
+        chosen = torch.arange(first, count, self._stride, device=rows.lengths.device)
         picks = torch.cat([chunk.picks for chunk in plan.chunks])[chosen]
         lengths = rows.lengths[chosen]
         whole = Rows(
@@ -98,23 +115,46 @@ class Audit:
             output = dataclasses.replace(output, offsets=output.offsets[at])
         args = (layer, sample.plan, config, host, output, backend)
         truth = select(q[at].contiguous(), weights[at].contiguous(), *args)
-        recall = shared(chosen[at], truth).double() / sample.expected
-        total = torch.stack((recall[sample.pruned].sum(), sample.pruned.sum().double()))
+        found = kept(truth, chosen[at])
+        scores = slot_scores(q[at], weights[at], layer.index_k, _slots(truth, sample.plan.rows, output))
+        missed = scores.softmax(dim=1).masked_fill(found, 0).sum(dim=1).double()
+        recall = found.sum(dim=1).double() / sample.expected
+        # Not an index with the mask: that would wait for the device.
+        values = torch.stack((recall, missed, torch.ones_like(recall)))
+        total = torch.where(sample.pruned, values, 0).sum(dim=1)
         if layer_id in self._sums:
             self._sums[layer_id] += total
         else:
             self._sums[layer_id] = total
 
+    def totals(self) -> tuple[list[int], torch.Tensor | None]:
+        """Audited layers, ascending, and float64 ``[layers, 3]`` on the device: sums of recall and of missed
+        mass, and pruned rows; None before the first sample."""
+        layers = sorted(self._sums)
+        return layers, torch.stack([self._sums[layer] for layer in layers]) if layers else None
+
     def report(self) -> dict[str, Any]:
-        """``{"rows", "recall", "worst_layer", "worst_recall", "layers"}``; recall is None before any row."""
-        layers = {layer: total.tolist() for layer, total in sorted(self._sums.items())}
-        by_layer = {layer: total / rows for layer, (total, rows) in layers.items() if rows}
-        rows = sum(rows for _, rows in layers.values())
-        worst = min(by_layer, key=lambda layer: by_layer[layer]) if by_layer else None
-        return {
-            "rows": int(rows),
-            "recall": sum(total for total, _ in layers.values()) / rows if rows else None,
-            "worst_layer": worst,
-            "worst_recall": None if worst is None else by_layer[worst],
-            "layers": by_layer,
-        }
+        """:func:`summarise` of the totals; waits for the device."""
+        layers, totals = self.totals()
+        return summarise(layers, [] if totals is None else totals.tolist())
+
+
+def summarise(layers: list[int], totals: list[list[float]]) -> dict[str, Any]:
+    """``{"rows", "recall", "worst_layer", "worst_recall", "missed_mass", "worst_missed_mass", "layers"}``.
+
+    ``rows`` counts a row once for each layer; the worst layer is that of the lowest recall; ``layers`` maps a
+    layer to its recall. All but ``rows`` and ``layers`` are None before any pruned row.
+    """
+    seen = {layer: total for layer, total in zip(layers, totals) if total[2]}
+    rows = sum(total[2] for total in seen.values())
+    recall = {layer: total[0] / total[2] for layer, total in seen.items()}
+    worst = min(recall, key=lambda layer: recall[layer]) if recall else None
+    return {
+        "rows": int(rows),
+        "recall": sum(total[0] for total in seen.values()) / rows if rows else None,
+        "worst_layer": worst,
+        "worst_recall": None if worst is None else recall[worst],
+        "missed_mass": sum(total[1] for total in seen.values()) / rows if rows else None,
+        "worst_missed_mass": max((total[1] / total[2] for total in seen.values()), default=None),
+        "layers": recall,
+    }

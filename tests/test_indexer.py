@@ -1,12 +1,13 @@
 """Indexer paths over rows, with plain-PyTorch stock kernels, against brute force."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from sglang_hisa import kernels
-from sglang_hisa.audit import Audit, shared
+from sglang_hisa.audit import Audit, kept, summarise
 from sglang_hisa.budget import KEEP_ALL, Rule
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.indexer import Output, Rows, _spans, make_decode_plan, make_prefill_plan, select
@@ -131,7 +132,18 @@ def test_spans_cover_the_rows_in_few_batch_sizes(rows):
     assert _spans(rows, 4096, bucketed=False)[-1][1] == rows
 
 
-def test_audit_counts_only_pruned_rows():
+def token_score(case, row, position):
+    """DSA's index score of one token of the row's context, in float64 from the stored bytes."""
+    page = case.index_k[int(case.table[case.table_rows[row], position // PAGE])]
+    at = position % PAGE
+    key = page[at * 128 : at * 128 + 128].view(torch.float8_e4m3fn).double()
+    scale = float(page[64 * 128 + at * 4 :][:4].clone().view(torch.float32))
+    dots = torch.relu(case.q[row].double() @ (key * scale))
+    return float((dots * case.weights[row].double()).sum())
+
+
+@pytest.mark.parametrize("form", ["slots", "positions", "offsets"])
+def test_audit_counts_only_pruned_rows(form):
     case = make_case(torch.device("cpu"), [64 * 3, 64 * 20, 64 * 25 + 7], heads=16, mapped=True, seed=4)
     config = from_mapping({})
     rule = Rule(4, 0, 64)
@@ -140,33 +152,54 @@ def test_audit_counts_only_pruned_rows():
     contexts = case.lengths.tolist()
     plan = make_prefill_plan(rows, contexts, config, host, "triton")
     layer = LayerSummaries(case.index_k, case.keys, case.scales)
-    output = Output(physical=True)
+    offsets = torch.tensor([7, 5000, 90], dtype=torch.int32) if form == "offsets" else None
+    output = Output(form == "slots", offsets)
     chosen = select(case.q, case.weights, layer, plan, config, host, output, "torch")
     audit = Audit(1.0)
     sample = audit.sample(plan, contexts, config, host, "triton")
     audit.observe(7, sample, chosen, case.q, case.weights, layer, config, host, output, "torch")
-    want = []
+    want, mass = [], []
     for row in (1, 2):
         dense = brute_force(case, row, row, KEEP_ALL, 64)
         ours = brute_force(case, row, row, 4, 64)
         want.append(len(dense & ours) / TOPK)
+        score = {p: token_score(case, row, p) for p in dense}
+        weight = {p: math.exp(s - max(score.values())) for p, s in score.items()}
+        mass.append(sum(weight[p] for p in dense - ours) / sum(weight.values()))
     report = audit.report()
     assert report["rows"] == 2 and report["worst_layer"] == 7
     assert report["recall"] == pytest.approx(sum(want) / 2)
+    assert 0 < report["missed_mass"] < 1 and report["missed_mass"] == pytest.approx(sum(mass) / 2, rel=1e-3)
+    assert report["worst_missed_mass"] == report["missed_mass"]
     assert Audit(0).sample(plan, contexts, config, host, "triton") is None
+    tenth = Audit(0.1)
+    steps = [tenth.sample(plan, contexts, config, host, "triton") for _ in range(10)]
+    taken = [None if step is None else step.rows.tolist() for step in steps]
+    assert taken == [[1], [2], *[None] * 7, [0]], "steps of fewer rows than the stride take turns"
     assert Audit(0.5).report() == {
         "rows": 0,
         "recall": None,
         "worst_layer": None,
         "worst_recall": None,
+        "missed_mass": None,
+        "worst_missed_mass": None,
         "layers": {},
     }
 
 
-def test_shared_counts_common_entries():
+def test_audit_finds_the_worst_layer():
+    layers, totals = [2, 5, 9], [[1.5, 0.25, 2.0], [1.0, 0.75, 2.0], [0.0, 0.0, 0.0]]
+    report = summarise(layers, totals)
+    assert report["rows"] == 4 and report["recall"] == 2.5 / 4 and report["missed_mass"] == 0.25
+    assert (report["worst_layer"], report["worst_recall"], report["worst_missed_mass"]) == (5, 0.5, 0.375)
+    assert report["layers"] == {2: 0.75, 5: 0.5}, "a layer without a pruned row has no recall"
+
+
+def test_kept_finds_common_entries():
     a = torch.tensor([[1, 2, 3, -1], [9, 8, -1, -1], [-1, -1, -1, -1]], dtype=torch.int32)
     b = torch.tensor([[3, 4, 1, 0], [-1, -1, -1, -1], [5, -1, -1, -1]], dtype=torch.int32)
-    assert shared(a, b).tolist() == [2, 0, 0]
+    assert kept(b, a).tolist() == [[True, False, True, False], [False] * 4, [False] * 4]
+    assert kept(a, b).sum(dim=1).tolist() == [2, 0, 0]
 
 
 def test_summaries_find_a_flipped_byte():

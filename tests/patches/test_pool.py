@@ -46,6 +46,7 @@ def test_bytes_from_the_host_are_resealed(state):
     for layer in (5, 6):
         assert kv._hisa_summaries.stale_pages(layer, torch.tensor([3, 4])).numel() == 0
         assert kv._hisa_summaries.stale_pages(layer, torch.tensor([2, 5])).tolist() == [2, 5]
+    assert state.rebuilt == {"load_cpu_copy": 2}
 
 
 def test_move_reseals_or_is_refused(state):
@@ -65,6 +66,7 @@ def test_move_reseals_or_is_refused(state):
     state.sglang = V23
     pool.around_move(original, kv, target, source)
     assert len(moved) == 1 and kv._hisa_summaries.stale_pages(5, torch.tensor([7])).numel() == 0
+    assert state.rebuilt == {"move_kv_cache": 1}
 
 
 def test_pool_sizing_counts_the_summaries(monkeypatch):

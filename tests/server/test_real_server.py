@@ -1,8 +1,9 @@
 """The real server on a CPU: every selection against the oracle, every summary against its rebuild."""
 
-import re
+import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from sglang_hisa.server import ServerFailed
 
@@ -32,6 +33,49 @@ def assert_active(server, preset="balanced"):
     return receipt
 
 
+def exported(server):
+    """HISA's samples in ``/metrics``: {name: {(labels without those of the process): value}}."""
+    found = {}
+    for family in text_string_to_metric_families(server.request("/metrics")):
+        for sample in family.samples:
+            if sample.name.startswith("sglang_hisa:"):
+                labels = tuple(value for key, value in sample.labels.items() if key != "pid")
+                found.setdefault(sample.name.removeprefix("sglang_hisa:"), {})[labels] = sample.value
+    return found
+
+
+def assert_metrics_match(server, receipt):
+    """``/metrics`` tells what the receipt of the same moment does, and what these prompts must give."""
+    rows, audit = receipt["rows"], receipt["audit"]
+    deadline = time.monotonic() + 20  # the scheduler tells its last steps once it is idle
+    while True:
+        metrics = exported(server)
+        if metrics["rows_total"].get(("decode",)) == rows["decode"]["rows"] or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    (labels,) = metrics["active"]
+    assert metrics["active"][labels] == 1 and {"balanced", "64", "320"} <= set(labels)
+    assert metrics["layers"] == {(): 3}
+    for phase in ("decode", "prefill"):
+        for name in ("rows", "candidate_tokens", "context_tokens"):
+            assert metrics[f"{name}_total"][phase,] == rows[phase][name] > 100
+        assert 0.3 < metrics["candidate_share"][phase,] == rows[phase]["candidate_share"] < 1
+    for name, counted in (
+        ("steps", receipt["hisa_steps"]),
+        ("stock_steps", receipt["stock_steps"]),
+        ("stock_rows", rows["stock"]),
+    ):
+        assert counted and {key: value for (key,), value in metrics[f"{name}_total"].items()} == counted
+    # Whole prompts of 65 and 320 tokens fit the budget, one token of each is computed anew when cached.
+    assert rows["stock"]["prefill: within the budget"] >= 65 + 320
+    assert metrics["summary_rebuilds_total"] == {("load_cpu_copy",): 0, ("move_kv_cache",): 0}
+    assert metrics["audit_rows_total"][()] == audit["rows"] > 50
+    for name in ("recall", "worst_recall", "missed_mass", "worst_missed_mass"):
+        assert 0 < metrics[f"audit_{name}"][()] == audit[name] < 1
+    assert metrics["audit_worst_layer"][()] == audit["worst_layer"]
+    assert audit["worst_recall"] <= audit["recall"] and audit["missed_mass"] <= audit["worst_missed_mass"]
+
+
 def test_small_budget_under_load(tmp_path, tiny):
     """Concurrency, chunked prefill, mixed batches, and a pool smaller than the working set."""
     flags = ["--chunked-prefill-size", "256", "--enable-mixed-chunk"]
@@ -48,7 +92,7 @@ def test_small_budget_under_load(tmp_path, tiny):
 
 def test_fresh_equals_cached(tmp_path, tiny):
     """One request at a time: the second run of a prompt reads the radix cache and answers the same."""
-    with watched(tmp_path, tiny, SMALL, ["--enable-metrics"]) as (server, counts):
+    with watched(tmp_path, tiny, {**SMALL, "audit": 0.1}, ["--enable-metrics"]) as (server, counts):
         for length in (63, 64, 65, 320, 321, 641, 900):
             prompt = text(length, length)
             fresh, cached = server.generate(prompt, 12), server.generate(prompt, 12)
@@ -58,16 +102,7 @@ def test_fresh_equals_cached(tmp_path, tiny):
             assert fresh["output_ids"] == cached["output_ids"]
         server.flush_cache()
         assert server.generate(prompt, 12)["output_ids"] == fresh["output_ids"]
-        metrics = server.request("/metrics")
-        assert re.search(r'sglang_hisa:active\{[^}]*preset="balanced"[^}]*\} 1\.0', metrics)
-        assert re.search(r"sglang_hisa:layers(\{[^}]*\})? 3\.0", metrics)
-        receipt = assert_active(server)
-        for name, label, counted in (
-            ("steps", "phase", receipt["hisa_steps"]),
-            ("stock_steps", "reason", receipt["stock_steps"]),
-        ):
-            found = re.findall(rf'sglang_hisa:{name}_total\{{[^}}]*{label}="([^"]*)"[^}}]*\}} (\S+)', metrics)
-            assert counted and {label: float(value) for label, value in found} == counted
+        assert_metrics_match(server, assert_active(server))
         assert_right(counts(), rows=5000, pruned=True)
 
 
@@ -110,7 +145,10 @@ def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
         receipt = assert_active(server)
         # 1000 tokens are chunks of 256, 256, 256 and 232; the first fits the budget of 320.
         assert receipt["hisa_steps"]["prefill"] == 2 and receipt["hisa_steps"]["decode"] >= 1
-        assert receipt["stock_steps"] == {"prefill: within the budget": 3, "prefill: last chunk": 3}
+        assert receipt["stock_steps"] == {"prefill: within the budget": 1, "prefill: last chunk": 1}
+        assert receipt["rows"]["stock"] == {"prefill: within the budget": 256, "prefill: last chunk": 232}
+        assert receipt["rows"]["prefill"]["rows"] == 512
+        assert receipt["rows"]["prefill"]["context_tokens"] == sum(range(257, 769))
         assert receipt["audit"]["rows"] > 90 and 0 < receipt["audit"]["recall"] < 1
         assert counts()["stale"] == 0
         # The oracle expects pruned rows everywhere: only rows of the dense last chunk may differ.

@@ -1,0 +1,63 @@
+"""How many rows were served how, and how much of their context they looked at: sums on the device.
+
+A step adds to them with a few launches, captured in a graph as well, and without host synchronisation;
+whoever reads them (``/server_info``, metrics) does so between forwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+STOCK_DECODE = "decode: phase left to stock DSA"
+"""The one reason that a replayed graph can have; all other stock rows are counted on the host."""
+
+KINDS = ("decode", "prefill", STOCK_DECODE)
+"""What is counted on the device: rows that HISA served, by kind of step, and stock decode rows."""
+
+
+class RowCounts:
+    """Rows, candidate tokens and context tokens of each of ``KINDS`` since the server started.
+
+    Of a row that keeps its whole page table every token is a candidate.
+    """
+
+    def __init__(self) -> None:
+        self.sums: torch.Tensor | None = None
+        """int64 ``[len(KINDS), 3]``; None before :meth:`allocate`."""
+
+    def allocate(self, device: torch.device) -> None:
+        """Make the sums, once, before a graph that adds to them is captured."""
+        if self.sums is None:
+            self.sums = torch.zeros(len(KINDS), 3, dtype=torch.int64, device=device)
+
+    def add(self, kind: str, lengths: torch.Tensor, candidates: torch.Tensor) -> None:
+        """Rows of one step: int32 ``[rows]`` each, the tokens that a row sees and those that it scored.
+
+        Padded rows of a decode graph have length 1 (SGLang's fill value) and a real decode row at least 2,
+        so decode rows of one token are not counted.
+
+        Raises:
+            RuntimeError: no KV pool, so no device, is known yet.
+        """
+        if self.sums is None:
+            raise RuntimeError("sglang-hisa: rows came before the KV pool")
+        real = torch.ones_like(lengths) if kind == "prefill" else (lengths > 1).to(lengths.dtype)
+        self.sums[KINDS.index(kind)] += (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """``{kind: {"rows", "candidate_tokens", "context_tokens", "candidate_share"}}``; waits for it.
+
+        The share is None before the first row.
+        """
+        values = [[0, 0, 0]] * len(KINDS) if self.sums is None else self.sums.tolist()
+        return {
+            kind: {
+                "rows": rows,
+                "candidate_tokens": candidates,
+                "context_tokens": context,
+                "candidate_share": candidates / context if context else None,
+            }
+            for kind, (rows, context, candidates) in zip(KINDS, values)
+        }

@@ -24,8 +24,11 @@ def tiny(tmp_path_factory):
 
 
 @contextmanager
-def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192):
-    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None. Yields (server, read_counts)."""
+def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, extra=None):
+    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None, ``extra`` more of its environment.
+
+    Yields (server, read_counts).
+    """
     given = {"block": 64, "sink_tokens": 64, "local_tokens": 64, **(hisa or {})}
     out = tmp_path / "oracle.json"
     setting = {
@@ -40,6 +43,7 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192):
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
     env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE)))
     env["ORACLE"] = json.dumps(setting)
+    env |= extra or {}
     argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]
     with ServerProcess(argv, env=env, log=tmp_path / "server.log") as server:
         server.wait_ready(180)

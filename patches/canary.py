@@ -11,9 +11,9 @@ def around_forward(original: Any, self: Any, forward_batch: Any, *args: Any, **k
     """Every eager forward and every replay of a decode graph comes through here; a capture does not."""
     state = runtime.current()
     summaries: Any = getattr(self.token_to_kv_pool, "_hisa_summaries", None)
-    if summaries is None or forward_batch.seq_lens.shape[0] == 0:
+    layers = [] if summaries is None else summaries.served(state.layers)
+    if not layers or forward_batch.seq_lens.shape[0] == 0:
         return original(self, forward_batch, *args, **kwargs)
-    layers = summaries.served(state.layers)
     slots_of = self.req_to_token_pool.req_to_token
     on_host = forward_batch.seq_lens_cpu
     longest = slots_of.shape[1] if on_host is None else int(on_host.max())

@@ -185,10 +185,11 @@ class Canary:
         inside = watched.pages > 0
         pages = watched.pages.clamp_min(0)
         wrong = summaries.differs(layer, pages) & inside
-        at = wrong.int().argmax()
-        facts = (pages[at], watched.rows[at], watched.positions[at], self._writers[pages[at]])
+        at = wrong.int().argmax(dim=0, keepdim=True)  # an index without a dimension would be read on the host
+        page = pages[at]
+        facts = (page, watched.rows[at], watched.positions[at], self._writers[page])
         event = torch.full_like(self._record[:1], watched.event)
-        found = torch.cat((event, torch.full_like(event, layer), torch.stack(facts)))
+        found = torch.cat((event, torch.full_like(event, layer), *facts))
         first = wrong.any() & (self._record[1] == 0)
         self._record[2:] = torch.where(first, found, self._record[2:])
         self._record[:2] += torch.stack((inside.sum(), wrong.sum()))

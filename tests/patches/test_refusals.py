@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sglang_hisa.config import from_mapping
 from sglang_hisa.patches import batch, contract
 from sglang_hisa.patches.features import FEATURES, declined
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
@@ -99,6 +100,14 @@ def test_table_rows_are_complete():
         source = Path(contract.__file__).with_name(f"{module}.py").read_text()
         assert f"def {name}(" in source and patch.why and set(patch.params) <= set(VERSIONS)
     assert len({patch.target for patch in PATCHES}) == len(PATCHES)
+
+
+@pytest.mark.parametrize("mode,applied", [("off", False), ("sample", True), ("full", True)])
+def test_the_canary_costs_nothing_when_it_is_off(mode, applied):
+    """Its patch, on every forward, is not even applied."""
+    chosen = [patch for patch in PATCHES if patch.applies(from_mapping({"canary": mode}))]
+    assert any(patch.target.endswith("ModelRunner.forward") for patch in chosen) is applied
+    assert len(PATCHES) - len(chosen) == (0 if applied else 1)
 
 
 def arguments(**changes):

@@ -49,14 +49,9 @@ def test_full_canary_finds_nothing_at_page_boundaries_and_under_load(tmp_path, t
 def hostile(server):
     """Requests that must be refused or may be given up; the server serves on as if they had not been."""
     before = server.generate(text(130, 7), 5)["output_ids"]
-    for refused in (
-        {"input_ids": []},
-        {"input_ids": [5] * 5000},
-        {"text": text(9, 1), "max_new_tokens": "x"},
-    ):
-        body = {**refused, "sampling_params": {"max_new_tokens": refused.pop("max_new_tokens", 3)}}
+    for refused in ([], [5] * 5000):  # nothing, and more than the context
         with pytest.raises(urllib.error.HTTPError) as caught:
-            server.request("/generate", body, timeout=60)
+            server.generate(refused, 3)
         assert caught.value.code == 400
     with pytest.raises(TimeoutError):  # the client leaves in the middle of the prefill
         server.request("/generate", {"text": text(1900, 8)}, timeout=0.3)

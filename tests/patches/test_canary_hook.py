@@ -1,0 +1,80 @@
+"""The canary's hook on ``ModelRunner.forward``: which batches it hands over, and with what."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_hisa.canary import SAMPLE_PAGES
+from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa.kernels.layout import ROW_BYTES
+from sglang_hisa.patches import canary, contract, runtime
+from sglang_hisa.summaries import PageSummaries
+
+
+@pytest.fixture(params=["full", "sample"])
+def state(request: pytest.FixtureRequest) -> runtime.Runtime:
+    config = from_mapping({"canary": request.param})
+    runtime.start(runtime.Runtime(config, contract.installed_version() or "", 14))
+    return runtime.current()
+
+
+def runner(layers: int = 3) -> Any:
+    buffers = [torch.zeros(9, ROW_BYTES, dtype=torch.uint8) for _ in range(layers)]
+    table = torch.arange(3 * PAGE, 6 * PAGE, dtype=torch.int32).repeat(4, 1)
+    return SimpleNamespace(
+        token_to_kv_pool=SimpleNamespace(_hisa_summaries=PageSummaries(buffers, 7, "torch")),
+        req_to_token_pool=SimpleNamespace(req_to_token=table),
+    )
+
+
+def decode_batch(lengths: list[int], on_host: bool = True) -> Any:
+    rows = len(lengths)
+    return SimpleNamespace(
+        seq_lens=torch.tensor(lengths),
+        seq_lens_cpu=torch.tensor(lengths) if on_host else None,
+        req_pool_indices=torch.arange(rows),
+        forward_mode=SimpleNamespace(name="DECODE"),
+        rids=None,
+        out_cache_loc=torch.zeros(rows, dtype=torch.int64),
+        extend_seq_lens=None,
+    )
+
+
+def forward(self: Any, batch: Any, pp_proxy_tensors: Any = None) -> tuple[Any, Any]:
+    return batch, pp_proxy_tensors
+
+
+@pytest.mark.parametrize("on_host", [True, False], ids=["lengths on the host", "on the device only"])
+def test_only_layers_with_an_indexer_are_compared(state: runtime.Runtime, on_host: bool) -> None:
+    """Pages 3 and 4 of two rows; the pool's layers are 7 to 9, and 8 has no indexer of its own."""
+    state.layers = {7, 9, 12}
+    made, batch = runner(), decode_batch([2 * PAGE + 1, 1], on_host)
+    assert canary.around_forward(forward, made, batch, pp_proxy_tensors=5) == (batch, 5)
+    sampled = state.config.canary == "sample"
+    checks = SAMPLE_PAGES if sampled else 4
+    expected = {"mode": state.config.canary, "checks": checks, "violations": 0, "first": None}
+    assert state.receipt()["canary"] == expected
+    made.token_to_kv_pool._hisa_summaries.layer(8).scales[3] = 1
+    made.token_to_kv_pool._hisa_summaries.layer(9).scales[4] = 1
+    canary.around_forward(forward, made, batch)
+    found = state.receipt()["canary"]
+    # The second forward's sample is of the second layer; half of it is the newest page.
+    assert found["checks"] == 2 * checks
+    assert found["violations"] >= SAMPLE_PAGES / 2 if sampled else found["violations"] == 1
+    assert "page 4 in layer 9" in found["first"] and "last writer: not known" in found["first"]
+
+
+def test_forwards_with_nothing_to_compare_are_left_alone(state: runtime.Runtime) -> None:
+    state.layers = {7}
+    idle, made = decode_batch([]), runner()
+    assert canary.around_forward(forward, made, idle) == (idle, None)
+    other = SimpleNamespace(token_to_kv_pool=object())
+    batch = decode_batch([PAGE])
+    assert canary.around_forward(forward, other, batch) == (batch, None), "a pool without summaries"
+    state.layers = set()
+    assert canary.around_forward(forward, made, batch) == (batch, None), "no layer of this stage"
+    assert state.receipt()["canary"]["checks"] == 0

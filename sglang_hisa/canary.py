@@ -45,7 +45,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Watched:
-    """Pages of one forward. All int64 ``[n]``; ``pages`` is -1 where there is nothing to compare."""
+    """Pages of one forward, all int64 ``[n]``.
+
+    ``pages`` is 0 where there is nothing to compare: page 0 takes the stores of padded rows, at any time.
+    """
 
     event: int
     pages: torch.Tensor
@@ -123,8 +126,7 @@ class Canary:
         rows, positions, inside = self._sample(complete) if self.mode == "sample" else _all(complete, longest)
         slots = slots_of[tables.long()[rows], positions * PAGE].long()
         pages = torch.div(slots, PAGE, rounding_mode="floor")
-        # Page 0 takes the writes of padded rows, so its bytes may change at any time.
-        return Watched(event, torch.where(inside & (pages > 0), pages, -1), rows, positions, len(lengths))
+        return Watched(event, torch.where(inside, pages, 0), rows, positions, len(lengths))
 
     def _sample(self, complete: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Random pages, all of the forward's alike; every other one gives way to its request's newest."""
@@ -183,10 +185,9 @@ class Canary:
     def _compare(self, summaries: PageSummaries, layer: int, watched: Watched) -> None:
         assert self._record is not None and self._writers is not None
         inside = watched.pages > 0
-        pages = watched.pages.clamp_min(0)
-        wrong = summaries.differs(layer, pages) & inside
+        wrong = summaries.differs(layer, watched.pages) & inside
         at = wrong.int().argmax(dim=0, keepdim=True)  # an index without a dimension would be read on the host
-        page = pages[at]
+        page = watched.pages[at]
         facts = (page, watched.rows[at], watched.positions[at], self._writers[page])
         event = torch.full_like(self._record[:1], watched.event)
         found = torch.cat((event, torch.full_like(event, layer), *facts))

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.config import from_mapping
-from sglang_hisa.patches import batch, contract
+from sglang_hisa.config import from_mapping, parse
+from sglang_hisa.patches import batch, contract, runtime
 from sglang_hisa.patches.features import FEATURES, declined
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
 
@@ -147,6 +147,10 @@ def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
 
 
 def test_phases_of_an_extend_step():
+    runtime.start(runtime.Runtime(parse("balanced"), VERSION, 1))
+    told = []
+    runtime.current().on_forward = lambda: told.append("forward")
+
     def req(rid, output=()):
         return SimpleNamespace(rid=rid, output_ids=list(output))
 
@@ -164,3 +168,4 @@ def test_phases_of_an_extend_step():
     step([middle], [40])
     assert batch.phases(SimpleNamespace(rids=["a"]), 1) == [batch.LAST], "the chunk that ends the prompt"
     assert batch.phases(SimpleNamespace(rids=None), 2) == [batch.LAST, batch.LAST]
+    assert len(told) == 3, "metrics are told of every forward, decode steps too"

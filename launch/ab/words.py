@@ -94,5 +94,9 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def origin(record: dict[str, Any]) -> str:
-    """One line: model, machine, versions, commit, rounds, date."""
-    return text.origin(record["provenance"], record["model"], f"{record['plan']['rounds']} rounds")
+    """One line: model, machine, versions, commit, rounds, how the servers shared the machine, date."""
+    plan = record["plan"]
+    more = [f"{plan['rounds']} rounds"]
+    if plan["together"]:
+        more.append("servers together")
+    return text.origin(record["provenance"], record["model"], *more)

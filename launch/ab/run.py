@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,7 +61,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._infos: dict[str, dict[str, Any]] = {}
-        self._asked: list[quality.Asked] = []
+        self._asked: dict[int, quality.Asked] = {}
         self.record = {
             "schema_version": 1,
             "kind": "hisa-ab",
@@ -85,6 +87,7 @@ class Runner:
             },
             "measurements": [],
             "quality": [],
+            "quality_problems": [],
         }
 
     def run(self) -> int:
@@ -166,6 +169,21 @@ class Runner:
             raise Invalid
         self.tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
 
+    @staticmethod
+    def _end_of(server: ServerProcess) -> int | None:
+        """Exit code, once it is known: a dying server closes its connections before it has one."""
+        deadline = time.monotonic() + 2
+        while (code := server.exit_code()) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return code
+
+    def _failed(self, arm: Arm, server: ServerProcess, error: Exception) -> ServerFailed:
+        """``error`` with the arm, and the server's end if it has ended; keeps the end of its log."""
+        code = self._end_of(server)
+        self.record["arms"][arm.name]["log_tail"] = server.tail()
+        ended = "" if code is None else f"the server ended with code {code}; "
+        return ServerFailed(f"arm {arm.name}: {ended}{error}")
+
     def _compare(self, arm: Arm, server: ServerProcess) -> None:
         """Ask the prompts of an arm and compare with the baseline, which is always asked first."""
         if not self.prompts:
@@ -175,10 +193,18 @@ class Runner:
         baseline = arm == self.plan.arms[0]
         for number, prompt in enumerate(self.prompts):
             self.tell(f"{arm.name}: quality, prompt {number + 1} of {len(self.prompts)}")
-            if baseline:
-                self._asked.append(quality.ask(server, prompt, shape, with_choices))
-            other = quality.ask(server, prompt, shape, with_choices)
-            found = quality.compare(self._asked[number], other)
+            try:
+                if baseline:
+                    self._asked[number] = quality.ask(server, prompt, shape, with_choices)
+                elif number not in self._asked:
+                    continue  # the baseline gave no answer, and that is in the record
+                other = quality.ask(server, prompt, shape, with_choices)
+                found = quality.compare(self._asked[number], other)
+            except (OSError, HTTPException, ValueError) as error:
+                if self._end_of(server) is not None:
+                    raise self._failed(arm, server, error) from error
+                self.record["quality_problems"].append(f"arm {arm.name}, prompt {number + 1}: {error}")
+                continue
             self.record["quality"].append({"arm": arm.name, "prompt": number, **found})
             self.save(self.record)
 
@@ -194,10 +220,7 @@ class Runner:
             if server.exit_code() is not None:
                 raise ServerFailed("ended in the middle of a measurement")
         except (ServerFailed, ClientFailed) as error:
-            code = server.exit_code()
-            self.record["arms"][arm.name]["log_tail"] = server.tail()
-            ended = "" if code is None else f"the server ended with code {code}; "
-            raise ServerFailed(f"arm {arm.name}: {ended}{error}") from error
+            raise self._failed(arm, server, error) from error
         place = {"round": index, "arm": arm.name, "cell": number, "seed": seed, "requests": cell.requests}
         self.record["measurements"].append({**place, **found})
         self.save(self.record)

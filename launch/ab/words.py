@@ -48,6 +48,7 @@ def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know before any number: refusals, a partial run, failed requests."""
     plan = record["plan"]
     out = [f"REFUSED, no verdict is given: {why}" for why in record["refusals"]]
+    out += [f"quality not compared: {why}" for why in record.get("quality_problems", [])]
     have = record["measurements"]
     if not record["complete"]:
         want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])

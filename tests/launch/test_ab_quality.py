@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from sglang_hisa.launch.ab import plan, quality
-from sglang_hisa.launch.ab.run import retractions
+from sglang_hisa.launch.ab import plan, quality, words
+from sglang_hisa.launch.ab.run import Runner, retractions
+from sglang_hisa.server import ServerFailed
 
 
 def top(weights: np.ndarray, kept: int) -> quality.Distribution:
@@ -70,3 +71,57 @@ def test_arms_of_the_users_own():
     assert arms[1].setting == '{"preset": "paper", "prefill_tokens": 32768}'
     with pytest.raises(ValueError, match="wide"):
         plan.parse_arms("stock,wide", {"wide": '{"prefil_tokens": 1}'})
+
+
+class Server:
+    """Answers, refuses or is dead, as told."""
+
+    def __init__(self, answers, code=None):
+        self.answers, self.code = list(answers), code
+
+    def exit_code(self):
+        return self.code
+
+    def tail(self):
+        return "last words"
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch):
+    def ask(server, prompt, shape, with_choices):
+        answer = server.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(quality, "ask", ask)
+    monkeypatch.setattr(quality, "model_shape", lambda model: quality.Shape(300, 2, 64))
+    arms = plan.parse_arms("stock,paper", {})
+    wanted = plan.Plan(arms, plan.parse_cells("100:1", 4, 1), 3, True, 1, 100)
+    return Runner(
+        plan=wanted,
+        model="m",
+        flags=[],
+        make_env=lambda setting: {},
+        folder=tmp_path,
+        save=lambda record: None,
+        tell=lambda line: None,
+        prompts=["one", "two"],
+    )
+
+
+def test_a_prompt_that_is_refused_is_noted_and_the_rest_goes_on(runner):
+    good = quality.Asked(9, [{1: 0.9, 2: 0.1}], None)
+    stock, paper = runner.plan.arms
+    runner._compare(stock, Server([OSError("HTTP Error 400"), good, good]))
+    runner._compare(paper, Server([good]))
+    assert [(one["arm"], one["prompt"]) for one in runner.record["quality"]] == [("stock", 1), ("paper", 1)]
+    assert runner.record["quality_problems"] == ["arm stock, prompt 1: HTTP Error 400"]
+    assert words.notes(runner.record)[0] == "quality not compared: arm stock, prompt 1: HTTP Error 400"
+
+
+def test_a_server_that_dies_over_a_prompt_is_reported_as_dead(runner):
+    stock = runner.plan.arms[0]
+    with pytest.raises(ServerFailed, match="arm stock: the server ended with code -9; reset"):
+        runner._compare(stock, Server([ConnectionResetError("reset")], code=-9))
+    assert runner.record["arms"]["stock"]["log_tail"] == "last words"

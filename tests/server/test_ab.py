@@ -31,7 +31,7 @@ def servers_of(folder: Path) -> list[int]:
 
 def start(folder: Path, arms: str, *more: str) -> subprocess.Popen[str]:
     model = make_tiny(folder / "model", layers=2)
-    command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--cpu", "--together", "--arms", arms]
+    command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--cpu", "--arms", arms]
     command += ["--cells", "150:1", "--output-tokens", "3", "--out", str(folder / "out"), str(model), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -42,7 +42,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def test_stock_against_itself_shows_no_difference(tmp_path: Path) -> None:
-    run = start(tmp_path, "stock,stock", "--rounds", "6")
+    run = start(tmp_path, "stock,stock", "--together", "--rounds", "6")
     text, _ = run.communicate(timeout=400)
     assert run.returncode == 0, text
     kept = record(tmp_path)
@@ -53,12 +53,28 @@ def test_stock_against_itself_shows_no_difference(tmp_path: Path) -> None:
     assert servers_of(tmp_path) == []
 
 
+def test_fresh_servers_take_turns(tmp_path: Path) -> None:
+    """The default: A B B A with one server at a time; two rounds are too few for a verdict."""
+    run = start(tmp_path, "stock,paper", "--rounds", "2")
+    text, _ = run.communicate(timeout=500)
+    assert run.returncode == 0, text
+    kept = record(tmp_path)
+    order = [(one["round"], one["arm"]) for one in kept["measurements"]]
+    assert order == [(0, "stock"), (0, "paper"), (1, "paper"), (1, "stock")]
+    assert [len(kept["arms"][arm]["starts_s"]) for arm in ("stock", "paper")] == [2, 1]
+    assert [one["arm"] for one in kept["quality"]] == ["stock", "paper"]
+    assert all(one["kl_max"] < 1e-3 for one in kept["quality"]), "150 tokens are within every budget"
+    assert {one["verdict"] for one in kept["stats"]["comparisons"]} == {"too few pairs"}
+    assert servers_of(tmp_path) == []
+
+
 def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Path) -> None:
     """The arm prunes to a few pages and audits every row against its whole context, layer by layer."""
     slow = {"preset": "paper", "block": 64, "decode_tokens": 128, "prefill_tokens": 128, "audit": 1.0}
     run = start(
         tmp_path,
         "stock,slow",
+        "--together",
         *("--arm", f"slow={json.dumps(slow)}", "--cells", "900:1", "--rounds", "6"),
         *("--enable-return-indexer-topk", "--disable-overlap-schedule"),
     )
@@ -76,7 +92,7 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
 
 
 def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:
-    run = start(tmp_path, "stock,paper", "--rounds", "500")
+    run = start(tmp_path, "stock,paper", "--together", "--rounds", "500")
     try:
         deadline = time.monotonic() + 300
         kept_file = tmp_path / "out" / "report.json"

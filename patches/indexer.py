@@ -29,7 +29,22 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     if problems:
         refuse("the configuration does not fit the model", problems, "change SGLANG_HISA as said above")
     agreement.check_once(state)  # here: before the weights are loaded
-    state.layers.add(self.layer_id)
+    if not _shares_choice(kwargs.get("config"), self.layer_id):
+        state.layers.add(self.layer_id)
+
+
+def _shares_choice(config: Any, layer_id: int) -> bool:
+    """Whether the layer reuses an earlier layer's choice (``index_topk_freq`` and its kin).
+
+    0.5.17 builds an indexer there that never runs, 0.5.23 builds none. LongCat's ``cli_factor`` is read by
+    0.5.17's model and by 0.5.23's ``dsa_layer_skips_topk``.
+    """
+    from sglang.srt.configs.model_config import dsa_layer_skips_topk
+
+    if config is None:
+        return False
+    factor = getattr(config, "cli_factor", None) or 1
+    return layer_id % factor != 0 if factor > 1 else bool(dsa_layer_skips_topk(config, layer_id))
 
 
 def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:

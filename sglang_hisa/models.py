@@ -88,6 +88,8 @@ GLM_5: dict[str, Any] = {
 }
 """GLM-5 (as transformers' GlmMoeDsaConfig): half the index heads, interleaved index rope, no yarn."""
 
+FAMILIES = {"v32": DEEPSEEK_V32, "glm5": GLM_5}
+
 MAX_CONTEXT = 1 << 20
 """Longest context, in tokens, that a model is made for."""
 
@@ -194,6 +196,12 @@ def make_slice(name: str, out: Path, context: int | None = None) -> Path:
     return out
 
 
+def shared_layers(config: dict[str, Any]) -> list[int]:
+    """Layers that reuse an earlier layer's choice and have no indexer weights (``index_topk_freq``)."""
+    freq = config.get("index_topk_freq", 1)
+    return [layer for layer in range(config["num_hidden_layers"]) if max(layer - 1, 0) % freq]
+
+
 def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     import torch
 
@@ -202,6 +210,7 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     q_rank, kv_rank = config["q_lora_rank"], config["kv_lora_rank"]
     index_heads, index_dim = config["index_n_heads"], config["index_head_dim"]
+    shared = shared_layers(config)
     out: dict[str, torch.Tensor] = {}
 
     def matrix(name: str, rows: int, columns: int) -> None:
@@ -230,11 +239,12 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
         ones(attention + ".kv_a_layernorm", kv_rank)
         matrix(attention + ".kv_b_proj", heads * (nope + value), kv_rank)
         matrix(attention + ".o_proj", hidden, heads * value)
-        matrix(attention + ".indexer.wq_b", index_heads * index_dim, q_rank)
-        matrix(attention + ".indexer.wk", index_dim, hidden)
-        out[attention + ".indexer.k_norm.weight"] = torch.ones(index_dim)
-        out[attention + ".indexer.k_norm.bias"] = torch.zeros(index_dim)
-        matrix(attention + ".indexer.weights_proj", index_heads, hidden)
+        if layer not in shared:
+            matrix(attention + ".indexer.wq_b", index_heads * index_dim, q_rank)
+            matrix(attention + ".indexer.wk", index_dim, hidden)
+            out[attention + ".indexer.k_norm.weight"] = torch.ones(index_dim)
+            out[attention + ".indexer.k_norm.bias"] = torch.zeros(index_dim)
+            matrix(attention + ".indexer.weights_proj", index_heads, hidden)
         ones(base + ".input_layernorm", hidden)
         ones(base + ".post_attention_layernorm", hidden)
         if layer < config["first_k_dense_replace"]:
@@ -257,19 +267,27 @@ def make_tiny(
     index_heads: int = 4,
     seed: int = 0,
     context: int | None = None,
+    family: str = "v32",
+    index_topk_freq: int = 1,
 ) -> Path:
-    """Write a random DeepSeek-V3.2 of 5 MB with real latent, rope and index dimensions to ``out``.
+    """Write a random model of 5 MB with real latent, rope and index dimensions to ``out``.
 
+    ``family``: "v32" (DeepSeek-V3.2) or "glm5" (GLM-5: interleaved index rope, other attention dimensions).
+    ``index_topk_freq``: after layer 1, one layer in so many has an indexer; the others reuse its choice.
     Greedy text of it is noise; it is for running the server, not for reading. Equal arguments write equal
     bytes.
 
     Raises:
-        ValueError: a context out of range.
+        ValueError: an unknown family, or a context out of range.
     """
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
     from safetensors.torch import save_file
 
     changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
-    config = _with_context({**DEEPSEEK_V32, **_TINY, **changes}, context)
+    if index_topk_freq > 1:
+        changes["index_topk_freq"] = index_topk_freq
+    config = _with_context({**FAMILIES[family], **_TINY, **changes}, context)
     out.mkdir(parents=True, exist_ok=True)
     save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
     write_json(out / "config.json", config)

@@ -41,11 +41,12 @@ def test_tiny_settings(tmp_path: Path) -> None:
     assert config_of(models.make_tiny(tmp_path))["max_position_embeddings"] == 163840
 
 
-def test_tiny_weights_fit_the_model_of_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_tiny_weights_fit_the_model_of_transformers(tmp_path: Path, family: str) -> None:
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = models.make_tiny(tmp_path)
+    folder = models.make_tiny(tmp_path, family=family)
     ours = {name: tuple(value.shape) for name, value in load_file(folder / "model.safetensors").items()}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
@@ -54,6 +55,21 @@ def test_tiny_weights_fit_the_model_of_transformers(tmp_path: Path) -> None:
     assert unpacked == {name: shape for name, shape in theirs.items() if ".mlp." not in name}
     for part in ("layers.0.mlp.up_proj", "layers.1.mlp.gate", "layers.2.mlp.experts.3.down_proj"):
         assert f"model.{part}.weight" in ours
+
+
+def test_tiny_of_another_family_and_with_shared_layers(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = models.make_tiny(tmp_path, family="glm5", layers=6, index_heads=32, index_topk_freq=3)
+    config = config_of(folder)
+    real = {"index_n_heads": 32, "indexer_rope_interleave": True, "qk_nope_head_dim": 192, "v_head_dim": 256}
+    assert (real | {"index_topk_freq": 3, "kv_lora_rank": 512}).items() <= config.items()
+    assert "rope_scaling" not in config and config["architectures"] == ["GlmMoeDsaForCausalLM"]
+    names = load_file(folder / "model.safetensors")
+    with_indexer = {name.split(".")[2] for name in names if ".indexer." in name}
+    assert with_indexer == {"0", "1", "4"} and models.shared_layers(config) == [2, 3, 5]
+    with pytest.raises(ValueError, match="unknown family 'v4'; allowed: v32, glm5"):
+        models.make_tiny(tmp_path, family="v4")
 
 
 @pytest.mark.parametrize("make", ["tiny", *models.SLICES])

@@ -69,6 +69,11 @@ STAND_INS: tuple[StandIn, ...] = (
         "Hadamard transform in CUDA",
     ),
     StandIn(
+        "fused:no_fused_store",
+        _both("sglang.srt.layers.attention.dsa.dsa_indexer.can_use_dsa_fused_store"),
+        "it compiles a CUDA kernel to find out",
+    ),
+    StandIn(
         "attention:flashmla_sparse",
         _both("sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend._forward_flashmla_sparse"),
         "FlashMLA",
@@ -172,9 +177,10 @@ def register() -> None:
         _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_hisa.patches.cpu import mqa
+    from sglang_hisa.patches.cpu import fused, mqa
 
     mqa.install_deep_gemm()
+    fused.install()
     for row, target in rows:
         HookRegistry.register(target, _hook(row), HookType(row.kind))
 

@@ -37,6 +37,19 @@ def flashmla_sparse(
     return torch.einsum("rhk,rkd->rhd", weights, keys[..., :v_head_dim]).to(q_all.dtype)
 
 
+def rotate(x: torch.Tensor, table: torch.Tensor, size: int, *, neox: bool) -> torch.Tensor:
+    """Rope of the first ``size`` elements: x ``[n, h, d]`` fp32, table ``[n, size]`` (cosines, sines)."""
+    cos, sin = (part[:, None] for part in table.chunk(2, dim=-1))
+    turned, rest = x[..., :size], x[..., size:]
+    if neox:
+        first, second = turned.chunk(2, dim=-1)
+    else:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    parts = (first * cos - second * sin, second * cos + first * sin)
+    turned = torch.cat(parts, -1) if neox else torch.stack(parts, -1).flatten(-2)
+    return torch.cat((turned, rest), dim=-1)
+
+
 def rope(
     self: Any,
     positions: torch.Tensor,
@@ -48,17 +61,9 @@ def rope(
     if offsets is not None:
         positions = positions + offsets
     table = self.cos_sin_cache[positions.flatten()].float()
-    cos, sin = (part[:, None] for part in table.chunk(2, dim=-1))
 
-    def rotate(x: torch.Tensor) -> torch.Tensor:
+    def turned(x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(positions.numel(), -1, x.shape[-1]).float()
-        turned, rest = rows[..., : self.rotary_dim], rows[..., self.rotary_dim :]
-        if self.is_neox_style:
-            first, second = turned.chunk(2, dim=-1)
-        else:
-            first, second = turned[..., ::2], turned[..., 1::2]
-        parts = (first * cos - second * sin, second * cos + first * sin)
-        turned = torch.cat(parts, -1) if self.is_neox_style else torch.stack(parts, -1).flatten(-2)
-        return torch.cat((turned, rest), dim=-1).reshape(x.shape).to(x.dtype)
+        return rotate(rows, table, self.rotary_dim, neox=self.is_neox_style).reshape(x.shape).to(x.dtype)
 
-    return rotate(query), rotate(key)
+    return turned(query), turned(key)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.patches.cpu import mqa
+from sglang_hisa.patches.cpu import fused, mqa
 
 
 def device_capability(device: Any = None) -> tuple[int, int]:
@@ -15,9 +15,10 @@ def device_capability(device: Any = None) -> tuple[int, int]:
     return (9, 0)
 
 
-def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
-    """What the constructor asks of DeepGEMM on CUDA."""
+def after_init(result: None, self: Any, *args: Any, is_neox_style: bool = True, **kwargs: Any) -> None:
+    """What the constructor asks of DeepGEMM on CUDA, and the fused projection that it makes there."""
     self.sm_count = mqa.NUM_SMS
+    fused.adopt(self, is_neox_style)
 
 
 def forward_native(
@@ -29,7 +30,7 @@ def forward_native(
     layer_id: int,
     return_indices: bool = True,
 ) -> torch.Tensor | None:
-    """``Indexer.forward_cuda``'s eager, unfused branch (SGLang dsa_indexer.py)."""
+    """``Indexer.forward_cuda``'s eager branches, unfused and fused (SGLang dsa_indexer.py)."""
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_attn_backend
     from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
 
@@ -44,10 +45,16 @@ def forward_native(
             x, positions, forward_batch, layer_id, act_quant, metadata, return_indices
         )
         return maybe_capture_indexer_topk(layer_id, chosen)
-    query, key, _ = self._get_q_k_bf16(q_lora, x, positions, False, forward_batch=forward_batch)
-    q_fp8, q_scale = act_quant(query, self.block_size, self.scale_fmt)
-    self._store_index_k_cache(forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant)
-    weights = self._get_logits_head_gate(x, q_scale)
+    if self.use_dsa_indexer_fusion:
+        step = (x, q_lora, positions, forward_batch, layer_id, act_quant)
+        q_fp8, weights = self._fused_q_prepare_and_store(*step, enable_dual_stream=False)
+    else:
+        query, key, _ = self._get_q_k_bf16(q_lora, x, positions, False, forward_batch=forward_batch)
+        q_fp8, q_scale = act_quant(query, self.block_size, self.scale_fmt)
+        self._store_index_k_cache(
+            forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant
+        )
+        weights = self._get_logits_head_gate(x, q_scale)
     if mode.is_extend_without_speculative():
         chosen = self._get_topk_ragged(False, forward_batch, layer_id, q_fp8, weights, metadata)
     else:

@@ -13,6 +13,7 @@ import torch
 PAGE, DIM = 64, 128
 SET = json.loads(os.environ.get("ORACLE", "{}"))
 COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
+COUNTS |= {"layers": [], "heads": [], "fused": []}  # distinct values seen, ascending
 
 
 def page_keys(buffer, pages):
@@ -100,6 +101,9 @@ def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budg
     weights = weights.squeeze(-1)
     rows = lengths.shape[0]
     COUNTS["largest_step"] = max(COUNTS["largest_step"], rows)
+    seen = {"layers": layer_id, "heads": q.shape[1], "fused": indexer.use_dsa_indexer_fusion}
+    for name, value in seen.items():
+        COUNTS[name] = sorted({*COUNTS[name], value})
     for request in torch.unique(owner[:rows]).tolist():
         mine = torch.nonzero(owner[:rows] == request).flatten()
         pages = table[request]

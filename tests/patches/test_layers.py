@@ -1,0 +1,65 @@
+"""Which layers HISA serves: those that choose for themselves, in models that share choices across layers."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sglang_hisa.config import parse
+from sglang_hisa.patches import contract, indexer, runtime, scheduler
+from sglang_hisa.server import cpu_env
+
+CASES = {
+    "every layer": ({}, [0, 1, 2, 3, 4, 5, 6, 7]),
+    "frequency": ({"index_topk_freq": 3}, [0, 1, 4, 7]),
+    "frequency after an offset": ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, [0, 1, 2, 6]),
+    "pattern": ({"index_topk_pattern": "FSSFSFSS"}, [0, 3, 5]),
+    "LongCat": ({"cli_factor": 2}, [0, 2, 4, 6]),
+}
+
+BUILD = """
+import json, sys
+from types import SimpleNamespace
+from sglang_hisa.config import parse
+from sglang_hisa.patches import contract, indexer, runtime
+found = []
+for more in json.loads(sys.argv[1]):
+    runtime.start(runtime.Runtime(parse("balanced"), contract.installed_version(), 15))
+    config = SimpleNamespace(architectures=["LongcatFlashForCausalLM"], index_topk=2048, **more)
+    for layer in range(8):
+        made = SimpleNamespace(index_topk=2048, head_dim=128, layer_id=layer)
+        indexer.after_init(None, made, config=config)
+    found.append(sorted(runtime.current().layers))
+print(json.dumps(found))
+"""
+
+
+def test_layers_that_choose_for_themselves():
+    """By SGLang's own rule, in a process of its own: importing it needs the shims of a CPU server."""
+    argv = [sys.executable, "-c", BUILD, json.dumps([config for config, _ in CASES.values()])]
+    done = subprocess.run(argv, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    assert found == {name: choosing for name, (_, choosing) in CASES.items()}
+
+
+@pytest.fixture
+def state():
+    runtime.start(runtime.Runtime(parse("balanced"), contract.installed_version(), 15))
+    return runtime.current()
+
+
+def test_another_key_width_is_refused(state):
+    with pytest.raises(SystemExit, match="index_head_dim is 64; HISA's kernels are written for 128"):
+        indexer.after_init(None, SimpleNamespace(index_topk=2048, head_dim=64, layer_id=0), config=None)
+    assert not state.layers
+
+
+def test_a_server_without_an_indexer_is_refused(state):
+    arguments = SimpleNamespace(disable_cuda_graph=True, disable_decode_cuda_graph=True, device="cuda")
+    assert scheduler._check_receipt(state, arguments) == [
+        "no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model"
+    ]

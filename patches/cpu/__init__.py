@@ -70,7 +70,10 @@ STAND_INS: tuple[StandIn, ...] = (
     ),
     StandIn(
         "fused:no_fused_store",
-        _both("sglang.srt.layers.attention.dsa.dsa_indexer.can_use_dsa_fused_store"),
+        {
+            V17: f"{_OPS}.attention.fused_store_index_cache.can_use_dsa_fused_store",
+            V23: f"{_OPS}.kvcache.dsa_fused_store_index_cache.can_use_dsa_fused_store",
+        },
         "it compiles a CUDA kernel to find out",
     ),
     StandIn(
@@ -84,6 +87,12 @@ STAND_INS: tuple[StandIn, ...] = (
             "sglang.srt.layers.rotary_embedding.rope_variant.DeepseekScalingRotaryEmbedding.forward_native"
         ),
         "stock's CPU rope does not take the indexer's 2-D key",
+    ),
+    StandIn(
+        "attention:make_rope",
+        _both("sglang.srt.layers.rotary_embedding.factory.get_rope_cpu"),
+        "stock makes yarn rope only on a CPU; GLM-5 has none",
+        "around",
     ),
     StandIn(
         "leaf:act_quant",

@@ -67,3 +67,24 @@ def rope(
         return rotate(rows, table, self.rotary_dim, neox=self.is_neox_style).reshape(x.shape).to(x.dtype)
 
     return turned(query), turned(key)
+
+
+def make_rope(
+    original: Any,
+    head_size: int,
+    rotary_dim: int,
+    max_position: int,
+    base: int,
+    is_neox_style: bool = True,
+    rope_scaling: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    partial_rotary_factor: float = 1.0,
+    device: str | None = None,
+) -> Any:
+    """A rope without scaling comes from the factory of the other devices; SGLang's module has a CPU form."""
+    from sglang.srt.layers.rotary_embedding import factory
+
+    shape = (head_size, rotary_dim, max_position, base, is_neox_style, rope_scaling, dtype)
+    if rope_scaling is not None:
+        return original(*shape, partial_rotary_factor, device)
+    return factory.get_rope(*shape, partial_rotary_factor)

@@ -115,25 +115,17 @@ def arguments(**changes):
     return SimpleNamespace(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"page_size": 32},
-        {"dcp_size": 2},
-        {"attn_cp_size": 4},
-        {"enable_hisparse": True},
-        {"enable_hierarchical_cache": True},
-        {"disaggregation_mode": "decode"},
-        {"speculative_algorithm": "EAGLE"},
-        {"dsa_paged_mqa_logits_backend": "cutedsl"},
-        {"device": "xpu"},
-    ],
-    ids=lambda c: next(iter(c)),
-)
-def test_unserved_feature_is_declined_with_its_fix(changes):
-    reasons = declined(arguments(**changes), SimpleNamespace(), VERSION)
-    name, value = next(iter(changes.items()))
-    assert len(reasons) == 1 and reasons[0].startswith(f"{name}={value}") and "fix:" in reasons[0]
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.argument)
+def test_unserved_feature_is_declined_with_its_fix(feature):
+    asked = {"page_size": 32, "disaggregation_mode": "decode", "device": "xpu"}
+    value = asked.get(feature.argument, 2 if feature.argument.endswith("_size") else "other")
+    for version in VERSIONS:
+        reasons = declined(arguments(**{feature.argument: value}), SimpleNamespace(), version)
+        if version in feature.versions:
+            assert len(reasons) == 1 and reasons[0].startswith(f"{feature.argument}={value}")
+            assert f"fix: {feature.fix}" in reasons[0] and feature.why in reasons[0]
+        else:
+            assert reasons == []
 
 
 def test_every_reason_is_listed_and_unknown_arguments_are_reasons():

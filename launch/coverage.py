@@ -1,0 +1,118 @@
+"""What runs where: model x feature, and the tests and records that show it. docs/supported.md is made of it.
+
+A feature without evidence is served by the same code, but nobody has run it: the page says "not run".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglang_hisa.patches.table import V23, VERSIONS
+
+ROOT = Path(__file__).parent.parent
+
+_SERVER = "tests/server/test_real_server.py::"
+_UNIT = "tests/test_indexer.py::"
+_POOL = "tests/patches/test_pool.py::"
+_WITHIN = "test_budget_that_covers_the_context_is_stock"
+_CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
+_SERVE = "launch/results/h100-serve.json"
+_KERNELS = "launch/results/kernels-h100.json"
+_AB = "launch/results/ab-v32-tp8-rank/report.json"
+_AB_LONG = "launch/results/ab-v32-tp8-rank-256k/report.json"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One feature of one model, in each SGLang that has it."""
+
+    model: str
+    feature: str
+    evidence: tuple[str, ...] = ()
+    """Tests (``path::function``, run on the CPU with every version) and records (JSON of a GPU run)."""
+    versions: tuple[str, ...] = VERSIONS
+    declined: str = ""
+    """Why it is refused at start; empty when it is served."""
+
+
+V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
+
+COVERAGE: tuple[Coverage, ...] = (
+    Coverage(V32, "decode and chunked prefill", (f"{_SERVER}test_small_budget_under_load", _SERVE)),
+    Coverage(
+        V32, "mixed batches, radix cache, pool below the load", (f"{_SERVER}test_small_budget_under_load",)
+    ),
+    Coverage(V32, "stock's answers within the budget", (f"{_SERVER}{_WITHIN}", _SERVE)),
+    Coverage(V32, "blocks of 128", (f"{_SERVER}test_large_blocks_sink_and_local", _SERVE)),
+    Coverage(
+        V32,
+        "wide sink and local windows; top-k fused (slots) and unfused (positions)",
+        (f"{_SERVER}test_large_blocks_sink_and_local",),
+    ),
+    Coverage(V32, "dense last chunk", (f"{_SERVER}test_balanced_keeps_the_last_chunk_dense", _AB)),
+    Coverage(V32, "audit", (f"{_SERVER}test_balanced_keeps_the_last_chunk_dense", _SERVE)),
+    Coverage(V32, "metrics", (f"{_SERVER}test_fresh_equals_cached",)),
+    Coverage(V32, "decode CUDA graphs, overlap schedule, FlashMLA sparse, bf16 KV", (_SERVE, _AB)),
+    Coverage(V32, "contexts to 256K", (_AB_LONG,)),
+    Coverage(V32, "RAGGED top-k of an fp8 KV cache", (f"{_UNIT}test_prefill_rows_of_two_requests",)),
+    Coverage(V32, "top-k backends other than fused v2", (f"{_UNIT}test_decode_rows",)),
+    Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
+    Coverage(V32, "pipeline parallel layer offsets", (f"{_POOL}test_allocated_counted_and_dropped",)),
+    Coverage(V32, "prefill CUDA graphs (breakable, piecewise)"),
+    Coverage(V32, "fp8 KV with FlashMLA KV decode, fa3 decode"),
+    Coverage(V32, "tensor parallel, DP attention"),
+    Coverage(V32, "LoRA on `weights_proj`"),
+    Coverage(V32, "deterministic top-k, top-k broadcast"),
+    Coverage(GLM5, "interleaved index rope, fused key path without Hadamard"),
+    Coverage(GLM5, "32 index heads", (_KERNELS,)),
+    Coverage(GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)"),
+    Coverage(GLM52, "index sharing: `index_topk_freq`", (_CHOOSING,)),
+    Coverage(
+        GLM52, "layers without index keys (0 rows)", (f"{_UNIT}test_summaries_find_a_flipped_byte",), (V23,)
+    ),
+    Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
+    Coverage("LongCat-Flash", "index sharing: `cli_factor`", (_CHOOSING,)),
+    Coverage("LongCat-Flash", "decode and prefill"),
+    Coverage("Mistral Large 3, Pixtral with an indexer", "decode and prefill"),
+    Coverage("Dots3, HY-V4", "decode and prefill", versions=(V23,)),
+    Coverage(
+        "GLM-5-Next (`index_kpool` above 1)",
+        "decode and prefill",
+        ("tests/patches/test_refusals.py::test_every_reason_is_listed_and_unknown_arguments_are_reasons",),
+        (V23,),
+        declined="it pools its index keys itself; nothing to prune by page",
+    ),
+    Coverage(
+        "any model without an `Indexer` (DeepSeek-V4, dense models)",
+        "decode and prefill",
+        ("tests/patches/test_layers.py::test_a_server_without_an_indexer_is_refused",),
+        declined="no DSA indexer is built, so the receipt is empty",
+    ),
+    Coverage(
+        "any",
+        "index keys of another width than 128",
+        ("tests/patches/test_layers.py::test_another_key_width_is_refused",),
+        declined="the kernels are written for 128",
+    ),
+)
+
+
+def cell(row: Coverage, version: str) -> str:
+    """What the page says of ``row`` and ``version``. Records count for the SGLang in their provenance."""
+    if version not in row.versions:
+        return "–"
+    if row.declined:
+        return "declined"
+    records = [path for path in row.evidence if path.endswith(".json")]
+    gpus = {
+        where["gpu"].split()[1]
+        for where in (json.loads((ROOT / path).read_text())["provenance"] for path in records)
+        if where["sglang"] == version
+    }
+    tests = [path for path in row.evidence if path not in records]
+    shown = ["unit test"] if tests else []
+    if any(path.startswith("tests/server/") for path in tests):
+        shown = ["CPU server"]
+    return f"served: {', '.join(shown + sorted(gpus))}" if shown or gpus else "served, not run"

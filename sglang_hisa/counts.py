@@ -44,7 +44,8 @@ class RowCounts:
         if self.sums is None:
             raise RuntimeError("sglang-hisa: rows came before the KV pool")
         real = torch.ones_like(lengths) if kind == "prefill" else (lengths > 1).to(lengths.dtype)
-        self.sums[KINDS.index(kind)] += (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
+        total = (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
+        self.sums[KINDS.index(kind)].add_(total)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """``{kind: {"rows", "candidate_tokens", "context_tokens", "candidate_share"}}``; waits for it.

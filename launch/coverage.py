@@ -14,9 +14,11 @@ from sglang_hisa.patches.table import V23, VERSIONS
 ROOT = Path(__file__).parent.parent
 
 _SERVER = "tests/server/test_real_server.py::"
+_FAMILIES = "tests/server/test_families.py::"
 _UNIT = "tests/test_indexer.py::"
 _POOL = "tests/patches/test_pool.py::"
 _WITHIN = "test_budget_that_covers_the_context_is_stock"
+_SHARED = f"{_FAMILIES}test_shared_layers_reuse_the_choice"
 _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
@@ -75,13 +77,11 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "DP attention"),
     Coverage(V32, "LoRA on `weights_proj`"),
     Coverage(V32, "deterministic top-k, top-k broadcast"),
-    Coverage(GLM5, "interleaved index rope, fused key path without Hadamard"),
-    Coverage(GLM5, "32 index heads", (_KERNELS,)),
+    Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
+    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS)),
     Coverage(GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)"),
-    Coverage(GLM52, "index sharing: `index_topk_freq`", (_CHOOSING,)),
-    Coverage(
-        GLM52, "layers without index keys (0 rows)", (f"{_UNIT}test_summaries_find_a_flipped_byte",), (V23,)
-    ),
+    Coverage(GLM52, "index sharing: `index_topk_freq`; `--enable-return-indexer-topk`", (_SHARED,)),
+    Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
     Coverage("LongCat-Flash", "index sharing: `cli_factor`", (_CHOOSING,)),
     Coverage("LongCat-Flash", "decode and prefill"),

@@ -1,0 +1,53 @@
+"""Real CPU servers of other DSA models: GLM-5's indexer, and layers that reuse an earlier layer's choice."""
+
+import numpy as np
+import pytest
+
+from sglang_hisa import choices
+from sglang_hisa.models import make_tiny, shared_layers
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import V23
+
+from .conftest import TOPK, shared_prefix_load, text, watched
+from .test_real_server import SMALL, assert_right
+
+pytestmark = pytest.mark.server
+
+POOL_TOKENS = 4096
+SUMMARY_BYTES = 132
+
+
+def test_glm5(tmp_path):
+    """32 index heads, interleaved rope, and the fused key path, which has no Hadamard transform."""
+    model = make_tiny(tmp_path / "model", family="glm5", index_heads=32, index_topk=TOPK, layers=2)
+    flags = ["--chunked-prefill-size", "256", "--enable-mixed-chunk"]
+    with watched(tmp_path, model, SMALL, flags, pool_tokens=2048) as (server, counts):
+        answers = shared_prefix_load(server, count=8, at_once=4)
+        assert any(a["meta_info"]["cached_tokens"] >= 64 for a in answers), "no prefix was shared"
+        assert_right(counts(), rows=2000, pruned=True)
+        assert counts()["heads"] == [32] and counts()["fused"] == [True]
+        assert server.receipts()[0]["layers"] == 2
+
+
+def test_shared_layers_reuse_the_choice(tmp_path):
+    """GLM-5.2's pattern: layers 2 and 4 have no indexer, and no index keys in 0.5.23."""
+    config = {"layers": 5, "index_topk_freq": 2, "index_topk": TOPK}
+    model = make_tiny(tmp_path / "model", family="glm5", **config)
+    assert shared_layers({"num_hidden_layers": 5, "index_topk_freq": 2}) == [2, 4]
+    flags = ["--chunked-prefill-size", "256", "--enable-return-indexer-topk"]
+    with watched(tmp_path, model, SMALL, flags, pool_tokens=POOL_TOKENS) as (server, counts):
+        answer = server.generate(text(700, 7), 6, return_indexer_topk=True)
+        chosen = choices.decode(answer["meta_info"], 5, TOPK)
+        late = np.arange(400, len(chosen))  # rows that are pruned
+        same = [[np.array_equal(chosen[late, a], chosen[late, b]) for b in range(5)] for a in range(5)]
+        groups = [0, 1, 1, 3, 3]
+        assert same == [[groups[a] == groups[b] for b in range(5)] for a in range(5)]
+        shared_prefix_load(server, count=6, at_once=3)
+        assert_right(counts(), rows=2000, pruned=True)
+        assert counts()["layers"] == [0, 1, 3]
+        receipt = server.receipts()[0]
+        assert receipt["layers"] == 3
+        # A page of a choosing layer has a summary; 0.5.17 keeps index keys of the other layers as well.
+        pages = (POOL_TOKENS + 64 + 1) // 64
+        layers = 3 if contract.installed_version() == V23 else 5
+        assert receipt["summary_bytes"] == layers * pages * SUMMARY_BYTES

@@ -187,6 +187,9 @@ class ServerProcess:
             code = self.exit_code()
             if code is not None:
                 raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")
+            if progress is not None and elapsed >= told:
+                progress(elapsed, self.tail(1))
+                told = elapsed + 1
             try:
                 # Not /health: it answers only after a generation has worked.
                 _LOCAL.open(f"{self.url}/get_model_info", timeout=5).read()
@@ -195,9 +198,6 @@ class ServerProcess:
                 pass  # not listening yet; the exit code and the timeout bound the wait
             if elapsed > timeout:
                 raise ServerFailed(f"the server was not ready after {timeout:.0f} s\n{self.tail()}")
-            if progress is not None and elapsed >= told:
-                progress(elapsed, self.tail(1))
-                told = elapsed + 1
             time.sleep(0.25)
 
     def stop(self, grace: float = 5) -> None:

@@ -112,7 +112,7 @@ def test_ready_requests_and_clean_end(fake: str, tmp_path: Path, monkeypatch: py
     with server(fake, tmp_path) as child:
         assert 0 <= child.wait_ready(20, lambda elapsed, line: told.append((elapsed, line))) < 20
         pids = pids_of(tmp_path)
-        assert told and told[0][0] < 1 and {line for _, line in told} <= {"", "loading"}
+        assert told and told[0][0] < 5 and {line for _, line in told} <= {"", "loading"}
         sent = child.generate("hello", 4, return_indexer_topk=True)
         assert sent == {
             "text": "hello",

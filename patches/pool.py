@@ -54,14 +54,20 @@ def after_size(result: int, self: Any) -> int:
     return result if summaries is None else result + summaries.nbytes
 
 
+def _moved(pool: Any, mover: str, slots: torch.Tensor) -> None:
+    """``mover`` wrote the index keys of ``slots``: reseal their pages, tell the canary, count them."""
+    state = runtime.current()
+    pages = pages_of(slots)
+    pool._hisa_summaries.reseal(pages)
+    state.canary.moved(mover, pages)
+    state.rebuilt[mover] += pages.numel()
+
+
 def after_load_cpu_copy(
     result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any
 ) -> None:
     """Index keys of ``indices`` came back from the host."""
-    pages = pages_of(indices)
-    self._hisa_summaries.reseal(pages)
-    runtime.current().canary.moved("load_cpu_copy", pages)
-    runtime.current().rebuilt["load_cpu_copy"] += pages.numel()
+    _moved(self, "load_cpu_copy", indices)
 
 
 def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
@@ -73,10 +79,7 @@ def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.
         )
     original(self, tgt_loc, src_loc)
     if tgt_loc.numel():
-        pages = pages_of(tgt_loc)
-        self._hisa_summaries.reseal(pages)
-        runtime.current().canary.moved("move_kv_cache", pages)
-        runtime.current().rebuilt["move_kv_cache"] += pages.numel()
+        _moved(self, "move_kv_cache", tgt_loc)
 
 
 def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:

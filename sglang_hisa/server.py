@@ -29,6 +29,19 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens URLs of this machine, whatever proxy the environment names."""
 
 
+def fetch(url: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> str:
+    """GET, or POST of a JSON body, from a server of this machine; the text of the answer.
+
+    Raises:
+        OSError: no answer, or a refusal (``urllib.error.HTTPError``).
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with _LOCAL.open(request, timeout=timeout) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 class ServerFailed(RuntimeError):
     """A server did not start or died; the message holds its exit code and the end of its log."""
 
@@ -192,7 +205,7 @@ class ServerProcess:
                 told = elapsed + 1
             try:
                 # Not /health: it answers only after a generation has worked.
-                _LOCAL.open(f"{self.url}/get_model_info", timeout=5).read()
+                fetch(f"{self.url}/get_model_info", timeout=5)
                 return elapsed
             except OSError:
                 pass  # not listening yet; the exit code and the timeout bound the wait
@@ -228,10 +241,7 @@ class ServerProcess:
         Raises:
             urllib.error.HTTPError: the server refused the request.
         """
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with _LOCAL.open(request, timeout=timeout) as answer:
-            text = answer.read().decode()
+        text = fetch(self.url + path, body, timeout)
         try:
             return json.loads(text)
         except json.JSONDecodeError:

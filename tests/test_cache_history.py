@@ -7,23 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .history.machine import WEIGHTS, History
+from .history.machine import WEIGHTS, History, history_settings
 from .history.mutants import CANDIDATES, MUTANTS, SUMMARY
 from .history.sglang_cache import importable
 
 STEPS, LENGTH = 10_000, 100
-SETTINGS = settings(
-    max_examples=STEPS // LENGTH + 2,
-    stateful_step_count=LENGTH,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+SETTINGS = history_settings(STEPS // LENGTH + 2, LENGTH, derandomize=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +12,13 @@ from typing import Any
 from sglang_hisa.launch.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.load import goodput, plan
 from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.server import fetch
 
 _RETRACTED = "sglang:num_retracted_requests_total"
-_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Unreachable(RuntimeError):
     """No SGLang server answers."""
-
-
-def _get(url: str) -> str:
-    with _LOCAL.open(url, timeout=20) as answer:
-        text: str = answer.read().decode()
-    return text
 
 
 def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
@@ -36,7 +28,7 @@ def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
         Unreachable: no answer, or not SGLang's.
     """
     try:
-        info = json.loads(_get(f"{url}/server_info"))
+        info = json.loads(fetch(f"{url}/server_info", timeout=20))
         receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
         return {
             "version": info["version"],
@@ -55,7 +47,7 @@ def retracted(url: str) -> int | None:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        families = list(text_string_to_metric_families(_get(f"{url}/metrics")))
+        families = list(text_string_to_metric_families(fetch(f"{url}/metrics", timeout=20)))
     except (OSError, ValueError):
         return None
     names = {sample.name for family in families for sample in family.samples}

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
 
 from sglang_hisa.launch.quality.tasks import Sample
-
-_LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _request(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with _LOCAL.open(request, timeout=timeout) as answer:
-        return json.loads(answer.read())
+from sglang_hisa.server import fetch
 
 
 def model_name(url: str) -> str:
     """The first model that the server names. Raises ``OSError`` where it does not answer."""
-    return str(_request(f"{url}/v1/models", None, 30)["data"][0]["id"])
+    return str(json.loads(fetch(f"{url}/v1/models", timeout=30))["data"][0]["id"])
 
 
 def complete(url: str, model: str, sample: Sample, timeout: float = 600) -> tuple[str, int]:
@@ -37,7 +27,7 @@ def complete(url: str, model: str, sample: Sample, timeout: float = 600) -> tupl
         "max_tokens": len(sample.answer),
         "temperature": 0,
     }
-    found = _request(f"{url}/v1/completions", body, timeout)
+    found = json.loads(fetch(f"{url}/v1/completions", body, timeout))
     return str(found["choices"][0]["text"]), int(found["usage"]["prompt_tokens"])
 
 

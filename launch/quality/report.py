@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.quality import plots, stats
+from sglang_hisa.launch.report import files
 
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
 SURE = 0.05
@@ -18,26 +18,14 @@ SURE = 0.05
 
 
 def save(record: dict[str, Any], folder: Path) -> None:
-    """Write the record, with its rows made anew, in one step: a kill leaves the last whole one."""
+    """Write the record, with its rows made anew; see :func:`files.save`."""
     record["rows"] = stats.rows(record["answers"], record["plan"]["baseline"])
-    folder.mkdir(parents=True, exist_ok=True)
-    half = folder / (NAME + ".part")
-    half.write_text(json.dumps(record, allow_nan=False) + "\n")
-    half.replace(folder / NAME)
+    files.save(record, folder, NAME, indent=None)
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The record of ``folder``.
-
-    Raises:
-        FileNotFoundError: none there.
-        ValueError: it is not such a record.
-    """
-    record: dict[str, Any] = json.loads((folder / NAME).read_text())
-    found = (record.get("kind"), record.get("schema_version"))
-    if found != (KIND, VERSION):
-        raise ValueError(f"{folder / NAME}: kind and schema {found}, expected {(KIND, VERSION)}")
-    return record
+    """The record of ``folder``; raises as :func:`files.load`."""
+    return files.load(folder, KIND, VERSION, NAME)
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:

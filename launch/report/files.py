@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
-def save(record: Mapping[str, Any], folder: Path) -> Path:
-    """Write report.json of ``folder`` in one step: a kill leaves the last whole record."""
+def save(record: Mapping[str, Any], folder: Path, name: str = "report.json", indent: int | None = 1) -> Path:
+    """Write the record of ``folder`` in one step: a kill leaves the last whole one."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "report.json"
+    path = folder / name
     half = path.with_suffix(".json.part")
-    half.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    half.write_text(json.dumps(record, indent=indent, allow_nan=False) + "\n")
     half.replace(path)
     return path
 
@@ -31,14 +31,14 @@ def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes])
     return written
 
 
-def load(folder: Path, kind: str, version: int) -> dict[str, Any]:
+def load(folder: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
     """The record of a folder.
 
     Raises:
-        FileNotFoundError: no report.json there.
+        FileNotFoundError: none there.
         ValueError: it is not a record of this kind and schema.
     """
-    path = folder / "report.json"
+    path = folder / name
     record: dict[str, Any] = json.loads(path.read_text())
     found = (record.get("kind"), record.get("schema_version"))
     if found != (kind, version):

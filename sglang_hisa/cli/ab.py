@@ -65,7 +65,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--warmup-tokens",
-        type=_tokens,
         default="1m",
         metavar="N",
         help="bound of the prompt that warms up each cell (default: the cell's own length)",
@@ -93,12 +92,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
-
-
-def _tokens(text: str) -> int:
-    from sglang_hisa.launch.ab.plan import parse_tokens
-
-    return parse_tokens(text)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -131,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             args.rounds,
             args.together,
             args.seed,
-            args.warmup_tokens,
+            plan.parse_tokens(args.warmup_tokens),
         )
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)

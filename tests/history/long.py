@@ -13,13 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sglang_hisa.launch.provenance import provenance
 
-from .machine import History
+from .machine import History, history_settings
 from .sglang_cache import importable
 
 LENGTH, BATCH = 100, 50
@@ -27,21 +27,13 @@ LENGTH, BATCH = 100, 50
 
 def batch(number: int) -> str | None:
     """Run histories of their own seed; what failed, or None."""
-    chosen = settings(
-        max_examples=BATCH,
-        stateful_step_count=LENGTH,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
 
     @seed(number)
     class Seeded(History):
         pass
 
     try:
-        run_state_machine_as_test(Seeded, settings=chosen)
+        run_state_machine_as_test(Seeded, settings=history_settings(BATCH, LENGTH))
     except Exception as error:  # whatever a history raises is what the record is for
         return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -64,6 +65,19 @@ def sequence(family: int, length: int) -> list[int]:
     """Tokens of a prompt: families share all but what follows their own multiple of 50."""
     split = 50 * family
     return [(i if i < split else i + 131 * family) % truth.VOCABULARY for i in range(length)]
+
+
+def history_settings(histories: int, length: int, **more: Any) -> settings:
+    """Hypothesis' settings of a run of ``histories`` of ``length`` steps each."""
+    return settings(
+        max_examples=histories,
+        stateful_step_count=length,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        **more,
+    )
 
 
 class History(RuleBasedStateMachine):

@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
 
-FEW, MID = 1024, 2048
+FEW, MID, LARGE = 1024, 2048, 4096
 """Blocks of the cheaper branches."""
 
 
@@ -134,6 +134,7 @@ def _pick_kernel(
     PER_BLOCK: tl.constexpr,
     FEW: tl.constexpr,
     MID: tl.constexpr,
+    LARGE: tl.constexpr,
     MANY: tl.constexpr,
     WIDTH: tl.constexpr,
     MAPPED: tl.constexpr,
@@ -165,6 +166,11 @@ def _pick_kernel(
         _pick_row(
             *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
             *(PAGE, PER_BLOCK, MID, LOGICAL),
+        )
+    elif earlier <= LARGE:
+        _pick_row(
+            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
+            *(PAGE, PER_BLOCK, LARGE, LOGICAL),
         )
     else:
         _pick_row(
@@ -237,6 +243,7 @@ def pick_pages(
         PER_BLOCK=pages_per_block,
         FEW=min(FEW, blocks),
         MID=min(MID, blocks),
+        LARGE=min(LARGE, blocks),
         MANY=blocks,
         WIDTH=max(16, triton.next_power_of_2(width)),
         MAPPED=table_rows is not None,

@@ -12,7 +12,7 @@ from sglang_hisa import config as settings
 from sglang_hisa import indexer as paths
 from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
-from sglang_hisa.counts import STOCK_DECODE
+from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
 from sglang_hisa.kernels.layout import HEAD_DIM
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
@@ -62,7 +62,8 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
 
 def _coarse_seals(forward_batch: Any) -> bool:
     """Decode steps seal in the coarse launch that follows the store in the same layer (one launch less)."""
-    return runtime.current().config.decode.active and forward_batch.forward_mode.is_decode()
+    state = runtime.current()
+    return state.config.decode.active and not state.capturing_short and forward_batch.forward_mode.is_decode()
 
 
 def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None) -> None:
@@ -169,12 +170,13 @@ def _decode_step(
         state.count_stock("decode: no rows")
         return "decode: no rows"
     lengths = metadata.get_seqlens_expanded()[:rows]
-    if not state.config.decode.active:
-        state.count_stock(STOCK_DECODE)
-        state.rows.add(STOCK_DECODE, lengths, lengths)
-        return STOCK_DECODE
+    if state.capturing_short or not state.config.decode.active:
+        reason = SHORT_DECODE if state.capturing_short else STOCK_DECODE
+        state.count_stock(reason)
+        state.rows.add(reason, lengths, lengths)
+        return reason
     table = metadata.get_page_table_64()
-    rule = _rule(state, "decode", host)
+    rule = state.decode_rule = _rule(state, "decode", host)
     bound = table.shape[1] * PAGE
     view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
     plan = paths.make_decode_plan(
@@ -204,7 +206,7 @@ def around_topk_paged(
         step = _keep_step(forward_batch, layer_id, metadata, made)
     if isinstance(step, str):
         if _capturing(q_fp8):
-            state.stock_graphs.add(rows)
+            (state.short_graphs if step == SHORT_DECODE else state.stock_graphs).add(rows)
         return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load

@@ -12,6 +12,7 @@ from sglang_hisa.config import Config
 
 if TYPE_CHECKING:
     from sglang_hisa.audit import Audit
+    from sglang_hisa.budget import Rule
     from sglang_hisa.canary import Canary
     from sglang_hisa.counts import RowCounts
 
@@ -32,6 +33,12 @@ class Runtime:
     """Row counts of the captured graphs that ran HISA."""
     stock_graphs: set[int] = field(default_factory=set)
     """Row counts of the captured graphs that called the stock indexer."""
+    short_graphs: set[int] = field(default_factory=set)
+    """Row counts of the stock graphs for steps within the budget (see :mod:`.short`)."""
+    capturing_short: bool = False
+    """Whether one of them is being captured."""
+    decode_rule: Rule | None = None
+    """The decode budget of this model, from the first planned decode step on."""
     steps: Counter[str] = field(default_factory=Counter)
     """HISA steps by phase."""
     stock: Counter[str] = field(default_factory=Counter)
@@ -79,11 +86,11 @@ class Runtime:
             self.on_step("stock", reason)
 
     def _rows_report(self) -> dict[str, Any]:
-        from sglang_hisa.counts import STOCK_DECODE
+        from sglang_hisa.counts import STOCK_KINDS
 
         by_kind = self.rows.report()
-        on_device = by_kind.pop(STOCK_DECODE)["rows"]
-        stock = {**self.stock_rows, **({STOCK_DECODE: on_device} if on_device else {})}
+        on_device = {reason: by_kind.pop(reason)["rows"] for reason in STOCK_KINDS}
+        stock = {**self.stock_rows, **{reason: rows for reason, rows in on_device.items() if rows}}
         return {**by_kind, "stock": stock}
 
     def receipt(self) -> dict[str, Any]:
@@ -98,6 +105,7 @@ class Runtime:
             "layers": len(self.layers),
             "graphs_with_hisa": len(self.graphs),
             "graph_rows": sorted(self.graphs),
+            "short_graphs": len(self.short_graphs),
             "stock_graphs": len(self.stock_graphs),
             "summary_bytes": self.summary_bytes,
             "refine": self.refine,

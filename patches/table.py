@@ -33,10 +33,10 @@ class Patch:
     callers: tuple[tuple[str, str], ...] = ()
     """(source file, expression) through which SGLang must reach the attribute, in every version."""
     setting: str = ""
-    """Key of the configuration that must not be "off" for the patch to be applied; empty: always applied."""
+    """Key of the configuration that must not be off for the patch to be applied; empty: always applied."""
 
     def applies(self, config: Config) -> bool:
-        return not self.setting or getattr(config, self.setting) != "off"
+        return not self.setting or getattr(config, self.setting) not in ("off", False)
 
 
 def _both(*names: str) -> dict[str, tuple[str, ...]]:
@@ -45,6 +45,8 @@ def _both(*names: str) -> dict[str, tuple[str, ...]]:
 
 _PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
 _IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
+_GRAPHS_FILE = "srt/model_executor/runner/decode_cuda_graph_runner.py"
+_DECODE_GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner"
 
 PATCHES: tuple[Patch, ...] = (
     Patch(
@@ -129,6 +131,27 @@ PATCHES: tuple[Patch, ...] = (
         'compare summaries with their rebuild after each forward; only with "canary" on',
         (("srt/managers/tp_worker.py", "self.model_runner.forward("),),
         setting="canary",
+    ),
+    Patch(
+        f"{_DECODE_GRAPHS}.capture_one_shape",
+        "around",
+        "short:around_capture",
+        {
+            V17: ("self", "size", "forward", "stream_idx", "variant_label"),
+            V23: ("self", "size", "forward", "stream_idx", "variant_label", "attention_variant"),
+        },
+        "capture each decode size with stock DSA as well, for steps whose rows all fit their budget",
+        ((_GRAPHS_FILE, "self.capture_one_shape("),),
+        setting="short_graphs",
+    ),
+    Patch(
+        f"{_DECODE_GRAPHS}._resolve_lora_variant",
+        "around",
+        "short:around_variant",
+        _both("self", "forward_batch"),
+        "replay that graph where every row fits",
+        ((_GRAPHS_FILE, "self._resolve_lora_variant(forward_batch)"),),
+        setting="short_graphs",
     ),
     Patch(
         f"{_POOL}.__init__",

@@ -58,11 +58,11 @@ class Config:
     preset: str = "balanced"
     block: int = 64
     """Tokens that share one coarse score: 64 (a page), 128 or 256."""
-    decode_tokens: int = 8192
+    decode_tokens: int = 32768
     """Candidate tokens of a decode row; 0 leaves decode to stock DSA."""
     decode_fraction: float = 1 / 16
     """The decode budget grows to this share of the context."""
-    prefill_tokens: int = 16384
+    prefill_tokens: int = 32768
     """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
@@ -78,6 +78,8 @@ class Config:
     """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
     workspace_mb: int = 512
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
+    short_graphs: bool = True
+    """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget."""
     audit: float = 0.0
     """Share of the pruned prefill rows that are scored against their whole context as well."""
     canary: str = "off"
@@ -138,6 +140,7 @@ _HINTS: dict[str, str] = {
     "refine": f"one of {', '.join(REFINE)}",
     "kernels": f"one of {', '.join(KERNELS)}",
     "workspace_mb": "16 or more, at most 1048576",
+    "short_graphs": "true or false",
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 STOCK_DECODE = "decode: phase left to stock DSA"
-"""The one reason that a replayed graph can have; all other stock rows are counted on the host."""
+SHORT_DECODE = "decode: within the budget"
+STOCK_KINDS = (STOCK_DECODE, SHORT_DECODE)
+"""The reasons that a replayed graph can have; all other stock rows are counted on the host."""
 
-KINDS = ("decode", "prefill", STOCK_DECODE)
+KINDS = ("decode", "prefill", *STOCK_KINDS)
 """What is counted on the device: rows that HISA served, by kind of step, and stock decode rows."""
 
 

@@ -18,7 +18,7 @@ def test_unset_is_stock():
 def test_presets_are_those_of_the_design():
     balanced, paper = parse("balanced"), parse("paper")
     assert parse("{}") == balanced == config.Config()
-    assert (balanced.block, balanced.decode_tokens, balanced.prefill_tokens) == (64, 8192, 16384)
+    assert (balanced.block, balanced.decode_tokens, balanced.prefill_tokens) == (64, 32768, 32768)
     assert (balanced.decode_fraction, balanced.prefill_fraction) == (1 / 16, 1 / 4)
     assert balanced.dense_last_chunk and not paper.dense_last_chunk
     assert (paper.block, paper.decode_tokens, paper.prefill_tokens) == (128, 8192, 8192)

@@ -1,0 +1,48 @@
+"""A second CUDA graph of each decode size, with stock DSA, for steps whose rows all fit their budget.
+
+A row that fits keeps every page, so both graphs choose the same tokens; the stock one has no filter to
+launch. SGLang keys its graphs by a label (it has one for batches without LoRA), which is all this needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_hisa.patches import runtime
+
+LABEL = "hisa-short"
+
+
+def _with(label: str | None) -> str:
+    return f"{label}-{LABEL}" if label else LABEL
+
+
+def around_capture(
+    original: Any,
+    self: Any,
+    size: int,
+    forward: Any,
+    stream_idx: int | None = None,
+    variant_label: str | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Capture ``size`` with HISA as ever, then with the stock indexer."""
+    original(self, size, forward, stream_idx, variant_label, *args, **kwargs)
+    state = runtime.current()
+    if not state.config.decode.active:  # then the first one is stock DSA's already
+        return
+    state.capturing_short = True
+    try:
+        original(self, size, forward, stream_idx, _with(variant_label), *args, **kwargs)
+    finally:
+        state.capturing_short = False
+
+
+def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
+    """Label of the graph that serves this batch, by its lengths on the host: nothing waits for the GPU."""
+    label: str | None = original(self, forward_batch)
+    rule, lengths = runtime.current().decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
+    if rule is None or lengths is None or not len(lengths):
+        return label
+    return _with(label) if rule.fits(int(lengths.max())) else label

@@ -1,0 +1,106 @@
+"""Decode graphs for short contexts: both are captured, and the lengths on the host choose."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang_hisa.budget import Rule
+from sglang_hisa.config import from_mapping
+from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
+from sglang_hisa.patches import indexer, runtime, short
+
+
+@pytest.fixture
+def state(monkeypatch):
+    def make(**given):
+        made = runtime.Runtime(from_mapping(given), sglang="test", patches=0)
+        monkeypatch.setattr(runtime, "_runtime", made)
+        made.rows.allocate(torch.device("cpu"))
+        return made
+
+    return make
+
+
+def batch(*lengths):
+    return SimpleNamespace(seq_lens_cpu=torch.tensor(lengths, dtype=torch.int64))
+
+
+def capture(seen, fail_at="never"):
+    def original(self, size, forward, stream_idx, variant_label, *args, **kwargs):
+        if variant_label == fail_at:
+            raise RuntimeError("out of memory")
+        seen.append((size, variant_label, runtime.current().capturing_short, args))
+
+    return original
+
+
+@pytest.mark.parametrize(
+    "given,first,second", [(None, None, "hisa-short"), ("nolora", "nolora", "nolora-hisa-short")]
+)
+def test_each_size_is_captured_with_hisa_and_then_with_stock(state, given, first, second):
+    made, seen = state(), []
+    short.around_capture(capture(seen), None, 7, "forward", 3, given, "attention")
+    assert seen == [(7, first, False, ("attention",)), (7, second, True, ("attention",))]
+    assert made.capturing_short is False
+
+
+def test_a_failed_capture_leaves_the_flag_down(state):
+    made = state()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        short.around_capture(capture([], "hisa-short"), None, 7, "forward")
+    assert made.capturing_short is False
+
+
+def test_decode_that_is_stock_anyway_is_captured_once(state):
+    state(decode_tokens=0)
+    seen = []
+    short.around_capture(capture(seen), None, 2, "forward")
+    assert [row[1] for row in seen] == [None]
+
+
+@pytest.mark.parametrize(
+    "lengths,label",
+    [
+        ((4096, 1, 77), "hisa-short"),  # 64 blocks of 64, all of them kept
+        ((77, 4097), None),  # one row too long, though it has room for 65 blocks less its own
+        ((65536,), None),
+        ((), None),
+    ],
+)
+def test_the_longest_row_decides(state, lengths, label):
+    state().decode_rule = Rule(64, 0, 64)
+    assert short.around_variant(lambda self, batch: None, None, batch(*lengths)) == label
+
+
+def test_a_growing_budget_is_followed(state):
+    state().decode_rule = Rule(64, 1 << 15, 64)  # half of the context
+    assert short.around_variant(lambda self, batch: "lora", None, batch(4096)) == "lora-hisa-short"
+    assert short.around_variant(lambda self, batch: "lora", None, batch(8192)) == "lora"
+
+
+def test_unknown_lengths_or_budget_take_the_graph_that_is_always_right(state):
+    made = state()
+    assert short.around_variant(lambda self, batch: None, None, batch(9)) is None
+    made.decode_rule = Rule(64, 0, 64)
+    assert short.around_variant(lambda self, batch: None, None, SimpleNamespace(seq_lens_cpu=None)) is None
+
+
+def step_of(made):
+    """What the paged hook decides for two rows, and whether their seal is left to the coarse launch."""
+    decode = SimpleNamespace(is_decode=lambda: True)
+    forward = SimpleNamespace(forward_mode=decode)
+    lengths = torch.tensor([5, 9], dtype=torch.int32)
+    metadata = SimpleNamespace(get_seqlens_expanded=lambda: lengths, attn_metadata=object())
+    args = (made, forward, metadata, None, torch.zeros(2, 1, 128), 2)
+    return indexer._decode_step(*args), indexer._coarse_seals(forward)
+
+
+def test_the_short_graph_calls_stock_counts_its_rows_and_seals_by_itself(state):
+    made = state()
+    made.capturing_short = True
+    assert step_of(made) == (SHORT_DECODE, False)
+    made.capturing_short = False
+    assert indexer._coarse_seals(SimpleNamespace(forward_mode=SimpleNamespace(is_decode=lambda: True)))
+    assert made.receipt()["rows"]["stock"] == {SHORT_DECODE: 2}
+    assert step_of(state(decode_tokens=0)) == (STOCK_DECODE, False)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sglang_hisa.launch.ab import validity
@@ -68,31 +70,34 @@ def new_record(plan: Plan, model: str) -> dict[str, Any]:
     }
 
 
-def ask(record: dict[str, Any], plan: Plan, arm: str, url: str, folder: Path, tell: Told) -> None:
-    """Put every question to the server at ``url``; the record is saved now and then.
+def ask(
+    record: dict[str, Any], plan: Plan, arm: str, url: str, folder: Path, tell: Told, lock: Lock | None = None
+) -> None:
+    """Put every question to the server at ``url``; the record is saved now and then, under ``lock``.
 
     Raises:
         OSError: the server stopped answering.
     """
-    questions = plan.questions()
+    questions, lock = plan.questions(), lock or Lock()
     told, tokens_of = 0.0, {}
     for done, (number, sample, text, tokens) in enumerate(client.ask_all(url, questions, plan.at_once), 1):
-        record["answers"].append(
-            {
-                "arm": arm,
-                "task": sample.task,
-                "context": sample.context,
-                "depth": sample.depth,
-                "sample": number,
-                "right": text.startswith(sample.answer),
-            }
-        )
+        answer = {
+            "arm": arm,
+            "task": sample.task,
+            "context": sample.context,
+            "depth": sample.depth,
+            "sample": number,
+            "right": text.startswith(sample.answer),
+        }
         tokens_of[sample.context] = tokens
-        if time.monotonic() - told > 3 or done == len(questions):
-            told = time.monotonic()
-            tell(f"{arm}: {done}/{len(questions)} answers")
-            report.save(record, folder)
-    record["arms"].setdefault(arm, {})["prompt_tokens"] = tokens_of
+        with lock:
+            record["answers"].append(answer)
+            if time.monotonic() - told > 3 or done == len(questions):
+                told = time.monotonic()
+                tell(f"{arm}: {done}/{len(questions)} answers")
+                report.save(record, folder)
+    with lock:
+        record["arms"].setdefault(arm, {})["prompt_tokens"] = tokens_of
 
 
 def run_arms(
@@ -108,31 +113,49 @@ def run_arms(
 ) -> int:
     """Start each arm as a server and ask it; 0, 1 an arm failed, 2 an arm was not what it says.
 
-    ``together``: all servers start at once and stay up; only answers are compared, no times.
+    ``together``: all servers run and answer at once; only answers are compared, no times. An arm that
+    fails does not stop the others then.
     """
     logs = {arm: folder / f"server-{arm.name}.log" for arm in plan.arms}
     servers = {arm: ServerProcess(flags, env=make_env(arm.setting), log=logs[arm]) for arm in plan.arms}
-    with ExitStack() as stack:
-        if together:
-            for server in servers.values():
-                stack.enter_context(server)
-        for arm, server in servers.items():
-            tell(f"{arm.name}: starting (log: {server.log})")
-            try:
-                with nullcontext() if together else server:
-                    problems = _run_arm(record, plan, arm, server, folder, tell, timeout)
-            except (ServerFailed, OSError) as error:
-                tell(f"{arm.name}: {error}")
-                record["refusals"].append(f"arm {arm.name}: {str(error).splitlines()[0]}")
-                report.save(record, folder)
-                return 1
-            if problems:
-                record["refusals"] += problems
-                report.save(record, folder)
-                return 2
-    record["complete"] = True
+    lock = Lock()
+
+    def serve(arm: Arm) -> int:
+        """The arm's exit code; its reasons are in the record."""
+        server = servers[arm]
+        tell(f"{arm.name}: starting (log: {server.log})")
+        try:
+            with nullcontext() if together else server:
+                problems = _run_arm(record, plan, arm, server, folder, tell, timeout, lock)
+        except (ServerFailed, OSError) as error:
+            tell(f"{arm.name}: {error}")
+            problems, code = [f"arm {arm.name}: {str(error).splitlines()[0]}"], 1
+        else:
+            code = 2 if problems else 0
+        with lock:
+            record["refusals"] += problems
+            report.save(record, folder)
+        return code
+
+    if together:
+        codes = _all_at_once(servers, serve)
+    else:
+        codes = []
+        for arm in servers:
+            codes.append(serve(arm))
+            if codes[-1]:
+                break
+    record["complete"] = not any(codes)
     report.save(record, folder)
-    return 0
+    return next((code for code in codes if code), 0)
+
+
+def _all_at_once(servers: Mapping[Arm, ServerProcess], serve: Callable[[Arm], int]) -> list[int]:
+    """Exit code of each arm. However this ends, the servers stop first, and then nobody waits for them."""
+    with ThreadPoolExecutor(len(servers)) as pool, ExitStack() as stack:
+        for server in servers.values():
+            stack.enter_context(server)
+        return list(pool.map(serve, servers))
 
 
 def _run_arm(
@@ -143,6 +166,7 @@ def _run_arm(
     folder: Path,
     tell: Told,
     timeout: float,
+    lock: Lock,
 ) -> list[str]:
     """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing."""
     told = 0.0
@@ -158,7 +182,7 @@ def _run_arm(
     receipts = server.receipts()
     problems = validity.arm_problems(arm.name, arm.setting, receipts)
     if not problems:
-        ask(record, plan, arm.name, server.url, folder, tell)
+        ask(record, plan, arm.name, server.url, folder, tell, lock)
         receipts = server.receipts()
     facts["receipt"] = receipts[0]  # after the answers: with what was pruned for them
     return problems

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.bench.report import totals
+from sglang_hisa.launch.quality.report import SURE
 
 K = 1024
 ROOT = Path(__file__).parent.parent
@@ -137,7 +138,69 @@ def ab() -> str:
     return _table(head, rows) + "\n\n" + "\n\n".join(origins)
 
 
-TABLES: dict[str, Callable[[], str]] = {"ab": ab, "serve": serve, "decode": decode, "prefill": prefill}
+def quality() -> str:
+    """Exact answers of the trained model, by task, context and arm."""
+    record = _load("quality.json")
+    arms, baseline = record["plan"]["arms"], record["plan"]["baseline"]
+    found = {(r["task"], r["context"], r["arm"]): r for r in record["rows"]}
+
+    def cell(row: dict[str, Any]) -> str:
+        text = f"{row['accuracy']:.0%} [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
+        return f"**{text}**" if row["arm"] != baseline and row["p"] < SURE else text
+
+    places = [(task, context) for task in record["plan"]["tasks"] for context in record["plan"]["contexts"]]
+    out = [
+        [task, f"{context // K}K", *(cell(found[task, context, arm]) for arm in arms)]
+        for task, context in places
+    ]
+    head = ["task", "context", *(f"`{arm}`" for arm in arms)]
+    return _table(head, out) + "\n\n" + _source(record, "quality.json")
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def pruned() -> str:
+    """What the arms of the same record pruned, from their receipts."""
+    record = _load("quality.json")
+    out = []
+    for arm in record["plan"]["arms"]:
+        receipt = record["arms"][arm]["receipt"]
+        if receipt is None:
+            continue
+        rows, audit = receipt["rows"], receipt["audit"]
+        out.append(
+            [
+                f"`{arm}`",
+                _or_dash(rows["prefill"]["candidate_share"]),
+                _or_dash(rows["decode"]["candidate_share"]),
+                f"{sum(rows['stock'].values()):,}",
+                f"{rows['prefill']['rows'] + rows['decode']['rows']:,}",
+                _or_dash(audit["recall"]),
+                _or_dash(audit["missed_mass"]),
+            ]
+        )
+    head = [
+        "arm",
+        "candidate share, prefill",
+        "decode",
+        "rows served stock",
+        "rows by HISA",
+        "recall",
+        "missed mass",
+    ]
+    return _table(head, out)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ab": ab,
+    "serve": serve,
+    "decode": decode,
+    "prefill": prefill,
+    "quality": quality,
+    "pruned": pruned,
+}
 
 
 def render(text: str) -> str:

@@ -21,7 +21,10 @@ class Shape:
     mlp: int = 256
     q_rank: int = 128
     index_heads: int = 32
-    index_topk: int = 512
+    index_topk: int = 2048
+    """Of the served model; SGLang's fused top-k kernel takes no other."""
+    train_topk: int = 512
+    """Of the sparse stages: stricter, so that the choice matters in sequences of 1K already."""
     vocab: int = 320
     context: int = 131072
     kv_rank: int = 512

@@ -70,7 +70,7 @@ def step(
     from its own loss.
     """
     tokens, marks, judged = batch(stage, source, noise)
-    topk = model.shape.index_topk if stage.kind not in (DENSE, INDEX) else None
+    topk = model.shape.train_topk if stage.kind not in (DENSE, INDEX) else None
     accuracy = None
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
         loss = torch.zeros((), device=tokens.device)

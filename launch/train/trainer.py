@@ -92,11 +92,15 @@ class Trainer:
     def run(self, seconds: float) -> bool:
         """Train until all stages are done (True) or ``seconds`` are over."""
         end, saved = time.monotonic() + seconds, time.monotonic()
+        to_the_end = seconds >= self.state.left - self.state.seconds
         while not self.done and time.monotonic() < end:
             self._steps()
             if time.monotonic() - saved > SAVE_EVERY:
                 self.save()
                 saved = time.monotonic()
+        # A call with time for all has ended the recipe, though saving took some of the last stage's time.
+        if to_the_end and self.state.stage == len(self.recipe) - 1:
+            self._next(self.recipe[-1])
         self.save()
         return self.done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ SMALL = Shape(
     rope_dim=16,
     index_heads=24,
     index_dim=32,
-    index_topk=37,
+    train_topk=37,
 )
 
 
@@ -144,3 +145,17 @@ def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path) -> None:
     assert dense["steps"] == 30 and index["left"] == pytest.approx(8 - dense["seconds"])
     assert index["seconds"] >= index["left"]
     assert losses[-1] < losses[0] / 2
+
+
+def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving takes time that no stage counts; a call that has less time than the recipe leaves the rest."""
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(Trainer, "save", lambda self: time.sleep(0.3))
+    recipe = (Stage(DENSE, 64, 128, 1e-3, 1),)
+
+    def trainer() -> Trainer:
+        return Trainer(tmp_path, shape=SMALL, seconds=2, device="cpu", recipe=recipe, tell=lambda _: None)
+
+    short, whole = trainer(), trainer()
+    assert not short.run(1) and short.log == []
+    assert whole.run(2) and whole.log[0]["seconds"] < 2

@@ -45,6 +45,7 @@ def _coarse_kernel(
     TILES: tl.constexpr,
     MAPPED: tl.constexpr,
     SEAL: tl.constexpr,
+    SALIENT: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -64,7 +65,7 @@ def _coarse_kernel(
             done = tl.load(table_ptr + source * table_stride + length // PAGE - 1).to(tl.int64)
             seal_page(
                 *(done, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
-                *(PAGE, DIM, KEY_BYTES),
+                *(PAGE, DIM, KEY_BYTES, SALIENT),
             )
     if (start < earlier) & (pick < earlier):
         head = tl.arange(0, HEADS)
@@ -108,6 +109,7 @@ def coarse_scores(
     backend: str,
     *,
     seal_from: torch.Tensor | None = None,
+    salient: bool = False,
     overlap: bool = False,
 ) -> None:
     """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
@@ -122,6 +124,7 @@ def coarse_scores(
         out: fp32 ``[rows, >= earlier blocks]``; columns of unscored blocks are left as they are.
         seal_from: the layer's index-K buffer: seal each row's last page if its last token completed it
             (decode stores one token a row, so this replaces :func:`sglang_hisa.kernels.seal_tokens`).
+        salient: form of the sealed summaries, as in :func:`sglang_hisa.kernels.seal_tokens`.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
     """
     if backend == "torch":
@@ -129,7 +132,7 @@ def coarse_scores(
             ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
             sources = ends if table_rows is None else table_rows[ends].long()
             done = table[sources, (lengths[ends] // PAGE - 1).long()]
-            reference.seal_pages(seal_from, done, keys, scales)
+            reference.seal_pages(seal_from, done, keys, scales, salient)
         args = (q, weights, keys, scales, table, table_rows, lengths, picks)
         reference.coarse_scores(*args, pages_per_block, out)
         return
@@ -170,6 +173,7 @@ def coarse_scores(
         TILES=tiles,
         MAPPED=table_rows is not None,
         SEAL=seal_from is not None,
+        SALIENT=salient,
         OVERLAP=overlap,
         num_warps=4,
         **({"launch_pdl": True} if overlap else {}),

@@ -1,8 +1,9 @@
 """Seal: write the summary of a page once its 64 keys are stored.
 
-summary(page) is a pure function of the page's stored bytes (design page, section 2). The mean is taken
-in integers, so its bits depend neither on the order of the sum nor on the machine, and the fp8 byte is
-put together by hand, so that Triton's CPU interpreter, whose fp8 cast is wrong, gives the same byte.
+summary(page) is a pure function of the page's stored bytes (design page, section 2): the mean of its keys
+(arXiv 2603.28458), or their mean weighed by distance from it. It is taken in integers, so its bits depend
+neither on the order of a sum nor on the machine, and the fp8 byte is put together by hand, so that Triton's
+CPU interpreter, whose fp8 cast is wrong, gives the same byte.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def seal_page(
     PAGE: tl.constexpr,
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
 ):
-    """Write the summary of one page. ``page`` is int64."""
+    """Write the summary of one page. ``page`` is int64. Bits as in ``reference.salient_means``."""
     token = tl.arange(0, PAGE)
     dim = tl.arange(0, DIM)
     key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :]).to(tl.float32)
@@ -54,9 +56,21 @@ def seal_page(
     largest = tl.max(tl.max(tl.abs(value), axis=1), axis=0)
     exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, _MIN_EXPONENT)
     up = ((276 - exponent) << 23).to(tl.float32, bitcast=True)
-    down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
-    total = tl.sum((value * up).to(tl.int32), axis=0)
-    mean = total.to(tl.float32) * down
+    whole = (value * up).to(tl.int32)
+    total = tl.sum(whole, axis=0)
+    if SALIENT:
+        away = (whole - (total >> 6)[None, :] + 4096) >> 13
+        square = tl.sum(away * away, axis=1)
+        most = tl.max(square, axis=0)
+        shift = tl.maximum((most.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 135, 0)
+        weight = tl.where(most > 0, square >> shift, 1)
+        total = tl.sum((whole >> 8) * weight[:, None], axis=0)
+        down = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+        sum_of = tl.sum(weight, axis=0).to(tl.float32)
+        mean = tl.div_rn(total.to(tl.float32) * down, tl.zeros([DIM], tl.float32) + sum_of)
+    else:
+        down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
+        mean = total.to(tl.float32) * down
     out_scale = tl.maximum(tl.max(tl.abs(mean), axis=0), 1e-4) * _INVERSE_MAX
     unit = tl.div_rn(mean, tl.zeros_like(mean) + out_scale)
     unit = tl.minimum(tl.maximum(unit, -448.0), 448.0)
@@ -77,6 +91,7 @@ def _seal_kernel(
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
     SLOTS: tl.constexpr,
+    SALIENT: tl.constexpr,
 ):
     page = tl.load(id_ptr + tl.program_id(0)).to(tl.int64)
     write = page >= 0
@@ -85,12 +100,18 @@ def _seal_kernel(
         page = page // PAGE
     if write:
         seal_page(
-            page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr, PAGE, DIM, KEY_BYTES
+            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
+            *(PAGE, DIM, KEY_BYTES, SALIENT),
         )
 
 
 def _launch(
-    index_k: torch.Tensor, ids: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, slots: bool
+    index_k: torch.Tensor,
+    ids: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    slots: bool,
+    salient: bool,
 ) -> None:
     if not ids.numel():
         return
@@ -106,12 +127,19 @@ def _launch(
         HEAD_DIM,
         KEY_BYTES,
         slots,
+        salient,
         num_warps=4,
     )
 
 
 def seal_tokens(
-    index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, backend: str
+    index_k: torch.Tensor,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
 ) -> None:
     """Seal the pages whose 64th token is among the slots just stored.
 
@@ -119,18 +147,25 @@ def seal_tokens(
         index_k: uint8 ``[pages, 8448]``, the layer's index-K buffer.
         slots: int ``[n]``, the slots (page * 64 + offset) of the store; negative ones are ignored.
         keys: fp8 ``[pages, 128]`` and scales: fp32 ``[pages]``, the layer's summaries, written in place.
+        salient: keys weigh as the square of their distance from the page's mean, instead of alike.
     """
     if backend == "torch":
-        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales)
+        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales, salient)
     else:
-        _launch(index_k, slots, keys, scales, slots=True)
+        _launch(index_k, slots, keys, scales, slots=True, salient=salient)
 
 
 def seal_pages(
-    index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, backend: str
+    index_k: torch.Tensor,
+    pages: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
 ) -> None:
     """Seal ``pages`` (int ``[n]``, physical ids) unconditionally: the rebuild used by every mover."""
     if backend == "torch":
-        reference.seal_pages(index_k, pages, keys, scales)
+        reference.seal_pages(index_k, pages, keys, scales, salient)
     else:
-        _launch(index_k, pages, keys, scales, slots=False)
+        _launch(index_k, pages, keys, scales, slots=False, salient=salient)

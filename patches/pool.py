@@ -33,7 +33,8 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     buffers = self.index_k_with_scale_buffer
     state.backend = _backend(state, buffers[0].device)
     state.rows.allocate(buffers[0].device)
-    self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend)
+    salient = state.config.summary == "salient"
+    self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend, salient=salient)
     state.summary_bytes += self._hisa_summaries.nbytes
     logger.info(
         "sglang-hisa: page summaries of %d layers, %d pages, %.3f GB",

@@ -28,6 +28,7 @@ BLOCKS = (64, 128, 256)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
+SUMMARY = ("mean", "salient")
 PHASES = ("decode", "prefill")
 
 
@@ -58,6 +59,9 @@ class Config:
     preset: str = "balanced"
     block: int = 64
     """Tokens that share one coarse score: 64 (a page), 128 or 256."""
+    summary: str = "mean"
+    """What stands for a page: the ``mean`` of its keys (the paper), or ``salient``: keys weigh as the square
+    of their distance from that mean, so that one unlike its neighbours is seen."""
     decode_tokens: int = 32768
     """Candidate tokens of a decode row; 0 leaves decode to stock DSA."""
     decode_fraction: float = 1 / 16
@@ -126,10 +130,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
 
-_CHOICES = {"refine": REFINE, "kernels": KERNELS, "canary": CANARY}
+_CHOICES = {"summary": SUMMARY, "refine": REFINE, "kernels": KERNELS, "canary": CANARY}
 
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
+    "summary": f"one of {', '.join(SUMMARY)}",
     "decode_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",

@@ -212,6 +212,7 @@ def candidates(
         kernels.coarse_scores(
             *(q, weights, layer.keys, layer.scales, *which, scores, backend),
             seal_from=layer.index_k if plan.seals else None,
+            salient=layer.salient,
             overlap=overlap,
         )
     kernels.pick_pages(

@@ -35,6 +35,7 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
         "out": str(out),
         "topk": TOPK,
         "block": given["block"],
+        "summary": given.get("summary", "mean"),
         "sink": given["sink_tokens"],
         "local": given["local_tokens"],
         "decode": given.get("decode_tokens", 0),

@@ -106,10 +106,11 @@ def test_fresh_equals_cached(tmp_path, tiny):
         assert_right(counts(), rows=5000, pruned=True)
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["unfused", "fused"])
-def test_large_blocks_sink_and_local(tmp_path, tiny, fused):
-    """128-token blocks, three sink pages, a wide local window; positions and physical slots."""
+@pytest.mark.parametrize("fused,summary", [(False, "mean"), (True, "salient")], ids=["unfused", "fused"])
+def test_large_blocks_sink_and_local(tmp_path, tiny, fused, summary):
+    """128-token blocks, three sink pages, a wide local window; positions and slots; both summaries."""
     hisa = {**SMALL, "block": 128, "sink_tokens": 150, "local_tokens": 130, "refine": "deepgemm"}
+    hisa["summary"] = summary
     with watched(tmp_path, tiny, hisa, fused=fused) as (server, counts):
         shared_prefix_load(server, count=8, at_once=4)
         server.generate(text(1100, 5), 70)
@@ -158,7 +159,7 @@ def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
 
 def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
     """The kernels that a GPU compiles, run by Triton's interpreter inside the server."""
-    hisa = {**SMALL, "kernels": "triton", "decode_tokens": 192, "prefill_tokens": 192}
+    hisa = {**SMALL, "kernels": "triton", "decode_tokens": 192, "prefill_tokens": 192, "summary": "salient"}
     with watched(tmp_path, tiny, hisa) as (server, counts):
         server.generate(text(261, 9), 4)
         assert_right(counts(), rows=700, pruned=True)

@@ -82,9 +82,16 @@ def read_prompts(path: Path) -> list[Prompt]:
     return found
 
 
-def ask(server: ServerProcess, prompt: Prompt, shape: Shape, with_choices: bool) -> Asked:
-    """One request with an empty cache. Raises ``ValueError`` where the answer lacks what was asked for."""
-    server.flush_cache()
+def ask(
+    server: ServerProcess, prompt: Prompt, shape: Shape, with_choices: bool, *, flush: bool = True
+) -> Asked:
+    """One request, with an empty cache unless ``flush`` is off.
+
+    Raises:
+        ValueError: the answer lacks what was asked for.
+    """
+    if flush:
+        server.flush_cache()
     start = max(0, len(prompt) - POSITIONS) if isinstance(prompt, list) else 0
     more: dict[str, Any] = {"return_indexer_topk": True} if with_choices else {}
     answer = server.generate(

@@ -1,0 +1,125 @@
+"""Play scenes on a server until their time is over; a row a scene, written after every round."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.ab.run import retractions
+from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.launch.stress.scenes import SCENES, Load
+from sglang_hisa.server import ServerFailed, ServerProcess
+
+Told = Callable[[str], None]
+
+
+@dataclass
+class Stress:
+    """One run.
+
+    Args:
+        flags: SGLang's flags.
+        make_env: environment of a server whose ``SGLANG_HISA`` is given.
+        arms: name -> ``SGLANG_HISA``, None for stock.
+        record: the record so far; rows are added.
+        save: writes it.
+    """
+
+    flags: Sequence[str]
+    make_env: Callable[[str | None], Mapping[str, str]]
+    arms: Mapping[str, str | None]
+    load: Load
+    seconds: float
+    logs: Path
+    record: dict[str, Any]
+    save: Callable[[], None]
+    tell: Told
+    start_timeout: float = 600
+    _starts: int = field(default=0, init=False)
+
+    def play(self, names: Sequence[str]) -> int:
+        """Every scene on every arm, for ``seconds`` each; 1 where anything was wrong, else 0."""
+        for arm, setting in self.arms.items():
+            left = list(names)
+            while left:
+                env = SCENES[left[0]].env
+                together = [name for name in left if SCENES[name].env == env]
+                left = [name for name in left if name not in together]
+                self._serve(arm, setting, env, together)
+        bad = [r for r in self.record["rows"] if r["violations"] or r["crashes"] or r["problems"]]
+        return int(bool(bad))
+
+    def _serve(self, arm: str, setting: str | None, env: Mapping[str, str], names: list[str]) -> None:
+        """One server plays ``names``. One that dies is told of in its row; the next scene has a new one."""
+        while names:
+            self._starts += 1
+            log = self.logs / f"stress-{arm}-{self._starts}.log"
+            server = ServerProcess(self.flags, env={**self.make_env(setting), **env}, log=log)
+            with server:
+                self.tell(f"{arm}: starting (log: {log})")
+                server.wait_ready(self.start_timeout)
+                while names:
+                    name = names.pop(0)
+                    if not self._scene(arm, name, server):
+                        break
+
+    def _scene(self, arm: str, name: str, server: ServerProcess) -> bool:
+        """Rounds of one scene; whether the server is still there."""
+        row: dict[str, Any] = {
+            **{"test": name, "arm": arm, "minutes": 0.0, "rounds": 0, "requests": 0},
+            **{"canary_pages_checked": 0, "violations": 0, "retractions": 0, "crashes": 0},
+            **{"problems": [], "facts": {}, "provenance": provenance()},
+        }
+        self.record["rows"].append(row)
+        before, retracted = _canary(server), retractions(server.log)
+        source, begin, told = random.Random(f"{name} {len(self.record['rows'])}"), time.monotonic(), 0.0
+        while True:
+            try:
+                found = SCENES[name].play(server, self.load, source)
+                now = _canary(server)
+            except (OSError, ServerFailed) as error:
+                row["crashes"] += 1
+                row["problems"].append(f"{type(error).__name__}: {error}; exit code {server.exit_code()}")
+                self.tell(f"{arm}, {name}: {row['problems'][-1]}\n{server.tail(20)}")
+                self.save()
+                return False
+            row["rounds"] += 1
+            row["requests"] += found.requests
+            row["problems"] += found.problems
+            for fact, value in found.facts.items():
+                row["facts"][fact] = max(value, row["facts"].get(fact, value))
+            row["minutes"] = round((time.monotonic() - begin) / 60, 2)
+            row["canary_pages_checked"] = now["checks"] - before["checks"]
+            row["violations"] = now["violations"] - before["violations"]
+            row["retractions"] = retractions(server.log) - retracted
+            if now["first"]:
+                row["first_violation"] = now["first"]
+            self.save()
+            over = time.monotonic() - begin >= self.seconds
+            if over or time.monotonic() - told > 10:
+                told = time.monotonic()
+                self.tell(
+                    f"{arm}, {name}: {row['minutes']:.1f} min, {row['requests']} requests, "
+                    f"{row['canary_pages_checked']} summaries checked, {row['violations']} wrong"
+                )
+            if over:
+                return True
+
+
+def _canary(server: ServerProcess) -> dict[str, Any]:
+    """The canary's counts; zeros of stock DSA, which has none."""
+    receipt = server.receipts()[0]
+    return receipt["canary"] if receipt else {"checks": 0, "violations": 0, "first": None}
+
+
+def load_record(path: Path, command: str) -> dict[str, Any]:
+    """The record at ``path``, to be added to, or a new one."""
+    record = json.loads(path.read_text()) if path.is_file() else {"schema_version": 1, "rows": []}
+    record["commands"] = [*record.get("commands", []), command]
+    record["provenance"] = provenance()
+    return record

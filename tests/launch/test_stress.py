@@ -1,0 +1,132 @@
+"""The stress runner's bookkeeping, on servers that are not there: what is wrong shows and ends in exit 1."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from sglang_hisa.launch.stress import run, scenes
+from sglang_hisa.launch.stress.__main__ import _setting
+
+
+class Server:
+    """Answers every request at once; has ``wrong`` violations, and ``dies`` after so many requests."""
+
+    started: ClassVar[list[dict[str, str]]] = []
+    wrong, dies, tokens = 0, 10**9, None
+
+    def __init__(self, flags: Any, *, env: dict[str, str], log: Path) -> None:
+        self.log, self.asked, self.seen, self.paths = log, 0, 0, []
+        log.write_text("#retracted_reqs: 2\n")
+        Server.started.append(env)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait_ready(self, timeout: float) -> None:
+        pass
+
+    def exit_code(self) -> int:
+        return -9
+
+    def tail(self, lines: int) -> str:
+        return "the end"
+
+    def flush_cache(self) -> None:
+        self.paths.append("/flush_cache")
+
+    def request(self, path: str, body: dict[str, Any]) -> None:
+        self.paths.append(path)
+
+    def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked > self.dies:
+            raise ConnectionResetError("gone")
+        assert prompt and all(3 <= token < 256 for token in prompt)
+        kind = "abort" if "rid" in fields else "length"
+        meta = {"cached_tokens": 64, "finish_reason": {"type": kind}, "prompt_tokens": len(prompt)}
+        row = [(-0.1, 5), (-3.0, 7)]
+        meta |= {"input_top_logprobs": [None, row], "output_top_logprobs": [row]}
+        return {"output_ids": [1] * (self.tokens or count), "meta_info": meta}
+
+    def receipts(self) -> list[dict[str, Any]]:
+        self.seen += 1
+        wrong = self.wrong if self.seen > 1 else 0
+        first = "page 7" if wrong else None
+        return [{"canary": {"checks": 100 * self.seen, "violations": wrong, "first": first}}]
+
+
+def _stress(folder: Path, arms: dict[str, str | None], monkeypatch: pytest.MonkeyPatch, **server: Any) -> Any:
+    kind = type("Other", (Server,), server)
+    Server.started = []
+    monkeypatch.setattr(run, "ServerProcess", kind)
+    record = run.load_record(folder / "stress.json", "stress")
+    told: list[str] = []
+
+    def save() -> None:
+        (folder / "stress.json").write_text(json.dumps(record))
+
+    load = scenes.Load(longest=300, at_once=3)
+    given = {"flags": [], "make_env": lambda setting: {"HISA": setting or ""}, "arms": arms, "load": load}
+    return run.Stress(**given, seconds=0.0, logs=folder, record=record, save=save, tell=told.append), told
+
+
+def test_every_scene_is_a_row_and_nothing_wrong_is_exit_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stress, told = _stress(tmp_path, {"paper": "{}", "stock": None}, monkeypatch)
+    assert stress.play(list(scenes.SCENES)) == 0
+    rows = json.loads((tmp_path / "stress.json").read_text())["rows"]
+    assert [(r["arm"], r["test"]) for r in rows] == [
+        (arm, name) for arm in ("paper", "stock") for name in scenes.SCENES
+    ]
+    assert [r["requests"] for r in rows[:5]] == [9, 6, 3, 3, 9]
+    assert all(r["canary_pages_checked"] == 100 and r["rounds"] == 1 for r in rows)
+    assert rows[1]["facts"] == {"aborted": 3} and rows[3]["facts"]["kl_warm_cold"] == 0
+    assert Server.started == [
+        {"HISA": "{}"},
+        {"HISA": "{}", **scenes.RETRACT},
+        {"HISA": ""},
+        {"HISA": "", **scenes.RETRACT},
+    ]
+    assert any("summaries checked, 0 wrong" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("server", "field"),
+    [({"wrong": 3}, "violations"), ({"dies": 4}, "crashes"), ({"tokens": 2}, "problems")],
+    ids=["a wrong summary", "a dead server", "half an answer"],
+)
+def test_what_is_wrong_is_told_and_ends_in_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: dict[str, Any], field: str
+) -> None:
+    stress, told = _stress(tmp_path, {"paper": "{}"}, monkeypatch, **server)
+    assert stress.play(["radix", "pause"]) == 1
+    first = json.loads((tmp_path / "stress.json").read_text())["rows"][0]
+    assert first[field]
+    if field == "violations":
+        assert first["first_violation"] == "page 7"
+    if field == "crashes":
+        assert "exit code -9" in first["problems"][0] and any("the end" in line for line in told)
+        assert len(Server.started) == 2, "the next scene has a new server"
+
+
+def test_a_second_call_adds_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        stress, _ = _stress(tmp_path, {"paper": "{}"}, monkeypatch)
+        stress.play(["warm"])
+    record = json.loads((tmp_path / "stress.json").read_text())
+    assert len(record["rows"]) == 2 and record["commands"] == ["stress", "stress"]
+
+
+def test_settings_of_arms() -> None:
+    assert _setting("stock", "full") is None
+    assert json.loads(_setting("paper", "sample") or "") == {"preset": "paper", "canary": "sample"}
+    given = json.loads(_setting('{"block": 64, "canary": "full"}', "sample") or "")
+    assert given == {"block": 64, "canary": "full"}

@@ -1,0 +1,28 @@
+"""The stress runner on a real CPU server, seconds a scene: it sends what it says and finds nothing wrong."""
+
+import json
+
+import pytest
+
+from sglang_hisa.launch.stress.__main__ import main
+
+from .test_real_server import SMALL
+
+pytestmark = pytest.mark.server
+
+
+def test_scenes_on_a_real_server(tmp_path):
+    out = tmp_path / "stress.json"
+    hisa = json.dumps({**SMALL, "canary_stop": True})
+    words = ["--cpu", "--out", str(out), "--arms", hisa, "--minutes", "0.02", "--at-once", "6"]
+    assert main(words) == 0
+    rows = {row["test"]: row for row in json.loads(out.read_text())["rows"]}
+    assert set(rows) == {"radix", "abort", "pause", "warm", "retract"}
+    for row in rows.values():
+        assert row["canary_pages_checked"] > 20 and row["requests"] >= 3, row
+        assert row["violations"] == row["crashes"] == 0 and row["problems"] == []
+    assert rows["radix"]["facts"]["cached_tokens"] >= 64
+    assert rows["abort"]["facts"]["aborted"] >= 1
+    assert rows["retract"]["retractions"] > 0
+    # One request at a time: a prefix from the cache differs from a fresh one by rounding at most.
+    assert rows["warm"]["facts"]["kl_cold_cold"] <= 1e-6

@@ -130,7 +130,7 @@ def fill_bonus_tokens_cpu(
 def expand_lengths(
     extend_seq_lens: torch.Tensor, seq_lens: torch.Tensor, total_len: int, max_q_len: int
 ) -> torch.Tensor:
-    """``seqlens_expand_triton``: each new token's own length, int32 ``[total_len]``, request after request."""
+    """``seqlens_expand_triton``: the length of each new token's row, int32 ``[total_len]``."""
     spans = zip(extend_seq_lens.tolist(), seq_lens.tolist())
     lengths = torch.cat([torch.arange(kv - new + 1, kv + 1) for new, kv in spans])
     return lengths.clamp_min(0).to(torch.int32)

@@ -147,7 +147,7 @@ def test_phases_of_an_extend_step():
         return SimpleNamespace(rid=rid, output_ids=list(output))
 
     def step(reqs, lengths, chunked=None, decode=False):
-        mode = SimpleNamespace(is_decode_or_idle=lambda: decode)
+        mode = SimpleNamespace(is_extend_without_speculative=lambda: not decode)
         forward = SimpleNamespace(forward_mode=mode, extend_seq_lens_cpu=lengths, rids=[r.rid for r in reqs])
         batch.after_init_new(forward, None, SimpleNamespace(reqs=reqs, chunked_req=chunked), None)
         return forward

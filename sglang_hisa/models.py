@@ -276,7 +276,7 @@ def _add_draft(out: dict[str, Any], config: dict[str, Any], generator: Any) -> N
     embedding = out["model.embed_tokens.weight"]
     head = torch.empty_like(embedding)
     head[order.roll(-1)] = embedding[order]
-    out["lm_head.weight"] += 0.6 * hidden**-0.5 * head
+    out["lm_head.weight"] += 0.8 * hidden**-0.5 * head
     token_only = torch.cat((torch.eye(hidden), torch.zeros(hidden, hidden)), dim=1)
     out[base + ".eh_proj.weight"] = token_only.to(torch.bfloat16)
     for norm in ("enorm", "hnorm", "shared_head.norm"):

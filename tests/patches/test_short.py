@@ -95,8 +95,8 @@ def test_unknown_lengths_or_budget_take_the_graph_that_is_always_right(state):
     assert short.around_variant(lambda self, batch: None, None, SimpleNamespace(seq_lens_cpu=None)) is None
 
 
-def decode_step(drafts=None):
-    return SimpleNamespace(forward_mode=SimpleNamespace(is_decode=lambda: True), spec_info=drafts)
+def decode_step(drafts=None, verify=False):
+    return SimpleNamespace(forward_mode=SimpleNamespace(is_decode=lambda: not verify), spec_info=drafts)
 
 
 def step_of(made):
@@ -119,7 +119,9 @@ def test_the_short_graph_calls_stock_counts_its_rows_and_seals_by_itself(state):
     assert step_of(state(decode_tokens=0)) == (STOCK_DECODE, False)
 
 
-def test_a_draft_models_steps_seal_by_themselves(state):
-    """Their rows store past their length, so the coarse launch would seal the page before."""
+def test_draft_and_verify_steps_seal_by_themselves(state):
+    """Draft rows store past their length, so the coarse launch would seal the page before. A verify row may
+    read the page that an earlier row of its request completed, in the same launch."""
     state()
     assert not indexer._coarse_seals(decode_step(drafts="EagleDraftInput"))
+    assert not indexer._coarse_seals(decode_step(drafts="EagleVerifyInput", verify=True))

@@ -1,4 +1,4 @@
-"""The CPU stand-ins of speculative decoding against SGLang's Triton kernels (in the interpreter) and loops."""
+"""The CPU stand-ins of speculative decoding against SGLang's Triton kernels (interpreted) and loops."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ SET = json.loads(os.environ.get("ORACLE", "{}"))
 COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
 COUNTS |= {"layers": [], "heads": [], "fused": [], "pools": []}  # distinct values seen, ascending
 COUNTS |= {"modes": {}, "completed": 0}  # rows by forward mode; pages that a store completed
+COUNTS |= {"pruned_prefill": {}}  # rows of extend steps, by the layers of their pool
 
 
 def page_keys(buffer, pages):
@@ -92,11 +93,22 @@ def scores_of_request(buffer, pages, longest, q, weights):
     return score(keys.view(-1, DIM)), score(blocks)
 
 
-def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets):
-    from sglang.srt.environ import envs
+def get_pool():
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_token_to_kv_pool
 
-    pool = get_token_to_kv_pool()
+    return get_token_to_kv_pool()
+
+
+def write():
+    with open(SET["out"] + ".new", "w") as out:
+        json.dump(COUNTS, out)
+    os.replace(SET["out"] + ".new", SET["out"])
+
+
+def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets):
+    from sglang.srt.environ import envs
+
+    pool = get_pool()
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
     weights = weights.squeeze(-1)
@@ -135,9 +147,7 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
         pages = torch.unique(torch.cat((pages, done)))
         COUNTS["pages"] += pages.numel()
         COUNTS["stale"] += summaries.stale_pages(layer_id, pages).numel()
-    with open(SET["out"] + ".new", "w") as out:
-        json.dump(COUNTS, out)
-    os.replace(SET["out"] + ".new", SET["out"])
+    write()
 
 
 def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metadata):
@@ -158,8 +168,11 @@ def around_ragged(original, self, dual, forward_batch, layer_id, q_fp8, weights,
     result = original(self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
     lengths, owner = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
     COUNTS["prefill_steps"] += 1
-    budgets = [SET["prefill"]] * len(lengths)
+    budgets, before = [SET["prefill"]] * len(lengths), COUNTS["pruned"]
     verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)
+    pool = str(len(get_pool().index_k_with_scale_buffer))
+    COUNTS["pruned_prefill"][pool] = COUNTS["pruned_prefill"].get(pool, 0) + COUNTS["pruned"] - before
+    write()
     return result
 
 

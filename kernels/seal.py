@@ -116,7 +116,7 @@ def _launch(
     if not ids.numel():
         return
     _seal_kernel[(ids.numel(),)](
-        ids,
+        ids.contiguous(),  # a draft step's slots are a column of a table, one token of each request
         key_view(index_k),
         scale_view(index_k),
         index_k.stride(0),

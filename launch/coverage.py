@@ -14,6 +14,7 @@ from sglang_hisa.patches.table import V23, VERSIONS
 ROOT = Path(__file__).parent.parent
 
 _SERVER = "tests/server/test_real_server.py::"
+_SPECULATIVE = "tests/server/test_speculative.py::"
 _FAMILIES = "tests/server/test_families.py::"
 _UNIT = "tests/test_indexer.py::"
 _POOL = "tests/patches/test_pool.py::"
@@ -67,6 +68,17 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
     Coverage(V32, "pipeline parallel layer offsets", (f"{_POOL}test_allocated_counted_and_dropped",)),
+    Coverage(
+        V32,
+        "speculative decoding (MTP): stock's drafts and answers within the budget",
+        (f"{_SPECULATIVE}test_budget_that_covers_the_context_accepts_what_stock_accepts",),
+    ),
+    Coverage(
+        V32,
+        "speculative decoding: pruned rows, page ends, radix cache, several requests",
+        (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
+    ),
+    Coverage(V32, "speculative decoding: CUDA graphs of verify and draft steps, overlap schedule"),
     Coverage(V32, "prefill CUDA graphs (breakable, piecewise)"),
     Coverage(V32, "fp8 KV with FlashMLA KV decode, fa3 decode"),
     Coverage(
@@ -79,6 +91,11 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "deterministic top-k, top-k broadcast"),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
     Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS)),
+    Coverage(
+        GLM5,
+        "speculative decoding (MTP), draft steps that reuse a choice (`index_share_for_mtp_iteration`)",
+        (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
+    ),
     Coverage(GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)"),
     Coverage(GLM52, "index sharing: `index_topk_freq`; `--enable-return-indexer-topk`", (_SHARED,)),
     Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),

@@ -20,7 +20,7 @@ def after_init_new(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any)
     state = runtime.current()
     if state.on_forward is not None:
         state.on_forward()
-    if result.forward_mode.is_decode_or_idle() or not batch.reqs:
+    if not result.forward_mode.is_extend_without_speculative() or not batch.reqs:
         return
     _phases.clear()
     lengths = result.extend_seq_lens_cpu or [0] * len(batch.reqs)

@@ -17,13 +17,16 @@ def around_forward(original: Any, self: Any, forward_batch: Any, *args: Any, **k
     slots_of = self.req_to_token_pool.req_to_token
     on_host = forward_batch.seq_lens_cpu
     longest = slots_of.shape[1] if on_host is None else int(on_host.max())
+    kind, drafts = forward_batch.forward_mode.name, 0
+    if kind == "TARGET_VERIFY":  # its lengths are those before the tokens that it verifies
+        drafts = forward_batch.spec_info.draft_token_num
     watched = state.canary.begin(
         summaries,
         slots_of,
         forward_batch.req_pool_indices,
-        forward_batch.seq_lens,
-        longest,
-        forward_batch.forward_mode.name.lower(),
+        forward_batch.seq_lens + drafts,
+        min(longest + drafts, slots_of.shape[1]),
+        ("draft model's " if summaries.draft else "") + kind.lower(),
         forward_batch.rids or (),
     )
     result = original(self, forward_batch, *args, **kwargs)

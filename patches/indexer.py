@@ -61,9 +61,24 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
 
 
 def _coarse_seals(forward_batch: Any) -> bool:
-    """Decode steps seal in the coarse launch that follows the store in the same layer (one launch less)."""
+    """Decode steps seal in the coarse launch that follows the store in the same layer (one launch less).
+
+    That is right where each row stored one token, the last of its length. With speculative decoding
+    (``spec_info``) none is so: a draft model's decode rows store past their length, and a verify or
+    draft-extend row may read the page that an earlier row of its request completed in the same step.
+    """
     state = runtime.current()
-    return state.config.decode.active and not state.capturing_short and forward_batch.forward_mode.is_decode()
+    one_token = forward_batch.forward_mode.is_decode() and forward_batch.spec_info is None
+    return state.config.decode.active and not state.capturing_short and one_token
+
+
+def _step_name(forward_batch: Any) -> str:
+    """What the receipt calls a step of rows that have the decode budget."""
+    if forward_batch.forward_mode.is_target_verify():
+        return "verify"
+    if forward_batch.forward_mode.is_draft_extend_v2():
+        return "draft extend"
+    return "decode" if forward_batch.spec_info is None else "draft"
 
 
 def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None) -> None:
@@ -157,23 +172,31 @@ def _capturing(q: torch.Tensor) -> bool:
     return q.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _count_rows(state: runtime.Runtime, kind: str, plan: paths.Plan) -> None:
+def _count_rows(state: runtime.Runtime, kind: str, plan: paths.Plan, padding: int = 0) -> None:
     for chunk in plan.chunks:
-        state.rows.add(kind, chunk.lengths, chunk.candidates[: chunk.stop - chunk.start])
+        state.rows.add(kind, chunk.lengths, chunk.candidates[: chunk.stop - chunk.start], padding)
+
+
+def _longest_padding(metadata: Any, rows: int) -> int:
+    """Tokens that a padded row of a graph may have: SGLang's fill value 1, and a request's draft tokens."""
+    each = rows // metadata.get_seqlens_int32().shape[0]
+    return 1 if each == 1 else 1 + each
 
 
 def _decode_step(
     state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor, rows: int
 ) -> Step | str:
-    """Plan of a decode step, or the reason to leave it to the stock indexer. Counts it, in a graph too."""
+    """Plan of a step of decode, verify, draft or draft-extend rows, which all have the decode budget, or the
+    reason to leave it to the stock indexer. Counts it, in a graph too."""
     if rows == 0:
         state.count_stock("decode: no rows")
         return "decode: no rows"
     lengths = metadata.get_seqlens_expanded()[:rows]
+    padding = _longest_padding(metadata, rows)
     if state.capturing_short or not state.config.decode.active:
         reason = SHORT_DECODE if state.capturing_short else STOCK_DECODE
         state.count_stock(reason)
-        state.rows.add(reason, lengths, lengths)
+        state.rows.add(reason, lengths, lengths, padding)
         return reason
     table = metadata.get_page_table_64()
     rule = state.decode_rule = _rule(state, "decode", host)
@@ -182,8 +205,8 @@ def _decode_step(
     plan = paths.make_decode_plan(
         view, state.config, host, _refine(state, q), seals=_coarse_seals(forward_batch)
     )
-    state.count_hisa("decode")
-    _count_rows(state, "decode", plan)
+    state.count_hisa(_step_name(forward_batch))
+    _count_rows(state, "decode", plan, padding)
     return Step(plan)
 
 
@@ -226,7 +249,12 @@ def around_topk_paged(
 
 
 def _prefill_step(
-    state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor
+    state: runtime.Runtime,
+    forward_batch: Any,
+    layer_id: int,
+    metadata: Any,
+    host: SglangHost,
+    q: torch.Tensor,
 ) -> Step | str:
     """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
     if not state.config.prefill.active:
@@ -260,6 +288,8 @@ def _prefill_step(
     table = metadata.get_page_table_64()
     view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
     plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q))
+    if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
+        return Step(plan)
     return Step(plan, state.audit.sample(plan, contexts, state.config, host, state.refine))
 
 
@@ -279,7 +309,7 @@ def around_topk_ragged(
     host = SglangHost(self, metadata)
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
-        made = _prefill_step(state, forward_batch, metadata, host, q_fp8)
+        made = _prefill_step(state, forward_batch, layer_id, metadata, host, q_fp8)
         step = _keep_step(forward_batch, layer_id, metadata, made)
         if isinstance(made, str):
             state.count_stock(made, metadata.get_seqlens_expanded().shape[0])

@@ -33,12 +33,18 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     buffers = self.index_k_with_scale_buffer
     state.backend = _backend(state, buffers[0].device)
     state.rows.allocate(buffers[0].device)
+    draft = state.speculative and state.summary_bytes > 0  # SGLang allocates the target's pool first
     salient = state.config.summary == "salient"
-    self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend, salient=salient)
+    self._hisa_summaries = PageSummaries(
+        buffers, self.start_layer, state.backend, salient=salient, draft=draft
+    )
     state.summary_bytes += self._hisa_summaries.nbytes
+    if draft:
+        state.draft_layers += len(buffers)
     logger.info(
-        "sglang-hisa: page summaries of %d layers, %d pages, %.3f GB",
+        "sglang-hisa: page summaries of %d %slayers, %d pages, %.3f GB",
         len(buffers),
+        "draft " if draft else "",
         buffers[0].shape[0],
         self._hisa_summaries.nbytes / (1 << 30),
     )
@@ -60,7 +66,7 @@ def _moved(pool: Any, mover: str, slots: torch.Tensor) -> None:
     state = runtime.current()
     pages = pages_of(slots)
     pool._hisa_summaries.reseal(pages)
-    state.canary.moved(mover, pages)
+    state.canary.moved(pool._hisa_summaries, mover, pages)
     state.rebuilt[mover] += pages.numel()
 
 

@@ -29,6 +29,10 @@ class Runtime:
     sglang: str
     patches: int
     layers: set[int] = field(default_factory=set)
+    speculative: bool = False
+    """Whether drafts are verified, several tokens of a request in one step."""
+    draft_layers: int = 0
+    """Layers of the draft model that have page summaries. Their numbers are among the target's."""
     graphs: set[int] = field(default_factory=set)
     """Row counts of the captured graphs that ran HISA."""
     stock_graphs: set[int] = field(default_factory=set)
@@ -103,6 +107,7 @@ class Runtime:
             "config": asdict(self.config),
             "patches": self.patches,
             "layers": len(self.layers),
+            "draft_layers": self.draft_layers,
             "graphs_with_hisa": len(self.graphs),
             "graph_rows": sorted(self.graphs),
             "short_graphs": len(self.short_graphs),

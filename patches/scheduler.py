@@ -48,6 +48,7 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     problems = declined(server_args, _hf_config(server_args), state.sglang)
     if problems:
         refuse("these settings are not served by HISA", problems, "change the flags as said above")
+    state.speculative = bool(server_args.speculative_algorithm)
     original(self, server_args, *args, **kwargs)
     problems = _check_receipt(state, server_args)
     if problems:

@@ -2,6 +2,9 @@
 
 A row that fits keeps every page, so both graphs choose the same tokens; the stock one has no filter to
 launch. SGLang keys its graphs by a label (it has one for batches without LoRA), which is all this needs.
+
+Not with speculative decoding: the lengths on the host are there those before the draft tokens, if SGLang
+keeps them at all, and the draft models' graphs have labels of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ def around_capture(
     """Capture ``size`` with HISA as ever, then with the stock indexer."""
     original(self, size, forward, stream_idx, variant_label, *args, **kwargs)
     state = runtime.current()
-    if not state.config.decode.active:  # then the first one is stock DSA's already
+    if state.speculative or not state.config.decode.active:  # inactive: the first one is stock DSA's already
         return
     state.capturing_short = True
     try:
@@ -42,7 +45,8 @@ def around_capture(
 def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
     """Label of the graph that serves this batch, by its lengths on the host: nothing waits for the GPU."""
     label: str | None = original(self, forward_batch)
-    rule, lengths = runtime.current().decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
-    if rule is None or lengths is None or not len(lengths):
+    state = runtime.current()
+    rule, lengths = state.decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
+    if state.speculative or rule is None or lengths is None or not len(lengths):
         return label
     return _with(label) if rule.fits(int(lengths.max())) else label

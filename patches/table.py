@@ -259,6 +259,7 @@ class Use:
 
 
 _TOPK = "sglang.kernels.ops.attention.dsv4.topk"
+_MODE = "sglang.srt.model_executor.forward_batch_info.ForwardMode"
 _META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata"
 
 USES: tuple[Use, ...] = (
@@ -266,10 +267,15 @@ USES: tuple[Use, ...] = (
     Use(f"{_DSA}.get_token_to_kv_pool", {}),
     Use(f"{_DSA}.Indexer._mask_init_and_local_tokens", _both("self", "logits", "lengths", "row_starts")),
     Use(f"{_POOL}.get_index_k_with_scale_buffer", _both("self", "layer_id")),
+    Use(f"{_META}.get_seqlens_int32", _both("self")),
     Use(f"{_META}.get_seqlens_expanded", _both("self")),
     Use(f"{_META}.get_page_table_64", _both("self")),
     Use(f"{_META}.get_token_to_batch_idx", _both("self")),
     Use(f"{_META}.get_dsa_extend_len_cpu", _both("self")),
+    Use(f"{_MODE}.is_decode", _both("self")),
+    Use(f"{_MODE}.is_target_verify", _both("self")),
+    Use(f"{_MODE}.is_draft_extend_v2", _both("self")),
+    Use(f"{_MODE}.is_extend_without_speculative", _both("self")),
     Use(
         "sglang.srt.layers.attention.dsa.dsa_topk_backend.DSATopKBackend.topk_func",
         _both("self", "score", "lengths", "topk", "row_starts"),

@@ -58,6 +58,15 @@ class Watched:
     requests: int
 
 
+@dataclass
+class _Pool:
+    """What is kept of one pool: a draft model has its own."""
+
+    writers: torch.Tensor
+    """int64 ``[pages]``: the last event and row that wrote each page, -1 for none."""
+    forwards: int = 0
+
+
 class Canary:
     """Comparisons and violations since the server started."""
 
@@ -71,18 +80,19 @@ class Canary:
         self._host = dict.fromkeys(_FIELDS, 0)
         self._first: str | None = None
         self._record: torch.Tensor | None = None
-        self._writers: torch.Tensor | None = None
+        self._pools: dict[PageSummaries, _Pool] = {}
         self._random: torch.Generator | None = None
         self._arriving: tuple[torch.Tensor, torch.cuda.Event] | None = None
 
     def _prepare(self, summaries: PageSummaries) -> None:
-        """Allocate the few device tensors, once."""
+        """Allocate the few device tensors, once for each pool."""
         index_k = max((layer.index_k for layer in summaries.layers), key=lambda buffer: buffer.shape[0])
         device = index_k.device
-        self._record = torch.zeros(len(_FIELDS), dtype=torch.int64, device=device)
-        self._writers = torch.full((index_k.shape[0],), -1, dtype=torch.int64, device=device)
-        # Its own generator: sampling must not move the random numbers that tokens are drawn from.
-        self._random = torch.Generator(device=device).manual_seed(self._seed)
+        self._pools[summaries] = _Pool(torch.full((index_k.shape[0],), -1, dtype=torch.int64, device=device))
+        if self._record is None:
+            self._record = torch.zeros(len(_FIELDS), dtype=torch.int64, device=device)
+            # Its own generator: sampling must not move the random numbers that tokens are drawn from.
+            self._random = torch.Generator(device=device).manual_seed(self._seed)
 
     def _remember(self, event: Event) -> int:
         number = self._next
@@ -118,7 +128,7 @@ class Canary:
         Raises:
             CanaryViolation: an earlier forward's count has arrived, is not zero, and ``stop`` is set.
         """
-        if self._record is None:
+        if summaries not in self._pools:
             self._prepare(summaries)
         self._read()
         event = self._remember(Event(kind, tuple(requests)))
@@ -157,16 +167,19 @@ class Canary:
         Raises:
             CanaryViolation: as :meth:`begin`.
         """
-        self._note_writes(watched, stored, counts)
+        pool = self._pools[summaries]
+        self._note_writes(pool.writers, watched, stored, counts)
         if self.mode == "sample":
-            layers = [layers[watched.event % len(layers)]]
+            layers = [layers[pool.forwards % len(layers)]]
+        pool.forwards += 1
         for layer in layers if watched.pages.numel() else ():
             self._compare(summaries, layer, watched)
         self._send()
         self._read()
 
-    def _note_writes(self, watched: Watched, stored: torch.Tensor, counts: torch.Tensor | None) -> None:
-        assert self._writers is not None
+    def _note_writes(
+        self, writers: torch.Tensor, watched: Watched, stored: torch.Tensor, counts: torch.Tensor | None
+    ) -> None:
         token = torch.arange(stored.shape[0], device=stored.device)
         if counts is not None:
             rows = torch.searchsorted(counts.cumsum(0), token, right=True)
@@ -175,20 +188,20 @@ class Canary:
             rows = torch.div(token, each, rounding_mode="floor")
         # Slots of padded rows are negative or of page 0, which is never looked at.
         page = torch.div(stored.long().clamp_min(0), PAGE, rounding_mode="floor")
-        self._writers[page] = (watched.event << _ROW_BITS) + rows
+        writers[page] = (watched.event << _ROW_BITS) + rows
 
-    def moved(self, what: str, pages: torch.Tensor) -> None:
+    def moved(self, summaries: PageSummaries, what: str, pages: torch.Tensor) -> None:
         """``what`` wrote ``pages`` (int ``[n]``) without a forward."""
-        if self._writers is not None:
-            self._writers[pages.long()] = self._remember(Event(what)) << _ROW_BITS
+        if summaries in self._pools:
+            self._pools[summaries].writers[pages.long()] = self._remember(Event(what)) << _ROW_BITS
 
     def _compare(self, summaries: PageSummaries, layer: int, watched: Watched) -> None:
-        assert self._record is not None and self._writers is not None
+        assert self._record is not None
         inside = watched.pages > 0
         wrong = summaries.differs(layer, watched.pages) & inside
         at = wrong.int().argmax(dim=0, keepdim=True)  # an index without a dimension would be read on the host
         page = watched.pages[at]
-        facts = (page, watched.rows[at], watched.positions[at], self._writers[page])
+        facts = (page, watched.rows[at], watched.positions[at], self._pools[summaries].writers[page])
         event = torch.full_like(self._record[:1], watched.event)
         found = torch.cat((event, torch.full_like(event, layer), *facts))
         first = wrong.any() & (self._record[1] == 0)

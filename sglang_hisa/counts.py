@@ -34,18 +34,19 @@ class RowCounts:
         if self.sums is None:
             self.sums = torch.zeros(len(KINDS), 3, dtype=torch.int64, device=device)
 
-    def add(self, kind: str, lengths: torch.Tensor, candidates: torch.Tensor) -> None:
+    def add(self, kind: str, lengths: torch.Tensor, candidates: torch.Tensor, padding: int = 0) -> None:
         """Rows of one step: int32 ``[rows]`` each, the tokens that a row sees and those that it scored.
 
-        Padded rows of a decode graph have length 1 (SGLang's fill value) and a real decode row at least 2,
-        so decode rows of one token are not counted.
+        Rows of up to ``padding`` tokens are not counted: the padded rows of a decode graph have SGLang's fill
+        value 1, and a real decode row at least 2 tokens. Padded rows of a verify graph have up to 1 plus its
+        draft tokens; so do the first rows after a prompt shorter than that, which then are not counted.
 
         Raises:
             RuntimeError: no KV pool, so no device, is known yet.
         """
         if self.sums is None:
             raise RuntimeError("sglang-hisa: rows came before the KV pool")
-        real = torch.ones_like(lengths) if kind == "prefill" else (lengths > 1).to(lengths.dtype)
+        real = (lengths > padding).to(lengths.dtype)
         total = (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
         self.sums[KINDS.index(kind)].add_(total)
 

@@ -229,7 +229,8 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     out["model.embed_tokens.weight"] = embedding.to(torch.bfloat16)
     matrix("lm_head", config["vocab_size"], hidden)
     ones("model.norm", hidden)
-    for layer in range(config["num_hidden_layers"]):
+    drafts = config["num_nextn_predict_layers"]
+    for layer in range(config["num_hidden_layers"] + drafts):
         base = f"model.layers.{layer}"
         attention = base + ".self_attn"
         matrix(attention + ".q_a_proj", q_rank, hidden)
@@ -256,7 +257,30 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
         for expert in range(experts):
             mlp(f"{base}.mlp.experts.{expert}", config["moe_intermediate_size"])
         mlp(base + ".mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"])
+    if drafts:
+        _add_draft(out, config, generator)
     return out
+
+
+def _add_draft(out: dict[str, Any], config: dict[str, Any], generator: Any) -> None:
+    """What makes the last layer a draft layer (MTP, NextN) that is often right, and often wrong.
+
+    The head mostly names the successor of the current token in a fixed random order of all tokens, which
+    the layers blur; the draft layer sees that token too, but is one layer and not all of them.
+    """
+    import torch
+
+    hidden, vocab = config["hidden_size"], config["vocab_size"]
+    base = f"model.layers.{config['num_hidden_layers']}"
+    order = torch.randperm(vocab, generator=generator)
+    embedding = out["model.embed_tokens.weight"]
+    head = torch.empty_like(embedding)
+    head[order.roll(-1)] = embedding[order]
+    out["lm_head.weight"] += 0.8 * hidden**-0.5 * head
+    token_only = torch.cat((torch.eye(hidden), torch.zeros(hidden, hidden)), dim=1)
+    out[base + ".eh_proj.weight"] = token_only.to(torch.bfloat16)
+    for norm in ("enorm", "hnorm", "shared_head.norm"):
+        out[f"{base}.{norm}.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
 
 
 def make_tiny(
@@ -269,11 +293,13 @@ def make_tiny(
     context: int | None = None,
     family: str = "v32",
     index_topk_freq: int = 1,
+    draft: bool = False,
 ) -> Path:
     """Write a random model of 5 MB with real latent, rope and index dimensions to ``out``.
 
     ``family``: "v32" (DeepSeek-V3.2) or "glm5" (GLM-5: interleaved index rope, other attention dimensions).
     ``index_topk_freq``: after layer 1, one layer in so many has an indexer; the others reuse its choice.
+    ``draft``: one more layer for speculative decoding (MTP), whose drafts are often right and often wrong.
     Greedy text of it is noise; it is for running the server, not for reading. Equal arguments write equal
     bytes.
 
@@ -287,6 +313,8 @@ def make_tiny(
     changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
     if index_topk_freq > 1:
         changes["index_topk_freq"] = index_topk_freq
+    if draft:
+        changes["num_nextn_predict_layers"] = 1
     config = _with_context({**FAMILIES[family], **_TINY, **changes}, context)
     out.mkdir(parents=True, exist_ok=True)
     save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})

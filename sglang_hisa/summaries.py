@@ -36,10 +36,20 @@ class PageSummaries:
     """Summaries of all layers of one KV pool."""
 
     def __init__(
-        self, buffers: Sequence[torch.Tensor], start_layer: int, backend: str, *, salient: bool = False
+        self,
+        buffers: Sequence[torch.Tensor],
+        start_layer: int,
+        backend: str,
+        *,
+        salient: bool = False,
+        draft: bool = False,
     ) -> None:
-        """``buffers``: the pool's index-K buffers, one a layer; a 0-row layer gets 0 summaries."""
-        self.start_layer = start_layer
+        """``buffers``: the pool's index-K buffers, one a layer; a 0-row layer gets 0 summaries.
+
+        ``draft``: the pool is that of a draft model (speculative decoding), whose layers have numbers and
+        pages of their own.
+        """
+        self.start_layer, self.draft = start_layer, draft
         self.backend = backend
         self.layers = [
             LayerSummaries(

@@ -185,7 +185,7 @@ def test_seal_off_by_one(monkeypatch, shift):
 def test_mover_that_does_not_reseal_is_named():
     cache = busy()
     cache.summaries.layer(2).index_k[13, :KEY_BYTES] ^= 0x80
-    cache.canary.moved("load_cpu_copy", torch.tensor([13, 6]))
+    cache.canary.moved(cache.summaries, "load_cpu_copy", torch.tensor([13, 6]))
     cache.forward({2: 1})
     assert cache.canary.report()["first"].endswith("last writer: event 3, load_cpu_copy")
 

@@ -13,17 +13,17 @@ def ints(*values):
 def test_rows_and_tokens_add_up_by_kind():
     counts = RowCounts()
     counts.allocate(torch.device("cpu"))
-    counts.add("decode", ints(900, 1, 70, 1), ints(320, 1, 70, 1))  # two padded rows
-    counts.add("decode", ints(901), ints(320))
+    counts.add("decode", ints(900, 1, 70, 1), ints(320, 1, 70, 1), 1)  # two padded rows
+    counts.add("decode", ints(900, 901, 2, 3), ints(320, 320, 2, 3), 3)  # verify two tokens each: one padded
     counts.add("prefill", ints(1, 2, 700), ints(1, 2, 320))
-    counts.add(STOCK_DECODE, ints(5, 1), ints(5, 1))
+    counts.add(STOCK_DECODE, ints(5, 1), ints(5, 1), 1)
     report = counts.report()
     assert set(report) == set(KINDS)
     assert report["decode"] == {
-        "rows": 3,
-        "candidate_tokens": 710,
-        "context_tokens": 1871,
-        "candidate_share": pytest.approx(710 / 1871),
+        "rows": 4,
+        "candidate_tokens": 1030,
+        "context_tokens": 2771,
+        "candidate_share": pytest.approx(1030 / 2771),
     }
     assert report["prefill"]["rows"] == 3 and report["prefill"]["context_tokens"] == 703
     assert report[STOCK_DECODE]["rows"] == 1

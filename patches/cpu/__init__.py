@@ -53,6 +53,11 @@ STAND_INS: tuple[StandIn, ...] = (
         _both("torch.cuda.get_device_capability"),
         "argument resolution asks for a GPU; a Hopper is answered",
     ),
+    StandIn(
+        "indexer:synchronize",
+        _both("torch.cuda.synchronize"),
+        "the draft model waits for a GPU when it takes the target's embedding and head",
+    ),
     StandIn("indexer:after_init", _both(f"{_INDEXER}.__init__"), "sm_count is set on CUDA only", "after"),
     StandIn("indexer:forward_native", _both(f"{_INDEXER}.forward_native"), "the indexer has no CPU path"),
     StandIn(
@@ -113,6 +118,11 @@ STAND_INS: tuple[StandIn, ...] = (
         "leaf:transform_prefill",
         _both(f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_prefill"),
         "Triton",
+    ),
+    StandIn(
+        "speculative:expand_lengths",
+        _both(f"{_OPS}.attention.pad.seqlens_expand_triton"),
+        "it asserts a CUDA tensor",
     ),
     StandIn(
         "leaf:set_mla_kv_buffer",

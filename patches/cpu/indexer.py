@@ -15,6 +15,10 @@ def device_capability(device: Any = None) -> tuple[int, int]:
     return (9, 0)
 
 
+def synchronize(device: Any = None) -> None:
+    """Nothing runs beside the CPU."""
+
+
 def after_init(result: None, self: Any, *args: Any, is_neox_style: bool = True, **kwargs: Any) -> None:
     """What the constructor asks of DeepGEMM on CUDA, and the fused projection that it makes there."""
     self.sm_count = mqa.NUM_SMS

@@ -104,6 +104,16 @@ def test_tokens_seal_only_pages_that_they_complete(device, backend, salient):
     assert torch.equal(keys.view(torch.uint8), whole.view(torch.uint8)), "another form than the rebuild's"
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_slots_that_are_a_column_of_a_table(device, backend):
+    """As those of one draft step of several requests are."""
+    index_k = index_cache(11, device)
+    keys, scales = empty(11, device)
+    steps = torch.tensor([[62, 63, 64], [5 * PAGE + 62, 5 * PAGE + 63, 6 * PAGE], [1, 2, 3]], device=device)
+    kernels.seal_tokens(index_k, steps.T[1], keys, scales, backend)
+    assert (~scales.isnan()).nonzero().flatten().tolist() == [0, 5]
+
+
 @both
 def test_order_of_tokens_does_not_change_a_bit(device, salient):
     """Integer sums: permuting the page's tokens leaves the summary's bits."""

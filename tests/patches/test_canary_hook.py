@@ -22,11 +22,11 @@ def state(request: pytest.FixtureRequest) -> runtime.Runtime:
     return runtime.current()
 
 
-def runner(layers: int = 3) -> Any:
+def runner(layers: int = 3, draft: bool = False) -> Any:
     buffers = [torch.zeros(9, ROW_BYTES, dtype=torch.uint8) for _ in range(layers)]
     table = torch.arange(3 * PAGE, 6 * PAGE, dtype=torch.int32).repeat(4, 1)
     return SimpleNamespace(
-        token_to_kv_pool=SimpleNamespace(_hisa_summaries=PageSummaries(buffers, 7, "torch")),
+        token_to_kv_pool=SimpleNamespace(_hisa_summaries=PageSummaries(buffers, 7, "torch", draft=draft)),
         req_to_token_pool=SimpleNamespace(req_to_token=table),
     )
 
@@ -78,3 +78,32 @@ def test_forwards_with_nothing_to_compare_are_left_alone(state: runtime.Runtime)
     state.layers = set()
     assert canary.around_forward(forward, made, batch) == (batch, None), "no layer of this stage"
     assert state.receipt()["canary"]["checks"] == 0
+
+
+def test_a_verify_forward_is_compared_with_its_drafts(state: runtime.Runtime) -> None:
+    """Its lengths are those before them: 126 tokens and 3 drafts are two complete pages, 2 drafts as well."""
+    state.layers = {7}
+    checks = 0
+    for drafts, pages in ((1, 1), (2, 2), (3, 2)):
+        batch = decode_batch([2 * PAGE - 2])
+        batch.forward_mode = SimpleNamespace(name="TARGET_VERIFY")
+        batch.spec_info = SimpleNamespace(draft_token_num=drafts)
+        canary.around_forward(forward, runner(), batch)
+        checks += SAMPLE_PAGES if state.config.canary == "sample" else pages
+        assert state.receipt()["canary"]["checks"] == checks
+
+
+def test_a_draft_model_writes_to_its_own_pages(state: runtime.Runtime) -> None:
+    """Both pools number their pages alike; the last writer of the target's page 3 is the target's forward."""
+    state.layers = {7}
+    target, draft, batch = runner(1), runner(1, draft=True), decode_batch([PAGE])
+    batch.out_cache_loc += 3 * PAGE + 63
+    for model in (target, draft):
+        canary.around_forward(forward, model, batch)
+    target.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
+    canary.around_forward(forward, target, decode_batch([PAGE + 1]))
+    first = state.receipt()["canary"]["first"]
+    assert "page 3 in layer 7" in first and first.endswith("last writer: event 0, decode")
+    draft.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
+    canary.around_forward(forward, draft, decode_batch([PAGE + 1]))
+    assert state.receipt()["canary"]["violations"] > 1

@@ -37,6 +37,20 @@ def test_allocated_counted_and_dropped(state):
     assert kv._hisa_summaries is None
 
 
+def test_the_second_pool_of_speculative_decoding_is_the_draft_models(state):
+    kept = []
+    for speculative in (False, True):
+        runtime.start(runtime.Runtime(parse("balanced"), contract.installed_version(), 14))
+        runtime.current().speculative = speculative
+        pools = [make_pool(layers=3), make_pool(layers=1)]
+        for kv in pools:
+            pool.after_init(None, kv)
+        kept.append([kv._hisa_summaries.draft for kv in pools])
+        assert runtime.current().receipt()["draft_layers"] == int(speculative)
+        assert runtime.current().summary_bytes == 4 * 9 * PAGE_SUMMARY
+    assert kept == [[False, False], [False, True]]
+
+
 def test_bytes_from_the_host_are_resealed(state):
     kv = make_pool()
     pool.after_init(None, kv)

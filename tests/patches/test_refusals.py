@@ -128,6 +128,18 @@ def test_unserved_feature_is_declined_with_its_fix(feature):
             assert reasons == []
 
 
+@pytest.mark.parametrize("algorithm", ["NGRAM", "STANDALONE", "EAGLE3", "DFLASH", "FROZEN_KV_MTP"])
+def test_drafts_that_were_not_shown_are_declined(algorithm):
+    served = arguments(speculative_algorithm="EAGLE", speculative_eagle_topk=1)
+    assert declined(served, SimpleNamespace(), VERSION) == []
+    (reason,) = declined(arguments(speculative_algorithm=algorithm), SimpleNamespace(), VERSION)
+    assert algorithm in reason and "--speculative-algorithm EAGLE" in reason
+    (reason,) = declined(
+        arguments(speculative_algorithm="EAGLE", speculative_eagle_topk=4), SimpleNamespace(), VERSION
+    )
+    assert "--speculative-eagle-topk 1" in reason
+
+
 def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
     args = arguments(dcp_size=2, enable_lmcache=True)
     del args.enable_flexkv
@@ -147,7 +159,7 @@ def test_phases_of_an_extend_step():
         return SimpleNamespace(rid=rid, output_ids=list(output))
 
     def step(reqs, lengths, chunked=None, decode=False):
-        mode = SimpleNamespace(is_decode_or_idle=lambda: decode)
+        mode = SimpleNamespace(is_extend_without_speculative=lambda: not decode)
         forward = SimpleNamespace(forward_mode=mode, extend_seq_lens_cpu=lengths, rids=[r.rid for r in reqs])
         batch.after_init_new(forward, None, SimpleNamespace(reqs=reqs, chunked_req=chunked), None)
         return forward

@@ -52,6 +52,15 @@ def test_a_failed_capture_leaves_the_flag_down(state):
     assert made.capturing_short is False
 
 
+def test_speculative_decoding_has_no_short_graphs(state):
+    """Its lengths on the host leave out the draft tokens: a verify row of 4096 + 4 may not fit."""
+    made, seen = state(), []
+    made.speculative, made.decode_rule = True, Rule(64, 0, 64)
+    short.around_capture(capture(seen), None, 2, "forward")
+    assert [row[1] for row in seen] == [None]
+    assert short.around_variant(lambda self, batch: "lora", None, batch(77)) == "lora"
+
+
 def test_decode_that_is_stock_anyway_is_captured_once(state):
     state(decode_tokens=0)
     seen = []
@@ -86,12 +95,16 @@ def test_unknown_lengths_or_budget_take_the_graph_that_is_always_right(state):
     assert short.around_variant(lambda self, batch: None, None, SimpleNamespace(seq_lens_cpu=None)) is None
 
 
+def decode_step(drafts=None, verify=False):
+    return SimpleNamespace(forward_mode=SimpleNamespace(is_decode=lambda: not verify), spec_info=drafts)
+
+
 def step_of(made):
     """What the paged hook decides for two rows, and whether their seal is left to the coarse launch."""
-    decode = SimpleNamespace(is_decode=lambda: True)
-    forward = SimpleNamespace(forward_mode=decode)
+    forward = decode_step()
     lengths = torch.tensor([5, 9], dtype=torch.int32)
-    metadata = SimpleNamespace(get_seqlens_expanded=lambda: lengths, attn_metadata=object())
+    asked = {"get_seqlens_expanded": lambda: lengths, "get_seqlens_int32": lambda: lengths}
+    metadata = SimpleNamespace(**asked, attn_metadata=object())
     args = (made, forward, metadata, None, torch.zeros(2, 1, 128), 2)
     return indexer._decode_step(*args), indexer._coarse_seals(forward)
 
@@ -101,6 +114,14 @@ def test_the_short_graph_calls_stock_counts_its_rows_and_seals_by_itself(state):
     made.capturing_short = True
     assert step_of(made) == (SHORT_DECODE, False)
     made.capturing_short = False
-    assert indexer._coarse_seals(SimpleNamespace(forward_mode=SimpleNamespace(is_decode=lambda: True)))
+    assert indexer._coarse_seals(decode_step())
     assert made.receipt()["rows"]["stock"] == {SHORT_DECODE: 2}
     assert step_of(state(decode_tokens=0)) == (STOCK_DECODE, False)
+
+
+def test_draft_and_verify_steps_seal_by_themselves(state):
+    """Draft rows store past their length, so the coarse launch would seal the page before. A verify row may
+    read the page that an earlier row of its request completed, in the same launch."""
+    state()
+    assert not indexer._coarse_seals(decode_step(drafts="EagleDraftInput"))
+    assert not indexer._coarse_seals(decode_step(drafts="EagleVerifyInput", verify=True))

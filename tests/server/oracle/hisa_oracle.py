@@ -13,7 +13,9 @@ import torch
 PAGE, DIM = 64, 128
 SET = json.loads(os.environ.get("ORACLE", "{}"))
 COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
-COUNTS |= {"layers": [], "heads": [], "fused": []}  # distinct values seen, ascending
+COUNTS |= {"layers": [], "heads": [], "fused": [], "pools": []}  # distinct values seen, ascending
+COUNTS |= {"modes": {}, "completed": 0}  # rows by forward mode; pages that a store completed
+COUNTS |= {"pruned_prefill": {}}  # rows of extend steps, by the layers of their pool
 
 
 def page_keys(buffer, pages):
@@ -100,17 +102,29 @@ def scores_of_request(buffer, pages, longest, q, weights):
     return score(keys.view(-1, DIM)), score(blocks)
 
 
-def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budgets):
-    from sglang.srt.environ import envs
+def get_pool():
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_token_to_kv_pool
 
-    pool = get_token_to_kv_pool()
+    return get_token_to_kv_pool()
+
+
+def write():
+    with open(SET["out"] + ".new", "w") as out:
+        json.dump(COUNTS, out)
+    os.replace(SET["out"] + ".new", SET["out"])
+
+
+def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets):
+    from sglang.srt.environ import envs
+
+    pool = get_pool()
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
     weights = weights.squeeze(-1)
     rows = lengths.shape[0]
     COUNTS["largest_step"] = max(COUNTS["largest_step"], rows)
     seen = {"layers": layer_id, "heads": q.shape[1], "fused": indexer.use_dsa_indexer_fusion}
+    seen["pools"] = len(pool.index_k_with_scale_buffer)  # their layers: the target's, a draft model's
     for name, value in seen.items():
         COUNTS[name] = sorted({*COUNTS[name], value})
     for request in torch.unique(owner[:rows]).tolist():
@@ -136,11 +150,13 @@ def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budg
     if summaries is not None:
         complete = [table[int(o)][: int(n) // PAGE] for o, n in zip(owner, lengths)]
         pages = torch.unique(torch.cat(complete))
+        stored = forward_batch.out_cache_loc.long()
+        done = stored[stored % PAGE == PAGE - 1] // PAGE  # whatever the rows may see of them
+        COUNTS["completed"] += done.numel()
+        pages = torch.unique(torch.cat((pages, done)))
         COUNTS["pages"] += pages.numel()
         COUNTS["stale"] += summaries.stale_pages(layer_id, pages).numel()
-    with open(SET["out"] + ".new", "w") as out:
-        json.dump(COUNTS, out)
-    os.replace(SET["out"] + ".new", SET["out"])
+    write()
 
 
 def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metadata):
@@ -148,7 +164,12 @@ def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metada
     rows = sum(metadata.get_dsa_extend_len_cpu())
     lengths = metadata.get_seqlens_expanded()[:rows]
     budgets = [SET["decode"]] * rows
-    verify(self, layer_id, q_fp8, weights, metadata, result, lengths, torch.arange(rows), budgets)
+    mode = forward_batch.forward_mode
+    COUNTS["modes"][mode.name] = COUNTS["modes"].get(mode.name, 0) + rows
+    if not mode.is_decode() and not torch.equal(forward_batch.positions[:rows] + 1, lengths.long()):
+        COUNTS["wrong"].append(f"layer {layer_id}: {mode.name} rows of lengths {lengths.tolist()}")
+    owner = torch.arange(rows)
+    verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)
     return result
 
 
@@ -156,7 +177,11 @@ def around_ragged(original, self, dual, forward_batch, layer_id, q_fp8, weights,
     result = original(self, dual, forward_batch, layer_id, q_fp8, weights, metadata, topk_result)
     lengths, owner = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
     COUNTS["prefill_steps"] += 1
-    verify(self, layer_id, q_fp8, weights, metadata, result, lengths, owner, [SET["prefill"]] * len(lengths))
+    budgets, before = [SET["prefill"]] * len(lengths), COUNTS["pruned"]
+    verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)
+    pool = str(len(get_pool().index_k_with_scale_buffer))
+    COUNTS["pruned_prefill"][pool] = COUNTS["pruned_prefill"].get(pool, 0) + COUNTS["pruned"] - before
+    write()
     return result
 
 

@@ -1,6 +1,7 @@
 """CPU stand-in for the package sgl_kernel: SGLang imports its names at module level.
 
-The top-k functions work (in PyTorch); every other name is a function that raises when called.
+The functions of top-k and of speculative decoding work (in PyTorch); every other name is a function that
+raises when called.
 """
 
 import torch
@@ -11,6 +12,10 @@ __version__ = "0.4.10"
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
+    from sglang_hisa.patches.cpu import speculative
+
+    if hasattr(speculative, name):
+        return getattr(speculative, name)
 
     def missing(*args, **kwargs):
         raise NotImplementedError(f"sgl_kernel.{name} has no CPU stand-in")

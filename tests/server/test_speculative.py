@@ -1,0 +1,88 @@
+"""Speculative decoding in a real server on the CPU: a draft layer (MTP), several rows of a request a step."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sglang_hisa.models import make_tiny, write_json
+
+from .conftest import TOPK, shared_prefix_load, text, watched
+from .test_real_server import SMALL, assert_right
+
+pytestmark = pytest.mark.server
+
+
+def drafts(tokens):
+    """Flags for verify steps of ``tokens`` tokens, all but the first of them drafts."""
+    return [
+        *("--speculative-algorithm", "EAGLE", "--speculative-num-steps", str(tokens - 1)),
+        *("--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(tokens)),
+    ]
+
+
+def accepted_and_rejected(answers):
+    told = [answer["meta_info"] for answer in answers]
+    right = sum(info["spec_num_correct_drafts"] for info in told)
+    return right, sum(info["spec_num_proposed_drafts"] for info in told) - right
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("model"), index_topk=TOPK, draft=True)
+
+
+def test_budget_that_covers_the_context_accepts_what_stock_accepts(tmp_path, model):
+    """One request at a time: the drafts that stock SGLang accepts, and the answers of no drafts at all."""
+    wide = {**SMALL, "decode_tokens": 4096, "prefill_tokens": 4096, "canary": "full", "canary_stop": True}
+    arms = {"plain": (None, []), "stock": (None, drafts(4)), "hisa": (wide, drafts(4))}
+
+    def serve(name):
+        hisa, flags = arms[name]
+        (tmp_path / name).mkdir()
+        flags = [*flags, "--chunked-prefill-size", "256"]
+        with watched(tmp_path / name, model, hisa, flags, pool_tokens=2048) as (server, counts):
+            answers = [server.generate(text(n, n), 24) for n in (1, 62, 129, 447)]
+            return answers, counts(), server.receipts()[0]
+
+    with ThreadPoolExecutor(len(arms)) as pool:  # the servers are up at the same time
+        plain, stock, hisa = pool.map(serve, arms)
+    ids = [[answer["output_ids"] for answer in answers] for answers, _, _ in (plain, stock, hisa)]
+    assert ids[0] == ids[1] == ids[2]
+    assert accepted_and_rejected(hisa[0]) == accepted_and_rejected(stock[0])
+    assert min(accepted_and_rejected(hisa[0])) > 20
+    assert_right(hisa[1], rows=2000, pruned=False)
+    assert plain[2] is None and stock[2] is None
+    assert hisa[2]["layers"] == 3 and hisa[2]["draft_layers"] == 1
+    assert min(hisa[2]["hisa_steps"][kind] for kind in ("verify", "draft", "draft extend")) > 20
+
+
+@pytest.mark.parametrize("family,tokens", [("v32", 4), ("glm5", 3)])
+def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
+    """Drafts accepted and rejected around the ends of pages, alone and under load: each row's choice is the
+    oracle's, and so is each page's summary, in the target's pool and in the draft model's.
+
+    GLM-5's draft steps reuse the choice of the draft-extend step before (``index_share_for_mtp_iteration``).
+    """
+    if family == "glm5":
+        model = make_tiny(tmp_path / "model", index_topk=TOPK, draft=True, family=family, layers=2)
+        config = json.loads((model / "config.json").read_text())
+        write_json(model / "config.json", {**config, "index_share_for_mtp_iteration": True})
+    hisa = {**SMALL, "canary": "full", "canary_stop": True, "audit": 1.0}
+    flags = [*drafts(tokens), "--chunked-prefill-size", "256"]
+    fused = family == "glm5"
+    with watched(tmp_path, model, hisa, flags, pool_tokens=2048, fused=fused) as (server, counts):
+        alone = [server.generate(text(length, length), 9) for length in (60, 62, 63, 64, 65, 382, 446)]
+        answers = [*alone, *shared_prefix_load(server, count=8, at_once=4)]
+        receipt, seen = server.receipts()[0], counts()
+    assert all(len(answer["output_ids"]) == 9 for answer in answers)
+    assert any(answer["meta_info"]["cached_tokens"] >= 64 for answer in answers), "no prefix was shared"
+    assert min(accepted_and_rejected(answers)) > 20
+    assert_right(seen, rows=3000, pruned=True)
+    assert seen["pools"] == [1, receipt["layers"]] and seen["completed"] > 100
+    assert min(seen["modes"][mode] for mode in ("TARGET_VERIFY", "DRAFT_EXTEND_V2")) > 150
+    assert ("DECODE" in seen["modes"]) == ("draft" in receipt["hisa_steps"]) == (family == "v32")
+    assert receipt["canary"]["checks"] > 1000 and receipt["canary"]["violations"] == 0
+    assert receipt["rows"]["decode"]["candidate_share"] < 0.9
+    audited = receipt["audit"]["rows"]
+    assert audited == seen["pruned_prefill"][str(receipt["layers"])] > 500, "only the target is audited"

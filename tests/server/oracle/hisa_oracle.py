@@ -13,7 +13,7 @@ import torch
 PAGE, DIM = 64, 128
 SET = json.loads(os.environ.get("ORACLE", "{}"))
 COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
-COUNTS |= {"layers": [], "heads": [], "fused": []}  # distinct values seen, ascending
+COUNTS |= {"ragged": 0, "layers": [], "heads": [], "fused": []}  # distinct values seen, ascending
 
 
 def page_keys(buffer, pages):
@@ -94,7 +94,10 @@ def scores_of_request(buffer, pages, longest, q, weights):
 def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budgets):
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_indexer import get_token_to_kv_pool
+    from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 
+    ragged = metadata.topk_transform_method == TopkTransformMethod.RAGGED
+    first = 0  # of the request's tokens, all requests one after the other (RAGGED)
     pool = get_token_to_kv_pool()
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
@@ -115,7 +118,8 @@ def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budg
             length, positions = int(lengths[row]), result[row]
             if envs.SGLANG_DSA_FUSE_TOPK.get():  # slots: back to positions through the row's own pages
                 slots = positions[positions >= 0].long()
-                positions = where[slots // PAGE] * PAGE + slots % PAGE
+                COUNTS["ragged"] += ragged
+                positions = slots - first if ragged else where[slots // PAGE] * PAGE + slots % PAGE
                 if (positions < 0).any():
                     COUNTS["wrong"].append(f"layer {layer_id} row {row}: a slot of another request")
                     continue
@@ -123,15 +127,18 @@ def verify(indexer, layer_id, q, weights, metadata, result, lengths, owner, budg
             COUNTS["rows"] += 1
             if problem:
                 COUNTS["wrong"].append(f"layer {layer_id} {problem}")
+        first += longest
     summaries = getattr(pool, "_hisa_summaries", None)
     if summaries is not None:
         complete = [table[int(o)][: int(n) // PAGE] for o, n in zip(owner, lengths)]
         pages = torch.unique(torch.cat(complete))
         COUNTS["pages"] += pages.numel()
         COUNTS["stale"] += summaries.stale_pages(layer_id, pages).numel()
-    with open(SET["out"] + ".new", "w") as out:
+    rank = torch.distributed.get_rank()
+    name = SET["out"] + (f".{rank}" if rank else "")
+    with open(name + ".new", "w") as out:
         json.dump(COUNTS, out)
-    os.replace(SET["out"] + ".new", SET["out"])
+    os.replace(name + ".new", name)
 
 
 def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metadata):

@@ -20,7 +20,7 @@ def flashmla_sparse(
     """Attention of each query over its chosen slots.
 
     q ``[rows, heads, d]``, kv_cache ``[slots, 1, d]`` or paged, page_table_1 int32 ``[rows, k]`` (-1: none;
-    with topk_length, columns from it on are not read), attn_sink ``[heads]`` (a score that takes weight and has
+    with topk_length, columns from it on are unread), attn_sink ``[heads]`` (a score that takes weight and has
     no value) -> ``[rows, heads, v_head_dim]``. Slots are summed in ascending order, so the same set of slots
     gives the same bits, whichever top-k kernel ordered it.
     """

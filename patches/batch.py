@@ -35,7 +35,14 @@ def after_init_new(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any)
 
 
 def phases(forward_batch: Any, count: int) -> list[str]:
-    """Phase of each of the ``count`` requests of an extend step; ``LAST`` where it is not known."""
+    """Phase of each of the ``count`` requests of an extend step; ``LAST`` where it is not known.
+
+    Under DP attention SGLang relabels a decode step as an extend while another rank prefills in a graph
+    (``ForwardBatch.prepare_mlp_sync_batch``): its rows keep the decode budget.
+    """
+    relabelled = getattr(forward_batch, "_original_forward_mode", None)
+    if relabelled is not None and relabelled.is_decode():
+        return [DECODE] * count
     rids = getattr(forward_batch, "rids", None) or []
     if len(rids) != count:
         return [LAST] * count

@@ -29,6 +29,8 @@ def around_forward(original: Any, self: Any, forward_batch: Any, *args: Any, **k
         ("draft model's " if summaries.draft else "") + kind.lower(),
         forward_batch.rids or (),
     )
+    # As SGLang built them: DP attention pads them inside the forward, and the padding is nobody's.
+    stored, counts = forward_batch.out_cache_loc, forward_batch.extend_seq_lens
     result = original(self, forward_batch, *args, **kwargs)
-    state.canary.end(summaries, layers, watched, forward_batch.out_cache_loc, forward_batch.extend_seq_lens)
+    state.canary.end(summaries, layers, watched, stored, counts)
     return result

@@ -131,6 +131,11 @@ def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
             reasons.append(f"{feature.argument}: SGLang {version} has no such argument any more")
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
+    if getattr(hf_config, "is_hybrid_swa", False):
+        reasons.append(
+            f"{type(hf_config).__name__}: the DSA pool lies inside a pool of sliding-window layers, which "
+            "numbers layers in its own way, so page summaries would not be found; fix: serve stock DSA"
+        )
     kpool = getattr(hf_config, "index_kpool", None)
     if kpool not in (None, 1):
         reasons.append(

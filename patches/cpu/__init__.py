@@ -34,12 +34,14 @@ def _both(target: str) -> dict[str, str]:
 
 
 _INDEXER = "sglang.srt.layers.attention.dsa.dsa_indexer.Indexer"
+_BACKEND = "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend"
 _OPS = "sglang.kernels.ops"
 _KEYS = {
     V17: f"{_OPS}.attention.dsa.index_buf_accessor",
     V23: f"{_OPS}.kvcache.dsa_index_k_cache",
 }
 _TOPK = f"{_OPS}.attention.dsv4.topk"
+_GROUP = "sglang.srt.distributed.parallel_state.GroupCoordinator"
 _UTILS = "sglang.srt.layers.attention.dsa.utils"
 
 
@@ -58,6 +60,7 @@ STAND_INS: tuple[StandIn, ...] = (
         _both("torch.cuda.synchronize"),
         "the draft model waits for a GPU when it takes the target's embedding and head",
     ),
+    StandIn("indexer:no_stream", _both("sglang.srt.runtime_context.get_stream"), "CUDA"),
     StandIn("indexer:after_init", _both(f"{_INDEXER}.__init__"), "sm_count is set on CUDA only", "after"),
     StandIn("indexer:forward_native", _both(f"{_INDEXER}.forward_native"), "the indexer has no CPU path"),
     StandIn(
@@ -83,7 +86,7 @@ STAND_INS: tuple[StandIn, ...] = (
     ),
     StandIn(
         "attention:flashmla_sparse",
-        _both("sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend._forward_flashmla_sparse"),
+        _both(f"{_BACKEND}._forward_flashmla_sparse"),
         "FlashMLA",
     ),
     StandIn(
@@ -129,6 +132,27 @@ STAND_INS: tuple[StandIn, ...] = (
         {V17: f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton"},
         "Triton with an integer mask, which the interpreter refuses",
     ),
+    StandIn(
+        "fp8_kv:quantise",
+        {
+            V17: f"{_OPS}.attention.dsa.quant_k_cache.quantize_k_cache_separate",
+            V23: f"{_OPS}.quantization.dsa_quant_k_cache.quantize_k_cache_separate",
+        },
+        "Triton (its CPU interpreter rounds fp8 wrongly)",
+    ),
+    StandIn(
+        "fp8_kv:dequantise",
+        {
+            V17: f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged",
+            V23: f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged_dsa",
+        },
+        "Triton",
+    ),
+    StandIn("fp8_kv:flashmla_metadata", _both(f"{_BACKEND}._compute_flashmla_metadata"), "FlashMLA"),
+    StandIn("fp8_kv:flashmla_kv", _both(f"{_BACKEND}._forward_flashmla_kv"), "FlashMLA"),
+    StandIn("ranks:pageable", _both("torch.tensor"), "DP attention and LoRA ask for pinned memory", "around"),
+    StandIn("ranks:all_gather", {V17: f"{_GROUP}.all_gather_into_tensor"}, "an operator for GPUs alone"),
+    StandIn("ranks:reduce_scatter", {V17: f"{_GROUP}.reduce_scatter_tensor"}, "an operator for GPUs alone"),
     StandIn(
         "capture:create",
         _both("sglang.srt.state_capturer.indexer_topk.create_indexer_capturer"),
@@ -196,10 +220,12 @@ def register() -> None:
         _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_hisa.patches.cpu import fused, mqa
+    from sglang_hisa.patches.cpu import fp8_kv, fused, mqa, ranks
 
     mqa.install_deep_gemm()
     fused.install()
+    ranks.install()
+    fp8_kv.install()
     for row, target in rows:
         HookRegistry.register(target, _hook(row), HookType(row.kind))
 

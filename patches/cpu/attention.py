@@ -20,20 +20,23 @@ def flashmla_sparse(
     """Attention of each query over its chosen slots.
 
     q ``[rows, heads, d]``, kv_cache ``[slots, 1, d]`` or paged, page_table_1 int32 ``[rows, k]`` (-1: none;
-    with topk_length, columns from it on are not read) -> ``[rows, heads, v_head_dim]``. Slots are summed in
-    ascending order, so the same set of slots gives the same bits, whichever top-k kernel ordered it.
+    with topk_length, columns from it on are unread), attn_sink ``[heads]`` (a score that takes weight and has
+    no value) -> ``[rows, heads, v_head_dim]``. Slots are summed in ascending order, so the same set of slots
+    gives the same bits, whichever top-k kernel ordered it.
     """
-    if attn_sink is not None:
-        raise NotImplementedError("attention sinks on a CPU")
     slots = page_table_1.long()
     if topk_length is not None:
         slots = slots.masked_fill(torch.arange(slots.shape[1]) >= topk_length[:, None], -1)
     slots = slots.sort(dim=1).values
     valid = slots >= 0
     keys = kv_cache.reshape(-1, q_all.shape[-1])[slots.clamp_min(0)].float()
+    keys = keys.masked_fill(~valid[..., None], 0)  # nobody wrote slot 0: it may hold NaN
     scores = torch.einsum("rhd,rkd->rhk", q_all.float(), keys) * sm_scale
     # A padded row has no slot at all: its output is zero, not NaN.
-    weights = torch.softmax(scores.masked_fill(~valid[:, None], float("-inf")), dim=-1).nan_to_num()
+    scores = scores.masked_fill(~valid[:, None], float("-inf"))
+    if attn_sink is not None:
+        scores = torch.cat((scores, attn_sink.float()[:, None].expand(*scores.shape[:2], 1)), dim=-1)
+    weights = torch.softmax(scores, dim=-1).nan_to_num()[..., : keys.shape[1]]
     return torch.einsum("rhk,rkd->rhd", weights, keys[..., :v_head_dim]).to(q_all.dtype)
 
 

@@ -19,6 +19,11 @@ def synchronize(device: Any = None) -> None:
     """Nothing runs beside the CPU."""
 
 
+def no_stream(name: str) -> None:
+    """A side stream of a model (LongCat-Flash)."""
+    return None
+
+
 def after_init(result: None, self: Any, *args: Any, is_neox_style: bool = True, **kwargs: Any) -> None:
     """What the constructor asks of DeepGEMM on CUDA, and the fused projection that it makes there."""
     self.sm_count = mqa.NUM_SMS
@@ -35,20 +40,25 @@ def forward_native(
     return_indices: bool = True,
 ) -> torch.Tensor | None:
     """``Indexer.forward_cuda``'s eager branches, unfused and fused (SGLang dsa_indexer.py)."""
-    from sglang.srt.layers.attention.dsa.dsa_indexer import get_attn_backend
+    from sglang.srt.layers.attention.dsa import dsa_indexer
     from sglang.srt.state_capturer.indexer_topk import maybe_capture_indexer_topk
 
     from sglang_hisa.patches.cpu.leaf import act_quant
 
-    metadata = get_attn_backend().get_indexer_metadata(layer_id, forward_batch)
+    def finish(chosen: torch.Tensor | None) -> torch.Tensor | None:
+        return maybe_capture_indexer_topk(layer_id, dsa_indexer._broadcast_indexer_topk_from_rank0(chosen))
+
+    mode = forward_batch.forward_mode
+    if mode.is_idle() and hasattr(dsa_indexer, "_make_eager_idle_topk_result"):  # 0.5.23 leaves at once
+        return finish(dsa_indexer._make_eager_idle_topk_result(x, self.index_topk, return_indices))
+    metadata = dsa_indexer.get_attn_backend().get_indexer_metadata(layer_id, forward_batch)
     if metadata is None:
         return None
-    mode = forward_batch.forward_mode
     if mode.is_extend_without_speculative() and self._should_skip_logits_computation(forward_batch):
         chosen = self._forward_cuda_k_only(
             x, positions, forward_batch, layer_id, act_quant, metadata, return_indices
         )
-        return maybe_capture_indexer_topk(layer_id, chosen)
+        return finish(chosen)
     if self.use_dsa_indexer_fusion:
         step = (x, q_lora, positions, forward_batch, layer_id, act_quant)
         q_fp8, weights = self._fused_q_prepare_and_store(*step, enable_dual_stream=False)
@@ -58,12 +68,18 @@ def forward_native(
         self._store_index_k_cache(
             forward_batch=forward_batch, layer_id=layer_id, key=key, act_quant=act_quant
         )
-        weights = self._get_logits_head_gate(x, q_scale)
+        if getattr(self.weights_proj, "set_lora", False):
+            weights = self.weights_proj(x)[0].float() * self.n_heads**-0.5
+            weights = self._apply_q_scale_and_softmax_scale(weights, q_scale)
+        else:
+            weights = self._get_logits_head_gate(x, q_scale)
+    if forward_batch.seq_lens.numel() == 0:
+        return finish(torch.full((x.shape[0], self.index_topk), -1, dtype=torch.int32))
     if mode.is_extend_without_speculative():
         chosen = self._get_topk_ragged(False, forward_batch, layer_id, q_fp8, weights, metadata)
     else:
         chosen = self._get_topk_paged(forward_batch, layer_id, q_fp8, weights, metadata)
-    return maybe_capture_indexer_topk(layer_id, chosen)
+    return finish(chosen)
 
 
 def topk_ragged(

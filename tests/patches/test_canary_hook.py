@@ -68,6 +68,21 @@ def test_only_layers_with_an_indexer_are_compared(state: runtime.Runtime, on_hos
     assert "page 4 in layer 9" in found["first"] and "last writer: not known" in found["first"]
 
 
+def test_padding_of_dp_attention_takes_no_writes(state: runtime.Runtime) -> None:
+    """Three rows are padded to six inside the forward: the second row stays the writer of its page."""
+    state.layers = {7}
+    made, batch = runner(1), decode_batch([2 * PAGE] * 3)
+    batch.rids = ["a", "b", "c"]
+    batch.out_cache_loc = torch.tensor([8, 4, 5]) * PAGE + 63
+    made.token_to_kv_pool._hisa_summaries.layer(7).scales[4] = 1
+
+    def padded(self: Any, batch: Any) -> None:
+        batch.out_cache_loc = torch.nn.functional.pad(batch.out_cache_loc, (0, 3))
+
+    canary.around_forward(padded, made, batch)
+    assert state.receipt()["canary"]["first"].endswith("decode of request b")
+
+
 def test_forwards_with_nothing_to_compare_are_left_alone(state: runtime.Runtime) -> None:
     state.layers = {7}
     idle, made = decode_batch([]), runner()

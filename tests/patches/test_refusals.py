@@ -150,6 +150,12 @@ def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
     assert declined(arguments(), SimpleNamespace(), VERSION) == []
 
 
+def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
+    """Dots3: the server would start, with summaries, and fail in its first forward."""
+    (reason,) = declined(arguments(), SimpleNamespace(is_hybrid_swa=True), VERSION)
+    assert "sliding-window layers" in reason and "fix: serve stock DSA" in reason
+
+
 def test_phases_of_an_extend_step():
     runtime.start(runtime.Runtime(parse("balanced"), VERSION, 1))
     told = []
@@ -172,4 +178,8 @@ def test_phases_of_an_extend_step():
     step([middle], [40])
     assert batch.phases(SimpleNamespace(rids=["a"]), 1) == [batch.LAST], "the chunk that ends the prompt"
     assert batch.phases(SimpleNamespace(rids=None), 2) == [batch.LAST, batch.LAST]
+    for decode, phase in ((True, batch.DECODE), (False, batch.LAST)):
+        mode = SimpleNamespace(is_decode=lambda decode=decode: decode)
+        relabelled = SimpleNamespace(rids=["a", "b"], _original_forward_mode=mode)
+        assert batch.phases(relabelled, 2) == [phase, phase], "DP attention: an extend by name only"
     assert len(told) == 3, "metrics are told of every forward, decode steps too"

@@ -24,8 +24,9 @@ def tiny(tmp_path_factory):
 
 
 @contextmanager
-def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, extra=None):
-    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None, ``extra`` more of its environment.
+def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, extra=None, plugins=()):
+    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None, ``extra`` more of its environment,
+    ``plugins`` more folders of SGLang plugins.
 
     Yields (server, read_counts).
     """
@@ -42,12 +43,12 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
         "prefill": given.get("prefill_tokens", 0),
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
-    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE)))
+    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE), *map(str, plugins)))
     env["ORACLE"] = json.dumps(setting)
     env |= extra or {}
     argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]
     with ServerProcess(argv, env=env, log=tmp_path / "server.log") as server:
-        server.wait_ready(180)
+        server.wait_ready(300)
         yield server, lambda: json.loads(out.read_text())
 
 

@@ -1,9 +1,9 @@
-"""Real CPU servers of other DSA models: GLM-5's indexer, and layers that reuse an earlier layer's choice."""
+"""Real CPU servers of other DSA models: GLM-5's indexer, shared choices, LongCat-Flash."""
 
 import numpy as np
 import pytest
 
-from sglang_hisa import choices
+from sglang_hisa import choices, models
 from sglang_hisa.models import make_tiny, shared_layers
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
@@ -15,6 +15,35 @@ pytestmark = pytest.mark.server
 
 POOL_TOKENS = 4096
 SUMMARY_BYTES = 132
+LONGCAT = {
+    "architectures": ["LongcatFlashForCausalLM"],
+    "model_type": "longcat_flash",
+    "torch_dtype": "bfloat16",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "ffn_hidden_size": 256,
+    "expert_ffn_hidden_size": 64,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 64,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "n_routed_experts": 4,
+    "moe_topk": 2,
+    "zero_expert_num": 0,
+    "zero_expert_type": None,
+    "max_position_embeddings": 4096,
+    "rope_scaling": {**models.DEEPSEEK_V32["rope_scaling"], "rope_theta": 10000.0},
+    "index_topk": TOPK,
+    "index_n_heads": 4,
+    "index_head_dim": 128,
+    "cli_factor": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Tiny, with two things that the public model lacks: yarn rope (for the CPU) and no zero experts."""
 
 
 def test_glm5(tmp_path):
@@ -51,3 +80,17 @@ def test_shared_layers_reuse_the_choice(tmp_path):
         pages = (POOL_TOKENS + 64 + 1) // 64
         layers = 3 if contract.installed_version() == V23 else 5
         assert receipt["summary_bytes"] == layers * pages * SUMMARY_BYTES
+
+
+def test_longcat_flash(tmp_path):
+    """Two attentions a layer, of which the second one reuses the choice (``cli_factor``). Dummy weights."""
+    model = tmp_path / "model"
+    model.mkdir()
+    models.write_json(model / "config.json", LONGCAT)
+    models.write_tokenizer(model, LONGCAT["vocab_size"], LONGCAT["max_position_embeddings"])
+    flags = ["--load-format", "dummy", "--chunked-prefill-size", "256"]
+    with watched(tmp_path, model, SMALL, flags, pool_tokens=2048) as (server, counts):
+        shared_prefix_load(server, count=6, at_once=3)
+        assert_right(counts(), rows=2000, pruned=True)
+        assert counts()["layers"] == [0, 2]
+        assert server.receipts()[0]["layers"] == 2

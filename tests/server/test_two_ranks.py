@@ -1,49 +1,95 @@
-"""Tensor parallelism on the CPU, two ranks over gloo: each has the whole indexer, so both choose alike."""
+"""Two ranks over gloo on the CPU: tensor parallelism, where both choose alike, DP attention, where each
+serves its own requests, and pipeline stages, where each serves its own layers."""
 
 import json
-import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from sglang_hisa.server import ServerFailed, ServerProcess, cpu_env, cpu_flags
+from sglang_hisa.models import make_tiny
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import V23
+from sglang_hisa.server import ServerFailed
 
-from .conftest import shared_prefix_load
-from .test_real_server import SMALL
+from .conftest import TOPK, shared_prefix_load, text, watched
+from .test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
 
 RANKS = Path(__file__).parent / "ranks"
+TP = ["--tp", "2", "--chunked-prefill-size", "256"]
 
 
-@contextmanager
-def two_ranks(folder, model, **more):
-    env = cpu_env(os.environ, json.dumps({**SMALL, "canary": "full"}))
-    env |= {"RANKS": str(folder), "SGLANG_CPU_OMP_THREADS_BIND": "0|0", **more}
-    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(RANKS)))
-    flags = [*cpu_flags(model, pool_tokens=2048), "--tp", "2", "--chunked-prefill-size", "256"]
-    with ServerProcess(flags, env=env, log=folder / "server.log") as server:
-        yield server
+FP8_KV = ["--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv"]
+
+
+def two_ranks(folder, model, flags, *, fused=False, **more):
+    """``watched``, with a canary that ends the server, whichever rank it is of."""
+    extra = {"RANKS": str(folder), "SGLANG_CPU_OMP_THREADS_BIND": "0|0", **more}
+    hisa = {**SMALL, "canary": "full", "canary_stop": True}
+    return watched(folder, model, hisa, flags, pool_tokens=2048, extra=extra, plugins=[RANKS], fused=fused)
+
+
+def of_both_ranks(folder, first, second):
+    return [json.loads((folder / name).read_text()) for name in (first, second)]
 
 
 def test_both_ranks_serve_and_choose_the_same(tmp_path, tiny):
-    with two_ranks(tmp_path, tiny) as server:
-        server.wait_ready(300)
+    """With torch's top-k, rank 0's choice broadcast to the other, and no overlap of steps."""
+    flags = [*TP, "--dsa-topk-backend", "torch", "--disable-overlap-schedule"]
+    with two_ranks(tmp_path, tiny, flags, SGLANG_DSA_TOPK_BROADCAST="1") as (server, _):
         answers = shared_prefix_load(server, count=6, at_once=3)
         assert all(len(answer["output_ids"]) == 9 for answer in answers)
         canary = server.receipts()[0]["canary"]
         assert canary["checks"] > 100 and canary["violations"] == 0
-    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    seen = of_both_ranks(tmp_path, "0.json", "1.json")
     assert seen[0]["calls"] > 50 and seen[0] == seen[1]
+    assert seen[0]["broadcasts"] >= seen[0]["calls"]
+    for counts in of_both_ranks(tmp_path, "oracle.json", "oracle.json.1"):
+        assert_right(counts, rows=2000, pruned=True)
     log = (tmp_path / "server.log").read_text().splitlines()
     receipts = [line.split("receipt: ")[1] for line in log if "sglang-hisa receipt: " in line]
     assert len(receipts) == 2 and receipts[0] == receipts[1]
 
 
+def test_dp_attention(tmp_path, tiny):
+    """Ranks without a request, rows that pad the shorter rank, and mixed steps; each rank is right alone."""
+    flags = ["--tp", "2", "--enable-dp-attention", "--dp", "2", "--chunked-prefill-size", "512"]
+    with two_ranks(tmp_path, tiny, [*flags, "--enable-mixed-chunk"]) as (server, _):
+        for seed in (3, 4):
+            server.generate(text(700, seed), 12)  # the other rank is idle
+        answers = shared_prefix_load(server, count=7, at_once=7)
+        assert all(len(answer["output_ids"]) == 9 for answer in answers)
+        receipts = server.receipts()
+    both = of_both_ranks(tmp_path, "0.json", "1.json")
+    assert sum(seen["idle"] for seen in both) > 15 and sum(seen["padded"] for seen in both) > 0
+    assert len(receipts) == 2
+    for receipt, counts in zip(receipts, of_both_ranks(tmp_path, "oracle.json", "oracle.json.1")):
+        assert receipt["active"] and receipt["hisa_steps"]["decode"] > 9
+        assert receipt["canary"]["checks"] > 100 and receipt["canary"]["violations"] == 0
+        assert_right(counts, rows=2000, pruned=True)
+
+
+def test_pipeline_stages_over_an_fp8_kv_cache(tmp_path):
+    """Layers 2 to 4 are the second stage's; prefill chooses in RAGGED form, FlashMLA's KV kernel decodes."""
+    model = make_tiny(tmp_path / "model", index_topk=TOPK, layers=5)
+    flags = ["--pp-size", "2", "--chunked-prefill-size", "256", *FP8_KV]
+    cores = "0|0" if contract.installed_version() == V23 else "0"  # 0.5.17 counts no pipeline stages here
+    with two_ranks(tmp_path, model, flags, fused=True, SGLANG_CPU_OMP_THREADS_BIND=cores) as (server, _):
+        answers = shared_prefix_load(server, count=6, at_once=3)
+        assert all(len(answer["output_ids"]) == 9 for answer in answers)
+        assert any(answer["meta_info"]["cached_tokens"] >= 64 for answer in answers)
+    stages = of_both_ranks(tmp_path, "oracle.json", "oracle.json.1")
+    assert [counts["layers"] for counts in stages] == [[0, 1], [2, 3, 4]]
+    for counts in stages:
+        assert_right(counts, rows=2000, pruned=True)
+        assert 0.5 * counts["rows"] < counts["ragged"] < counts["rows"]
+
+
 def test_ranks_that_differ_stop_with_one_message_each(tmp_path, tiny):
-    with two_ranks(tmp_path, tiny, RANKS_DIFFER="1") as server, pytest.raises(ServerFailed, match="exited"):
-        server.wait_ready(300)
+    differing = two_ranks(tmp_path, tiny, TP, RANKS_DIFFER="1")
+    with pytest.raises(ServerFailed, match="exited"), differing:
+        pass
     log = (tmp_path / "server.log").read_text()
     assert "refusing to start: the ranks of this server do not run the same HISA" in log
     assert "own setting is 0 on rank 0, 1 on rank 1" in log

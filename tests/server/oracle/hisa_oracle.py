@@ -14,7 +14,7 @@ PAGE, DIM = 64, 128
 SET = json.loads(os.environ.get("ORACLE", "{}"))
 COUNTS = {"rows": 0, "pruned": 0, "largest_step": 0, "pages": 0, "stale": 0, "prefill_steps": 0, "wrong": []}
 COUNTS |= {"layers": [], "heads": [], "fused": [], "pools": []}  # distinct values seen, ascending
-COUNTS |= {"modes": {}, "completed": 0}  # rows by forward mode; pages that a store completed
+COUNTS |= {"ragged": 0, "modes": {}, "completed": 0}  # rows by form and mode; pages that a store completed
 COUNTS |= {"pruned_prefill": {}}  # rows of extend steps, by the layers of their pool
 
 
@@ -109,14 +109,19 @@ def get_pool():
 
 
 def write():
-    with open(SET["out"] + ".new", "w") as out:
+    rank = torch.distributed.get_rank()
+    name = SET["out"] + (f".{rank}" if rank else "")
+    with open(name + ".new", "w") as out:
         json.dump(COUNTS, out)
-    os.replace(SET["out"] + ".new", SET["out"])
+    os.replace(name + ".new", name)
 
 
 def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets):
     from sglang.srt.environ import envs
+    from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 
+    ragged = metadata.topk_transform_method == TopkTransformMethod.RAGGED
+    first = 0  # of the request's tokens, all requests one after the other (RAGGED)
     pool = get_pool()
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
@@ -138,7 +143,8 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
             length, positions = int(lengths[row]), result[row]
             if envs.SGLANG_DSA_FUSE_TOPK.get():  # slots: back to positions through the row's own pages
                 slots = positions[positions >= 0].long()
-                positions = where[slots // PAGE] * PAGE + slots % PAGE
+                COUNTS["ragged"] += ragged
+                positions = slots - first if ragged else where[slots // PAGE] * PAGE + slots % PAGE
                 if (positions < 0).any():
                     COUNTS["wrong"].append(f"layer {layer_id} row {row}: a slot of another request")
                     continue
@@ -146,6 +152,7 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
             COUNTS["rows"] += 1
             if problem:
                 COUNTS["wrong"].append(f"layer {layer_id} {problem}")
+        first += longest
     summaries = getattr(pool, "_hisa_summaries", None)
     if summaries is not None:
         complete = [table[int(o)][: int(n) // PAGE] for o, n in zip(owner, lengths)]

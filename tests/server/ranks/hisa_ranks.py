@@ -1,4 +1,5 @@
-"""SGLang plugin of the tests: each rank keeps a digest of everything that its indexers chose.
+"""SGLang plugin of the tests: each rank keeps a digest of everything that its indexers chose, before any
+broadcast, and counts broadcasts and the batches that DP attention left empty or padded.
 
 With RANKS_DIFFER in the environment each rank claims to have a setting of its own instead.
 """
@@ -12,21 +13,42 @@ import torch.distributed as dist
 
 
 def register():
+    from sglang.srt.layers.attention.dsa import dsa_indexer
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
     from sglang_hisa import indexer
     from sglang_hisa.patches import agreement
 
     choose, facts = indexer.select, agreement.facts
-    digest, calls = hashlib.sha256(), 0
+    broadcast = dsa_indexer._broadcast_indexer_topk_from_rank0_impl
+    synchronise = ForwardBatch.prepare_mlp_sync_batch
+    digest = hashlib.sha256()
+    counts = {"calls": 0, "broadcasts": 0, "idle": 0, "padded": 0}
+
+    def tell():
+        seen = {**counts, "digest": digest.hexdigest()}
+        (Path(os.environ["RANKS"]) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
 
     def select(*args, **kwargs):
-        nonlocal calls
         chosen = choose(*args, **kwargs)
         digest.update(chosen.numpy().tobytes())
-        calls += 1
-        seen = {"calls": calls, "digest": digest.hexdigest()}
-        (Path(os.environ["RANKS"]) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
+        counts["calls"] += 1
+        tell()
         return chosen
 
+    def broadcast_and_count(chosen):
+        counts["broadcasts"] += 1
+        broadcast(chosen)
+
+    def synchronise_and_count(batch, runner):
+        real, idle = batch.seq_lens.shape[0], batch.forward_mode.is_idle()
+        synchronise(batch, runner)
+        counts["idle"] += idle
+        counts["padded"] += batch.seq_lens.shape[0] > real > 0
+        tell()
+
     indexer.select = select
+    dsa_indexer._broadcast_indexer_topk_from_rank0_impl = broadcast_and_count
+    ForwardBatch.prepare_mlp_sync_batch = synchronise_and_count
     if "RANKS_DIFFER" in os.environ:
         agreement.facts = lambda state: {**facts(state), "own setting": str(dist.get_rank())}

@@ -1,0 +1,60 @@
+"""LoRA on the indexer's gates (``weights_proj``), computed outside of the methods that HISA patches."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sglang_hisa import choices
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import V23
+from sglang_hisa.server import ServerFailed
+
+from .conftest import TOPK, text, watched
+from .test_real_server import SMALL, assert_right
+
+pytestmark = pytest.mark.server
+
+LAYERS, HEADS, HIDDEN, RANK = 3, 4, 128, 4
+
+
+def make_adapter(out):
+    """Random LoRA weights of every layer's gates, as PEFT writes them."""
+    out.mkdir()
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for layer in range(LAYERS):
+        base = f"base_model.model.model.layers.{layer}.self_attn.indexer.weights_proj.lora_"
+        weights[base + "A.weight"] = torch.randn(RANK, HIDDEN, generator=generator) * 0.1
+        weights[base + "B.weight"] = torch.randn(HEADS, RANK, generator=generator)
+    save_file(weights, out / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["weights_proj"]}
+    (out / "adapter_config.json").write_text(json.dumps({**config, "bias": "none"}))
+    return out
+
+
+def test_gates_of_an_adapter(tmp_path, tiny):
+    """The same prompt with and without it, in one step: other tokens from the first layer on, each right."""
+    adapter = make_adapter(tmp_path / "adapter")
+    flags = ["--enable-lora", "--lora-paths", f"gates={adapter}", "--lora-backend", "triton"]
+    flags += ["--enable-return-indexer-topk", "--chunked-prefill-size", "512"]
+    serving = watched(tmp_path, tiny, {**SMALL, "canary": "full"}, flags)
+    if contract.installed_version() != V23:
+        # 0.5.17 stops by itself, on any device: it looks for a name that its indexer does not have.
+        with pytest.raises(ServerFailed), serving:
+            pass
+        assert "cannot import name '_use_dsa_indexer_fusion'" in (tmp_path / "server.log").read_text()
+        return
+    with serving as (server, counts), ThreadPoolExecutor(2) as pool:
+        asked = [{}, {"lora_path": "gates"}]
+        answers = pool.map(
+            lambda more: server.generate(text(700, 7), 6, return_indexer_topk=True, **more), asked
+        )
+        plain, adapted = (choices.decode(answer["meta_info"], LAYERS, TOPK) for answer in answers)
+        late = slice(400, None)  # rows that are pruned
+        assert (plain[late, 0] != adapted[late, 0]).any(axis=1).mean() > 0.9
+        assert_right(counts(), rows=4000, pruned=True)
+        canary = server.receipts()[0]["canary"]
+        assert canary["checks"] > 100 and canary["violations"] == 0

@@ -42,6 +42,25 @@ def test_tiny_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
+def test_a_draft_layer_is_one_more_layer_that_feeds_on_the_last(tmp_path: Path, family: str) -> None:
+    """The names that SGLang's loader of draft models looks for; all else is the model without drafts."""
+    from safetensors.torch import load_file
+
+    plain = models.make_tiny(tmp_path / "plain", family=family)
+    drafting = models.make_tiny(tmp_path / "drafting", family=family, draft=True)
+    configs = [config_of(folder) for folder in (plain, drafting)]
+    assert configs[1] == {**configs[0], "num_nextn_predict_layers": 1}
+    before, after = (load_file(folder / "model.safetensors") for folder in (plain, drafting))
+    layer = "model.layers.3."
+    added = {name.removeprefix(layer) for name in after.keys() - before.keys()}
+    own = {f"{name}.weight" for name in ("enorm", "hnorm", "eh_proj", "shared_head.norm")}
+    sparse = {name.removeprefix("model.layers.2.") for name in before if name.startswith("model.layers.2.")}
+    assert added == own | sparse and not before.keys() - after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
 def test_tiny_weights_fit_the_model_of_transformers(tmp_path: Path, family: str) -> None:
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM

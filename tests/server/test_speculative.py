@@ -45,7 +45,7 @@ def test_budget_that_covers_the_context_accepts_what_stock_accepts(tmp_path, mod
             answers = [server.generate(text(n, n), 24) for n in (1, 62, 129, 447)]
             return answers, counts(), server.receipts()[0]
 
-    with ThreadPoolExecutor(len(arms)) as pool:  # the servers are up at the same time
+    with ThreadPoolExecutor(2) as pool:  # two servers at a time
         plain, stock, hisa = pool.map(serve, arms)
     ids = [[answer["output_ids"] for answer in answers] for answers, _, _ in (plain, stock, hisa)]
     assert ids[0] == ids[1] == ids[2]

@@ -140,7 +140,12 @@ COVERAGE: tuple[Coverage, ...] = (
         "Mistral Large 3, Pixtral with an indexer",
         "decode and prefill (DeepSeek-V3's class, but SGLang's loader has no name for an indexer's weights)",
     ),
-    Coverage("HY-V4", "decode and prefill", versions=(V23,)),
+    Coverage(
+        "HY-V4",
+        "decode and prefill, attention sinks, index sharing: `indexer_types`",
+        (f"{_FAMILIES}test_hy_v4",),
+        (V23,),
+    ),
     Coverage(
         "Dots3",
         "decode and prefill",

@@ -319,6 +319,19 @@ def test_sparse_attention(paged: bool) -> None:
     assert not got[2].any()
 
 
+def test_a_sink_takes_weight_and_gives_no_value() -> None:
+    """FlashMLA scales the output by ``exp(lse) / (exp(lse) + exp(attn_sink))``."""
+    torch.manual_seed(6)
+    q, cache, sink = torch.randn(2, 3, 12), torch.randn(64, 1, 12), torch.tensor([-9.0, 0.5, 4.0])
+    slots = ints(5, 63, 7, -1, -1, -1).view(2, 3)
+    got = attention.flashmla_sparse(None, q, cache, 8, slots, 0.3, attn_sink=sink)
+    plain = attention.flashmla_sparse(None, q, cache, 8, slots, 0.3)
+    lse = torch.logsumexp(q[0] @ cache[[5, 63, 7], 0].t() * 0.3, dim=-1)
+    share = lse.exp() / (lse.exp() + sink.exp())
+    torch.testing.assert_close(got[0], plain[0] * share[:, None], rtol=1e-5, atol=1e-5)
+    assert not got[1].any()
+
+
 def test_sparse_attention_depends_on_the_set_only() -> None:
     torch.manual_seed(5)
     q, cache = torch.randn(1, 4, 576).to(torch.bfloat16), torch.randn(512, 1, 576).to(torch.bfloat16)

@@ -44,6 +44,36 @@ LONGCAT = {
     "eos_token_id": 2,
 }
 """Tiny, with two things that the public model lacks: yarn rope (for the CPU) and no zero experts."""
+HY_V4 = {
+    "architectures": ["HYV4ForCausalLM"],
+    "model_type": "hy_v4",
+    "torch_dtype": "bfloat16",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 4096,
+    "index_topk": TOPK,
+    "index_n_heads": 4,
+    "num_nextn_predict_layers": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+DUMMY = ["--load-format", "dummy", "--chunked-prefill-size", "256"]
+
+
+def written(path, config):
+    """A model of ``config`` without weights, for ``DUMMY``."""
+    path.mkdir()
+    models.write_json(path / "config.json", config)
+    models.write_tokenizer(path, config["vocab_size"], config["max_position_embeddings"])
+    return path
 
 
 def test_glm5(tmp_path):
@@ -84,13 +114,22 @@ def test_shared_layers_reuse_the_choice(tmp_path):
 
 def test_longcat_flash(tmp_path):
     """Two attentions a layer, of which the second one reuses the choice (``cli_factor``). Dummy weights."""
-    model = tmp_path / "model"
-    model.mkdir()
-    models.write_json(model / "config.json", LONGCAT)
-    models.write_tokenizer(model, LONGCAT["vocab_size"], LONGCAT["max_position_embeddings"])
-    flags = ["--load-format", "dummy", "--chunked-prefill-size", "256"]
-    with watched(tmp_path, model, SMALL, flags, pool_tokens=2048) as (server, counts):
+    model = written(tmp_path / "model", LONGCAT)
+    with watched(tmp_path, model, SMALL, DUMMY, pool_tokens=2048) as (server, counts):
         shared_prefix_load(server, count=6, at_once=3)
         assert_right(counts(), rows=2000, pruned=True)
         assert counts()["layers"] == [0, 2]
         assert server.receipts()[0]["layers"] == 2
+
+
+if contract.installed_version() == V23:  # 0.5.17 does not know the model
+
+    def test_hy_v4(tmp_path):
+        """Attention sinks, hyper-connections, and ``indexer_types``: layer 2 reuses the choice of layer 1."""
+        model = written(tmp_path / "model", HY_V4)
+        with watched(tmp_path, model, SMALL, DUMMY, pool_tokens=2048) as (server, counts):
+            first, second = server.generate(text(450, 1), 4), server.generate(text(450, 1) + text(60, 2), 4)
+            assert first["meta_info"]["cached_tokens"] == 0 and second["meta_info"]["cached_tokens"] == 448
+            assert_right(counts(), rows=1000, pruned=True)
+            assert counts()["layers"] == [0, 1] and counts()["fused"] == [True]
+            assert server.receipts()[0]["layers"] == 2

@@ -70,7 +70,12 @@ def parse(text: str, at: float) -> Reading:
                 values[sample.name, ""] += sample.value
             elif sample.name in _BY_LABEL:
                 values[sample.name, labels.get(_BY_LABEL[sample.name], "")] += sample.value
-            elif family.name in histograms and sample.name.endswith("_bucket"):
+            # Only streamed answers say when their first token came.
+            elif (
+                family.name in histograms
+                and sample.name.endswith("_bucket")
+                and labels.get("is_streaming") != "false"
+            ):
                 histograms[family.name][float(labels["le"])] += sample.value
     if not seen:
         raise ValueError("no metric of SGLang")
@@ -146,8 +151,8 @@ def window(before: Reading, after: Reading) -> dict[str, Any]:
         "itl_count": count(itl),
         "itl_p50_s": quantile(itl, 0.5),
         "itl_p95_s": quantile(itl, 0.95),
-        "output_tok_s": _share(count(ttft) + count(itl), seconds),
         "prefill_tok_s": _share(computed, seconds),
+        "decode_tok_s": _share(gained(tokens, "decode"), seconds),
         "cache_hit": _share(cached, cached + computed),
         **{
             f"candidates_{phase}": _share(gained(candidates, phase), gained(context, phase))

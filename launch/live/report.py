@@ -29,9 +29,9 @@ def load(folder: Path) -> dict[str, Any]:
     return files.load(folder, KIND, VERSION)
 
 
-def table(title: str, columns: dict[str, dict[str, Any] | None]) -> Table:
+def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:
     """A column for each window, a row for each of ``words.ROWS`` that has a value."""
-    shown = Table(title=Text(title))
+    shown = Table(title=title and Text(title))
     for name in ("", *columns):
         shown.add_column(Text(name), justify="right" if name else "left")
     for row in words.ROWS:
@@ -48,6 +48,7 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(note, style="bold red"))
     totals = {name: arm["totals"] for name, arm in record["arms"].items()}
     if any(totals.values()):
-        console.print(table(words.split(record), totals))
+        console.print(Text(words.split(record)))
+        console.print(table(totals))
         console.print(Text(words.UNPAIRED, style="bold"))
     console.print(Text(words.origin(record), style="dim"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def flags(workers: Sequence[str], drain_s: float) -> list[str]:
         *("--retry-max-retries", str(len(workers) + 1), "--retry-max-backoff-ms", "500"),
         # Would turn an arm's errors into another share of the traffic.
         "--disable-circuit-breaker",
-        *("--shutdown-grace-period-secs", str(max(1, round(drain_s)))),
+        *("--shutdown-grace-period-secs", str(math.ceil(drain_s))),
         *("--request-timeout-secs", "86400"),  # SGLang itself has no limit
         *("--history-backend", "none", "--log-level", "warn"),
         *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())),
@@ -73,7 +74,7 @@ class Router(ServerProcess):
             time.sleep(0.1)
 
     def drain(self, progress: Callable[[float], object]) -> bool:
-        """Stop listening, and wait for accepted requests; ``progress`` gets the seconds, once a second.
+        """Stop listening, and wait for accepted requests; ``progress`` gets the seconds, now and then.
 
         Returns:
             Whether all of them ended by themselves: False where the time was over.
@@ -85,7 +86,7 @@ class Router(ServerProcess):
             if elapsed > self._drain_s + _CUT:
                 return False
             if elapsed >= told:
-                told = elapsed + 1
+                told = elapsed + 2
                 progress(elapsed)
             time.sleep(0.05)
         return time.monotonic() - begin < self._drain_s

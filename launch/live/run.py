@@ -22,8 +22,10 @@ from sglang_hisa.launch.live.stop import Stop
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.server import ServerFailed, ServerProcess, fetch
 
-Shown = Callable[[str, dict[str, dict[str, Any] | None], dict[str, dict[str, Any] | None]], None]
-"""Takes a title, the last window of each arm and all that it did so far."""
+Windows = dict[str, dict[str, Any] | None]
+"""By arm; None where it gave no answer."""
+Shown = Callable[[float, str, Windows, Windows], None]
+"""Takes the seconds so far, how traffic is split, the last window of each arm and all that it did so far."""
 
 
 def read(server: ServerProcess) -> Reading | None:
@@ -113,15 +115,16 @@ class Runner:
         failed = self.record["cut"] or any(arm["died"] for arm in self.record["arms"].values())
         return code or int(bool(failed))
 
+    def _server(self, arm: Arm) -> ServerProcess:
+        env, flags = dict(self.make_env(arm.setting)), self.flags
+        if self.gpus:
+            env["CUDA_VISIBLE_DEVICES"] = self.gpus[self.arms.index(arm)]
+        else:
+            flags = [*flags, *SHARED_GPU]
+        return ServerProcess(flags, env=env, log=self.folder / f"server-{arm.name}.log")
+
     def _start(self, stack: ExitStack) -> dict[Arm, ServerProcess]:
-        servers: dict[Arm, ServerProcess] = {}
-        shared = [] if self.gpus else SHARED_GPU
-        for number, arm in enumerate(self.arms):
-            env = dict(self.make_env(arm.setting))
-            if self.gpus:
-                env["CUDA_VISIBLE_DEVICES"] = self.gpus[number]
-            log = self.folder / f"server-{arm.name}.log"
-            servers[arm] = stack.enter_context(ServerProcess([*self.flags, *shared], env=env, log=log))
+        servers = {arm: stack.enter_context(self._server(arm)) for arm in self.arms}
         baseline: dict[str, Any] | None = None
         for arm, server in servers.items():
             facts = self.record["arms"][arm.name]
@@ -179,9 +182,9 @@ class Runner:
         )
         return f"{running} running, {queued} queued"
 
-    def _look(self, servers: Mapping[Arm, ServerProcess]) -> dict[str, dict[str, Any] | None]:
+    def _look(self, servers: Mapping[Arm, ServerProcess]) -> Windows:
         """Read every arm that runs: its window since the reading before; the record gets its totals."""
-        windows: dict[str, dict[str, Any] | None] = dict.fromkeys(self.record["arms"])
+        windows: Windows = dict.fromkeys(self.record["arms"])
         for arm in self._alive(servers):
             if (reading := read(servers[arm])) is not None:
                 windows[arm.name] = window(self._last[arm], reading)
@@ -203,7 +206,7 @@ class Runner:
                 due += self.every
                 windows = self._look(servers)
                 totals = {name: arm["totals"] for name, arm in self.record["arms"].items()}
-                self.show(f"{self.record['seconds']:,.0f} s, {words.split(self.record)}", windows, totals)
+                self.show(self.record["seconds"], words.split(self.record), windows, totals)
             time.sleep(0.1)
 
     def _drain(self, stop: Stop, servers: Mapping[Arm, ServerProcess], router: Router) -> None:

@@ -31,17 +31,20 @@ class Screen:
         self._console.print(Text(f"hisa ab: {line}"), soft_wrap=True)
 
     def show(
-        self, title: str, windows: dict[str, dict[str, Any] | None], totals: dict[str, dict[str, Any] | None]
+        self,
+        seconds: float,
+        split: str,
+        windows: dict[str, dict[str, Any] | None],
+        totals: dict[str, dict[str, Any] | None],
     ) -> None:
         """The last window of each arm beside all since the start."""
         if not self._console.is_terminal:
             for name, window in windows.items():
-                self.tell(f"{title}: {name}: {words.line(window)}")
+                self.tell(f"{seconds:,.0f} s, {name}: {words.line(window)}")
             return
         if not self._shown:
             self._live.start()
             self._shown = True
         last = {f"{name}, now": window for name, window in windows.items()}
-        self._live.update(
-            report.table(title, {**last, **{f"{name}, all": w for name, w in totals.items()}}), refresh=True
-        )
+        columns = {**last, **{f"{name}, all": window for name, window in totals.items()}}
+        self._live.update(report.table(columns, f"{seconds:,.0f} s, {split}"), refresh=True)

@@ -34,7 +34,7 @@ def _canary(window: dict[str, Any]) -> str:
 
 
 def _recall(window: dict[str, Any]) -> str:
-    if window["audit_recall"] is None:
+    if window["audit_recall"] is None or window["audit_worst_recall"] is None:
         return NONE
     return f"{window['audit_recall']:.3f}, worst layer {window['audit_worst_recall']:.3f}"
 
@@ -42,10 +42,10 @@ def _recall(window: dict[str, Any]) -> str:
 ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "requests": lambda w: f"{w['requests']:,}" + (f" ({w['aborted']:,} aborted)" if w["aborted"] else ""),
     "running, queued": lambda w: f"{w['running']}, {w['queued']}",
-    "TTFT": lambda w: _time(w, "ttft"),
-    "ITL": lambda w: _time(w, "itl"),
-    "output": lambda w: _rate(w, "output_tok_s"),
+    "TTFT, streamed": lambda w: _time(w, "ttft"),
+    "ITL, streamed": lambda w: _time(w, "itl"),
     "prefill": lambda w: _rate(w, "prefill_tok_s"),
+    "decode": lambda w: _rate(w, "decode_tok_s"),
     "cache hits": lambda w: _share(w, "cache_hit"),
     "candidates, prefill": lambda w: _share(w, "candidates_prefill"),
     "candidates, decode": lambda w: _share(w, "candidates_decode"),

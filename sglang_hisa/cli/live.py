@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
             gpus=gpus,
             place=place,
             model=args.model,
-            flags=[*first, *([] if "--enable-metrics" in flags else ["--enable-metrics"]), *flags],
+            flags=[*first, "--random-seed", str(args.seed), "--enable-metrics", *flags],
             make_env=lambda setting: make_env(environment(), setting),
             host=args.host,
             port=args.port,

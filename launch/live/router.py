@@ -11,14 +11,16 @@ from pathlib import Path
 from sglang_hisa.server import Progress, ServerFailed, ServerProcess, free_port
 
 MODULE = "sglang_router"
-MISSING = "hisa ab --live needs sglang-router: pip install 'sglang-hisa[live]' (or pip install sglang-router)"
+MISSING = (
+    "hisa ab --live needs sglang-router and prometheus-client: pip install sglang-router prometheus-client"
+)
 _CUT = 10
 """Seconds that the router may take to end after the requests that it no longer waits for."""
 
 
 def installed() -> bool:
-    """Whether sglang-router can be started."""
-    return importlib.util.find_spec(MODULE) is not None
+    """Whether the extra ``live`` is there."""
+    return all(importlib.util.find_spec(name) is not None for name in (MODULE, "prometheus_client"))
 
 
 def flags(workers: Sequence[str], drain_s: float) -> list[str]:

@@ -62,7 +62,7 @@ def free_port() -> int:
     raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
     """Raises ``ServerFailed`` where another server listens: it would answer in place of ours."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -165,7 +165,7 @@ class ServerProcess:
         """
         if self._child is not None:
             raise RuntimeError("this server is already started")
-        _check_free(self.port)
+        check_free(self.port)
         self._begin = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:

@@ -20,7 +20,7 @@ from sglang_hisa.launch.live.router import Router
 from sglang_hisa.launch.live.split import worker_urls
 from sglang_hisa.launch.live.stop import Stop
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.server import ServerFailed, ServerProcess, fetch
+from sglang_hisa.server import ServerFailed, ServerProcess, check_free, fetch
 
 Windows = dict[str, dict[str, Any] | None]
 """By arm; None where it gave no answer."""
@@ -97,6 +97,7 @@ class Runner:
         """Serve until a signal; the exit code: 0, 1 an arm died or requests were cut off, 2 refused, 130."""
         code = 0
         try:
+            check_free(self.port)  # not minutes later, when the models are loaded
             with Stop() as stop, ExitStack() as stack:
                 servers = self._start(stack)
                 router = self._route(stack, servers)

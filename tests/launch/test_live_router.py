@@ -30,6 +30,25 @@ class Stubs(Runner):
         return ServerProcess([arm.name], env=os.environ, log=log, module="tests.launch.live_stub")
 
 
+def make(folder: Path, share: str, port: int, tell: Callable[[str], None], drain_s: float) -> Stubs:
+    return Stubs(
+        arms=(Arm("a", None), Arm("b", None)),
+        share=Fraction(share),
+        gpus=None,
+        place="here",
+        model="m",
+        flags=[],
+        make_env=lambda _: os.environ,
+        host="127.0.0.1",
+        port=port,
+        every=0.5,
+        drain_s=drain_s,
+        folder=folder,
+        tell=tell,
+        show=lambda *_: None,
+    )
+
+
 def serve(
     folder: Path,
     share: str,
@@ -44,22 +63,7 @@ def serve(
     """
     told: list[str] = []
     port = free_port()
-    runner = Stubs(
-        arms=(Arm("a", None), Arm("b", None)),
-        share=Fraction(share),
-        gpus=None,
-        place="here",
-        model="m",
-        flags=[],
-        make_env=lambda _: os.environ,
-        host="127.0.0.1",
-        port=port,
-        every=0.5,
-        drain_s=drain_s,
-        folder=folder,
-        tell=told.append,
-        show=lambda *_: None,
-    )
+    runner = make(folder, share, port, told.append, drain_s)
     url = f"http://127.0.0.1:{port}"
 
     def use() -> None:
@@ -144,3 +148,12 @@ def test_a_dead_arm_and_requests_that_are_cut_off_are_told(tmp_path: Path) -> No
     assert tail.startswith("a serves as") and record["arms"]["b"]["died"] is None
     assert any("arm a DIED with code -9" in line and line.endswith(tail) for line in told)
     assert requests_of(record)[1] == 21
+
+
+def test_a_taken_port_is_said_before_any_server_starts(tmp_path: Path) -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert make(tmp_path, "1/2", port, told.append, 1).run() == 1
+    assert [report.load(tmp_path)["stopped_by"]] == told and f"port {port} of 127.0.0.1 is taken" in told[0]
+    assert not list(tmp_path.glob("*.log"))

@@ -19,7 +19,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _output(*command: str) -> str | None:
+def output(*command: str) -> str | None:
+    """What a command prints; None where it is missing or fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parent, check=True
@@ -34,12 +35,12 @@ def commit() -> str | None:
     kept = Path(__file__).parent.parent / "COMMIT"
     if kept.is_file():
         return kept.read_text().strip()
-    return _output("git", "describe", "--always", "--dirty", "--abbrev=12")
+    return output("git", "describe", "--always", "--dirty", "--abbrev=12")
 
 
 def provenance() -> dict[str, Any]:
     """GPU, driver, versions, commit, command and date of this run."""
-    gpu = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    gpu = output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     first = gpu.splitlines()[0].split(", ") if gpu else [None, None]
     return {
         "gpu": first[0],

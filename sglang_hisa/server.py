@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 Progress = Callable[[float, str], None]
 """Called about once a second while a server starts: (seconds so far, last line of its log)."""
@@ -62,7 +62,7 @@ def free_port() -> int:
     raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
     """Raises ``ServerFailed`` where another server listens: it would answer in place of ours."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,6 +121,8 @@ class ServerProcess:
         log: file that takes its output.
         port: 0 picks a free one.
         python: interpreter of the environment that has SGLang.
+        module: another server that answers as SGLang does, such as its router.
+        host: what it listens on; this process asks it at 127.0.0.1.
     """
 
     def __init__(
@@ -131,11 +133,12 @@ class ServerProcess:
         log: Path,
         port: int = 0,
         python: str = sys.executable,
+        module: str = "sglang.launch_server",
+        host: str = "127.0.0.1",
     ) -> None:
         self.port = port or free_port()
         self.log = log
-        self.argv = [python, "-m", "sglang.launch_server", *flags]
-        self.argv += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.argv = [python, "-m", module, *flags, "--host", host, "--port", str(self.port)]
         self._env = dict(env)
         self._begin = 0.0
         self._child: subprocess.Popen[bytes] | None = None
@@ -145,7 +148,7 @@ class ServerProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -162,7 +165,7 @@ class ServerProcess:
         """
         if self._child is not None:
             raise RuntimeError("this server is already started")
-        _check_free(self.port)
+        check_free(self.port)
         self._begin = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
@@ -212,6 +215,11 @@ class ServerProcess:
             if elapsed > timeout:
                 raise ServerFailed(f"the server was not ready after {timeout:.0f} s\n{self.tail()}")
             time.sleep(0.25)
+
+    def ask_to_end(self) -> None:
+        """SIGTERM; returns at once. :meth:`stop` waits and insists."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
 
     def stop(self, grace: float = 5) -> None:
         """End the child and all its workers; the port is free afterwards. Safe to call twice.

@@ -11,6 +11,10 @@ from sglang_hisa.config import ConfigError, parse
 
 STOCK = "stock"
 
+SHARED_GPU = ("--mem-fraction-static", "0.85")
+"""Flags of servers that share a GPU, beside the ``--max-total-tokens`` that bounds each pool: SGLang leaves
+free the rest of what it found free at its start, and here the others take from that."""
+
 
 @dataclass(frozen=True)
 class Cell:

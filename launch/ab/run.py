@@ -14,13 +14,11 @@ from typing import Any
 
 from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, validity
-from sglang_hisa.launch.ab.plan import Arm, Plan, visits
+from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
+from sglang_hisa.launch.ab.start import Told, new_facts, started
 from sglang_hisa.launch.client import Client, ClientFailed
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.server import ServerFailed, ServerProcess
-
-Told = Callable[[str], None]
-"""Takes one line of progress."""
 
 
 def retractions(log: Path) -> int:
@@ -72,19 +70,7 @@ class Runner:
             "model": self.model,
             "flags": self.flags,
             "plan": self.plan.as_json(),
-            "arms": {
-                arm.name: {
-                    "setting": arm.setting,
-                    "receipt": None,
-                    "kv_tokens": None,
-                    "summary_bytes": None,
-                    "version": None,
-                    "starts_s": [],
-                    "retractions": 0,
-                    "log_tail": None,
-                }
-                for arm in self.plan.arms
-            },
+            "arms": {arm.name: new_facts(arm) for arm in self.plan.arms},
             "measurements": [],
             "quality": [],
             "quality_problems": [],
@@ -138,36 +124,18 @@ class Runner:
     def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags
         if self.plan.together:
-            # SGLang leaves free the rest of what it found free at its start: here the others take from it.
-            flags = [*flags, "--mem-fraction-static", "0.85"]
+            flags = [*flags, *SHARED_GPU]
         log = self.folder / f"server-{arm.name}.log"
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
     def _started(self, arm: Arm, server: ServerProcess) -> None:
         facts = self.record["arms"][arm.name]
-        self.tell(f"{arm.name}: starting (log: {server.log})")
-        try:
-            seconds = server.wait_ready(
-                self.timeout, lambda s, line: self.tell(f"{arm.name}: {s:.0f} s {line}")
-            )
-        except ServerFailed:
-            facts["log_tail"] = server.tail()
-            raise
-        info = server.request("/server_info")
-        receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
-        facts["starts_s"].append(round(seconds, 1))
-        facts["version"] = info["version"]
-        facts["kv_tokens"] = info["max_total_num_tokens"]
-        facts["receipt"] = receipts[0]
-        facts["summary_bytes"] = sum(receipt["summary_bytes"] for receipt in receipts if receipt) or None
-        problems = validity.arm_problems(arm.name, arm.setting, receipts)
+        baseline = self._infos.get(self.plan.arms[0].name)
+        info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
-        baseline = self._infos[self.plan.arms[0].name]
-        problems += validity.flag_problems(baseline, info, arm.name)
         if problems:
             self.record["refusals"] += problems
             raise Invalid
-        self.tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
 
     @staticmethod
     def _end_of(server: ServerProcess) -> int | None:

@@ -26,6 +26,7 @@ examples:
   hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8    the server, with the default preset
   hisa serve --preset paper --set prefill_tokens=16384 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8       stock against HISA, with intervals and verdicts
+  hisa ab --live --share 0.1 MODEL --tp 4        a tenth of your own traffic to HISA, the rest to stock
   hisa load http://127.0.0.1:30000 --slo ttft=2  how much load does a running server take?
   hisa model train retriever && hisa eval retriever      what pruning costs in answers
   hisa serve --stock deepseek-ai/DeepSeek-V3.2 --tp 8    the same server without HISA, to compare

@@ -7,29 +7,31 @@ import sys
 from pathlib import Path
 
 from sglang_hisa import server
-from sglang_hisa.cli import preflight
+from sglang_hisa.cli import live, preflight
 from sglang_hisa.config import environment
 
-_ABOUT = """\
+_ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
 SGLang's own load generator, and says per cell whether an arm is faster, slower, or whether no difference
 was seen. The baseline against itself gives the noise floor. An arm that does not serve what its name says,
 failed requests, other lengths, flags or cache hits are refused: no verdict, exit code 2. Ctrl-C keeps what
 was measured, marked partial (exit code 130); a server that dies is reported with the end of its log (1).
 Nothing is left running.
-"""
 
-_EXAMPLES = """\
+{live.ABOUT}"""
+
+_EXAMPLES = f"""\
 examples:
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa ab --arms stock,balanced,paper --cells '8k:1,4 128k:1,4 256k:1' MODEL --tp 8 --random-seed 1
   hisa ab --arms stock,stock MODEL         A/A: how large is this machine's noise?
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
                                            all servers on the GPU at once: a small model, minutes saved
-  hisa ab --arm 'wide={"preset": "paper", "prefill_tokens": 32768}' --arms stock,paper,wide MODEL
+  hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
   hisa ab --from hisa-ab                   render a kept record again
-
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
+{live.EXAMPLES}
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
+with --live: report.json, windows.jsonl (each window) and the logs.
 """
 
 
@@ -91,6 +93,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--out", type=Path, default=Path("hisa-ab"), metavar="DIR", help="folder of the report"
     )
     parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
+    live.add_arguments(parser)
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
 
@@ -101,11 +104,23 @@ def _setting(text: str) -> tuple[str, str]:
     return name, setting
 
 
+def _live(args: argparse.Namespace) -> int:
+    if args.model is None and args.source is None:
+        args.usage_error("MODEL is missing (or --from DIR, to show a kept record)")
+    try:
+        settings = dict(_setting(text) for text in args.arm)
+    except ValueError as error:
+        args.usage_error(str(error))
+    return live.run(args, settings)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import plan, quality, report, tables
     from sglang_hisa.launch.ab.run import Runner
 
+    if args.live:
+        return _live(args)
     if args.source is not None:
         record = report.load(args.source)
         report.write(record, args.source)

@@ -286,6 +286,7 @@ def cpu_flags(model: str | Path, *, context: int = 4096, pool_tokens: int = 8192
         *("--dsa-topk-backend", "sgl-kernel", "--kv-cache-dtype", "bfloat16"),
         *("--page-size", "64", "--mem-fraction-static", "0.2", "--max-total-tokens", str(pool_tokens)),
         *("--max-running-requests", "8", "--skip-server-warmup", "--grammar-backend", "none"),
+        "--sleep-on-idle",  # a scheduler that polls would take a core from the servers beside it
     ]
 
 

@@ -127,6 +127,26 @@ STAND_INS: tuple[StandIn, ...] = (
     StandIn(
         "capture:host_cache", _both("sglang.srt.state_capturer.base.BaseHostCache.__init__"), "pinned memory"
     ),
+    StandIn(
+        "hicache:no_host_register",
+        _both("sglang.srt.mem_cache.pool_host.common._cuda_host_register"),
+        "pinned memory",
+    ),
+    StandIn(
+        "hicache:after_host_pool_init",
+        _both("sglang.srt.mem_cache.pool_host.mla.MLATokenToKVPoolHost.__init__"),
+        "pinned memory",
+        "after",
+    ),
+    StandIn(
+        "hicache:after_host_pool_init",
+        {
+            V17: "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.__init__",
+            V23: "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.__init__",
+        },
+        "pinned memory",
+        "after",
+    ),
     StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
     StandIn(
         "topk:paged",
@@ -186,10 +206,11 @@ def register() -> None:
         _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_hisa.patches.cpu import fused, mqa
+    from sglang_hisa.patches.cpu import fused, hicache, mqa
 
     mqa.install_deep_gemm()
     fused.install()
+    hicache.install()
     for row, target in rows:
         HookRegistry.register(target, _hook(row), HookType(row.kind))
 

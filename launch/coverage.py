@@ -14,6 +14,7 @@ from sglang_hisa.patches.table import V23, VERSIONS
 ROOT = Path(__file__).parent.parent
 
 _SERVER = "tests/server/test_real_server.py::"
+_MOVERS = "tests/server/test_movers.py::"
 _FAMILIES = "tests/server/test_families.py::"
 _UNIT = "tests/test_indexer.py::"
 _POOL = "tests/patches/test_pool.py::"
@@ -66,6 +67,25 @@ COVERAGE: tuple[Coverage, ...] = (
         ("tests/server/test_storm.py::test_retraction_abort_pause_flush_and_new_weights",),
     ),
     Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
+    Coverage(
+        V32,
+        "HiCache: pages back from the host",
+        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries",),
+    ),
+    Coverage(
+        V32,
+        "HiCache: kernel and direct copies, every layout; pages from storage (L3)",
+        (
+            "tests/patches/test_host_load.py::test_each_layer_is_resealed_and_no_other_page",
+            "tests/patches/test_host_load.py::test_pages_that_storage_brought_to_the_host",
+        ),
+    ),
+    Coverage(
+        V32,
+        "PD disaggregation: prefill and decode server, retraction on the decode side",
+        (f"{_MOVERS}test_pd_decode_seals_what_a_prefill_server_sent",),
+    ),
+    Coverage(V32, "memory saver: release and resume"),
     Coverage(V32, "pipeline parallel layer offsets", (f"{_POOL}test_allocated_counted_and_dropped",)),
     Coverage(V32, "prefill CUDA graphs (breakable, piecewise)"),
     Coverage(V32, "fp8 KV with FlashMLA KV decode, fa3 decode"),

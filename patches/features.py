@@ -61,12 +61,6 @@ FEATURES: tuple[Feature, ...] = (
     Feature("enable_unified_cache_external_linker", _off, _BYPASS, "drop the flag", (V23,)),
     Feature("enable_linker_mla_dedup", _off, _BYPASS, "drop the flag", (V23,)),
     Feature(
-        "disaggregation_mode",
-        lambda v: v in (None, "null"),
-        f"{_BYPASS} (PD receive)",
-        "--disaggregation-mode null",
-    ),
-    Feature(
         "speculative_algorithm",
         _off,
         "multi-token rows are written but not yet covered by tests",

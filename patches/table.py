@@ -47,8 +47,9 @@ _HOST_LOAD = ("self", "device_pool", "host_indices", "device_indices", "layer_id
 _PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
 _IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
 _GRAPHS_FILE = "srt/model_executor/runner/decode_cuda_graph_runner.py"
+_DECODE_MIXIN = "sglang.srt.disaggregation.decode_schedule_batch_mixin"
 _HICACHE = "srt/mem_cache/hybrid_cache"
-_HOST_LOAD_WHY = "reseal each layer's pages that HiCache brought from the host, before that layer is waited for"
+_HOST_LOAD_WHY = "reseal the pages of each layer that HiCache brought from the host, before readers go on"
 _DECODE_GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner"
 
 PATCHES: tuple[Patch, ...] = (
@@ -221,6 +222,17 @@ PATCHES: tuple[Patch, ...] = (
             ("srt/mem_cache/l2_transfer.py", "transfer.host_pool.load_to_device_per_layer_physical("),
             ("srt/mem_cache/pool_host/base.py", "self.load_to_device_per_layer("),
             ("srt/mem_cache/memory_pool.py", "make_dsa_indexer_pool_decl("),
+        ),
+    ),
+    Patch(
+        f"{_DECODE_MIXIN}.ScheduleBatchDisaggregationDecodeMixin.prepare_for_prebuilt",
+        "after",
+        "pool:after_prebuilt",
+        _both("self"),
+        "reseal pages that a prefill server sent: their first forward here is a decode step",
+        (
+            ("srt/disaggregation/decode.py", "new_batch.prepare_for_prebuilt()"),
+            ("srt/managers/schedule_batch.py", "ScheduleBatchDisaggregationDecodeMixin"),
         ),
     ),
     Patch(

@@ -147,6 +147,7 @@ STAND_INS: tuple[StandIn, ...] = (
         "pinned memory",
         "after",
     ),
+    StandIn("leaf:no_synchronize", _both("torch.cuda.synchronize"), "retraction to the host waits for a GPU"),
     StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
     StandIn(
         "topk:paged",

@@ -44,7 +44,7 @@ class HostTier:
         self.pool.backup_from_device_all_layer(self.kv, host, device, self._io)
 
     def load_layer(self, host: torch.Tensor, device: torch.Tensor, layer: int) -> None:
-        """Copy one layer of the pages of ``host`` to those of ``device``, and what our patch does after it."""
+        """Copy one layer of the pages of ``host`` to those of ``device``, and do what our patch does then."""
         args = (self.kv, host, device, layer, self._io)
         self.pool.load_to_device_per_layer(*args)
         pool_hooks.after_host_load(None, self.pool, *args)

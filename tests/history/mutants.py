@@ -152,7 +152,7 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "a load from the host forgets its first page": (_load_forgets_the_first_page, SUMMARY),
     "a HiCache load is not resealed": (_host_load_does_not_reseal, SUMMARY),
     "a HiCache load reseals the first layer only": (_host_load(lambda slots, layer: (slots, 0)), SUMMARY),
-    "a HiCache load forgets its last page": (_host_load(lambda slots, layer: (slots[:-PAGE], layer)), SUMMARY),
+    "a HiCache load forgets its last page": (_host_load(lambda slots, n: (slots[:-PAGE], n)), SUMMARY),
     "the tail is taken for one token shorter": (_pick(lengths=lambda n: n - 1), CANDIDATES),
     "the page after the row's last is a candidate": (_pick(lengths=lambda n: n + PAGE), CANDIDATES),
     "the sink is not kept": (_pick(sink_blocks=lambda n: 0), CANDIDATES),

@@ -1,4 +1,4 @@
-"""HiCache's loads, with SGLang's own device and host pools: every copied page gets its summary, no other does."""
+"""HiCache's loads with SGLang's own device and host pools: copied pages get summaries, no others do."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_each_layer_is_resealed_and_no_other_page(
     assert told == [("hicache_load", BACK)] and state.rebuilt == {"hicache_load": len(BACK)}
 
 
-def test_pages_that_storage_brought_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_storage_brought_to_the_host() -> None:
     """A storage backend (L3) writes host pages; they reach the device through the same load."""
     kv = make_pool(PAGES)
     rows = [index_cache(3, "cpu", seed=layer) for layer in range(LAYERS)]
@@ -94,7 +94,7 @@ def load(kv: Any, slots: torch.Tensor, layer: int, **more: Any) -> None:
 
 
 def test_layers_without_index_keys_and_draft_pools() -> None:
-    """Layers that share a choice have no rows (0.5.23); a draft's only layer comes under the target's numbers."""
+    """Layers that share a choice have no rows (0.5.23); a draft's only layer has another number."""
     make_pool(PAGES)  # starts the runtime
     state, slots = runtime.current(), slots_of([3, 5])
     kv = fake_pool()

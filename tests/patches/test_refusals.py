@@ -118,7 +118,7 @@ def arguments(**changes):
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.argument)
 def test_unserved_feature_is_declined_with_its_fix(feature):
-    asked = {"page_size": 32, "disaggregation_mode": "decode", "device": "xpu"}
+    asked = {"page_size": 32, "device": "xpu"}
     value = asked.get(feature.argument, 2 if feature.argument.endswith("_size") else "other")
     for version in VERSIONS:
         reasons = declined(arguments(**{feature.argument: value}), SimpleNamespace(), version)

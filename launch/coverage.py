@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 _SERVER = "tests/server/test_real_server.py::"
 _SPECULATIVE = "tests/server/test_speculative.py::"
+_MOVERS = "tests/server/test_movers.py::"
 _FAMILIES = "tests/server/test_families.py::"
 _UNIT = "tests/test_indexer.py::"
 _POOL = "tests/patches/test_pool.py::"
@@ -84,6 +85,25 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
     Coverage(
         V32,
+        "HiCache: pages back from the host",
+        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries",),
+    ),
+    Coverage(
+        V32,
+        "HiCache: kernel and direct copies, every layout; pages from storage (L3)",
+        (
+            "tests/patches/test_host_load.py::test_each_layer_is_resealed_and_no_other_page",
+            "tests/patches/test_host_load.py::test_pages_that_storage_brought_to_the_host",
+        ),
+    ),
+    Coverage(
+        V32,
+        "PD disaggregation: prefill and decode server, retraction on the decode side",
+        (f"{_MOVERS}test_pd_decode_seals_what_a_prefill_server_sent",),
+    ),
+    Coverage(V32, "memory saver: release and resume"),
+    Coverage(
+        V32,
         "speculative decoding (MTP): stock's drafts and answers within the budget",
         (f"{_SPECULATIVE}test_budget_that_covers_the_context_accepts_what_stock_accepts",),
     ),
@@ -93,6 +113,7 @@ COVERAGE: tuple[Coverage, ...] = (
         (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
     ),
     Coverage(V32, "speculative decoding: CUDA graphs of verify and draft steps, overlap schedule"),
+    Coverage(V32, "speculative decoding together with HiCache, PD disaggregation or DP attention"),
     Coverage(
         V32,
         "pipeline parallel: each stage serves its own layers",

@@ -60,19 +60,10 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature("enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", (V23,)),
     Feature("enable_hisparse", _off, "its pool is not covered by tests", "drop --enable-hisparse"),
-    Feature(
-        "enable_hierarchical_cache", _off, f"{_BYPASS} (HiCache load)", "drop --enable-hierarchical-cache"
-    ),
     Feature("enable_lmcache", _off, _BYPASS, "drop --enable-lmcache"),
     Feature("enable_flexkv", _off, _BYPASS, "drop --enable-flexkv"),
     Feature("enable_unified_cache_external_linker", _off, _BYPASS, "drop the flag", (V23,)),
     Feature("enable_linker_mla_dedup", _off, _BYPASS, "drop the flag", (V23,)),
-    Feature(
-        "disaggregation_mode",
-        lambda v: v in (None, "null"),
-        f"{_BYPASS} (PD receive)",
-        "--disaggregation-mode null",
-    ),
     Feature(
         "speculative_algorithm",
         _next_token_drafts,

@@ -16,7 +16,7 @@ from sglang_hisa.counts import KINDS, STOCK_KINDS
 from sglang_hisa.patches.runtime import Runtime
 
 SECONDS = 1.0
-MOVERS = ("load_cpu_copy", "move_kv_cache")
+MOVERS = ("load_cpu_copy", "move_kv_cache", "hicache_load", "pd_receive")
 _COLUMNS = ("rows", "context_tokens", "candidate_tokens")
 
 _AUDIT = {

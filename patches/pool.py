@@ -38,6 +38,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     self._hisa_summaries = PageSummaries(
         buffers, self.start_layer, state.backend, salient=salient, draft=draft
     )
+    state.pools.add(self._hisa_summaries)
     state.summary_bytes += self._hisa_summaries.nbytes
     if draft:
         state.draft_layers += len(buffers)
@@ -61,20 +62,65 @@ def after_size(result: int, self: Any) -> int:
     return result if summaries is None else result + summaries.nbytes
 
 
-def _moved(pool: Any, mover: str, slots: torch.Tensor) -> None:
-    """``mover`` wrote the index keys of ``slots``: reseal their pages, tell the canary, count them."""
-    state = runtime.current()
-    pages = pages_of(slots)
-    pool._hisa_summaries.reseal(pages)
-    state.canary.moved(pool._hisa_summaries, mover, pages)
-    state.rebuilt[mover] += pages.numel()
+def _moved(
+    summaries: PageSummaries, mover: str, pages: torch.Tensor, layer: int | None = None, count: bool = True
+) -> None:
+    """``mover`` wrote the index keys of ``pages``: reseal them, tell the canary, count them.
+
+    ``layer``: number in this pool of the one layer that was written; None: all were. Movers that go layer by
+    layer are told and counted at the first layer that has index keys, so that a page counts once.
+    """
+    if layer is None:
+        summaries.reseal(pages)
+    else:
+        summaries.reseal(pages, summaries.start_layer + layer)
+    if layer is None or layer == summaries.first_stored:
+        state = runtime.current()
+        state.canary.moved(summaries, mover, pages)
+        state.rebuilt[mover] += pages.numel() if count else 0
 
 
 def after_load_cpu_copy(
     result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any
 ) -> None:
     """Index keys of ``indices`` came back from the host."""
-    _moved(self, "load_cpu_copy", indices)
+    _moved(self._hisa_summaries, "load_cpu_copy", pages_of(indices))
+
+
+def after_host_load(
+    result: None,
+    self: Any,
+    device_pool: Any,
+    host_indices: torch.Tensor,
+    device_indices: torch.Tensor,
+    layer_id: int,
+    io_backend: str,
+    *,
+    is_draft: bool = False,
+) -> None:
+    """HiCache brought one layer of whole pages from the host; ``layer_id`` counts from the pool's first.
+
+    Runs on SGLang's load stream, before it records the event of this layer that readers of the layer's index
+    keys wait for: no host synchronisation, or loading would no longer run beside the forward.
+    """
+    pages = device_indices[::PAGE] // PAGE
+    device = device_pool.index_k_with_scale_buffer[0].device
+    if pages.device != device:  # the "direct" backend keeps them on the host
+        pages = pages.pin_memory().to(device, non_blocking=True)
+    _moved(device_pool._hisa_summaries, "hicache_load", pages, 0 if is_draft else layer_id)
+
+
+def after_prebuilt(result: None, self: Any) -> None:
+    """A prefill server wrote the prompts of this batch into the pool; its first forward is a decode step.
+
+    Runs on the scheduler's stream, which that forward waits for. A request's slots lie in ``out_cache_loc``
+    one after the other, so every 64th names each page that they fill. Decode seals the last page again, once
+    it is full.
+    """
+    parts = [slots[::PAGE] for slots in self.out_cache_loc.split(self.extend_lens)]
+    pages = torch.cat(parts) // PAGE
+    for number, summaries in enumerate(runtime.current().pools):  # a draft's pool has the same pages
+        _moved(summaries, "pd_receive", pages, count=not number)
 
 
 def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
@@ -86,7 +132,7 @@ def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.
         )
     original(self, tgt_loc, src_loc)
     if tgt_loc.numel():
-        _moved(self, "move_kv_cache", tgt_loc)
+        _moved(self._hisa_summaries, "move_kv_cache", pages_of(tgt_loc))
 
 
 def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:

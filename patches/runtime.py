@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from sglang_hisa import __version__
 from sglang_hisa.config import Config
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sglang_hisa.budget import Rule
     from sglang_hisa.canary import Canary
     from sglang_hisa.counts import RowCounts
+    from sglang_hisa.summaries import PageSummaries
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Runtime:
     """Rows of those steps where the host knows them, by reason (see :mod:`sglang_hisa.counts`)."""
     rebuilt: Counter[str] = field(default_factory=Counter)
     """Pages whose summaries were made again because something moved their keys, by mover."""
+    pools: WeakSet[PageSummaries] = field(default_factory=WeakSet)
+    """Summaries of each pool of this process: the model's, and a draft's if there is one."""
     rows: RowCounts = field(init=False)
     summary_bytes: int = 0
     agreed: bool = False

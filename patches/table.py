@@ -43,9 +43,13 @@ def _both(*names: str) -> dict[str, tuple[str, ...]]:
     return {V17: names, V23: names}
 
 
+_HOST_LOAD = ("self", "device_pool", "host_indices", "device_indices", "layer_id", "io_backend")
 _PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
 _IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
 _GRAPHS_FILE = "srt/model_executor/runner/decode_cuda_graph_runner.py"
+_DECODE_MIXIN = "sglang.srt.disaggregation.decode_schedule_batch_mixin"
+_HICACHE = "srt/mem_cache/hybrid_cache"
+_HOST_LOAD_WHY = "reseal the pages of each layer that HiCache brought from the host, before readers go on"
 _DECODE_GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner"
 
 PATCHES: tuple[Patch, ...] = (
@@ -195,6 +199,41 @@ PATCHES: tuple[Patch, ...] = (
             V23: ("self", "kv_cache_cpu_dict", "indices", "mamba_indices", "req_pool_index"),
         },
         "reseal pages whose index keys came back from the host after a retraction",
+    ),
+    Patch(
+        "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.load_to_device_per_layer",
+        "after",
+        "pool:after_host_load",
+        {V17: _HOST_LOAD},
+        _HOST_LOAD_WHY,
+        (
+            ("srt/mem_cache/memory_pool_host.py", "entry.host_pool.load_to_device_per_layer("),
+            (f"{_HICACHE}/hybrid_cache_controller.py", "self.mem_pool_host.load_to_device_per_layer("),
+            (f"{_HICACHE}/hybrid_pool_assembler.py", "DSAIndexerPoolHost("),
+        ),
+    ),
+    Patch(
+        "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.load_to_device_per_layer",
+        "after",
+        "pool:after_host_load",
+        {V23: (*_HOST_LOAD, "is_draft")},
+        _HOST_LOAD_WHY,
+        (
+            ("srt/mem_cache/l2_transfer.py", "transfer.host_pool.load_to_device_per_layer_physical("),
+            ("srt/mem_cache/pool_host/base.py", "self.load_to_device_per_layer("),
+            ("srt/mem_cache/memory_pool.py", "make_dsa_indexer_pool_decl("),
+        ),
+    ),
+    Patch(
+        f"{_DECODE_MIXIN}.ScheduleBatchDisaggregationDecodeMixin.prepare_for_prebuilt",
+        "after",
+        "pool:after_prebuilt",
+        _both("self"),
+        "reseal pages that a prefill server sent: their first forward here is a decode step",
+        (
+            ("srt/disaggregation/decode.py", "new_batch.prepare_for_prebuilt()"),
+            ("srt/managers/schedule_batch.py", "ScheduleBatchDisaggregationDecodeMixin"),
+        ),
     ),
     Patch(
         f"{_POOL}.move_kv_cache",

@@ -75,6 +75,11 @@ class PageSummaries:
         own = range(self.start_layer, self.start_layer + len(self.layers))
         return [i for i in own if i in layer_ids and self.layer(i).index_k.shape[0]]
 
+    @property
+    def first_stored(self) -> int:
+        """Number in this pool of the first layer that stores index keys."""
+        return next(i for i, layer in enumerate(self.layers) if layer.index_k.shape[0])
+
     def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
         """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
         layer = self.layer(layer_id)

@@ -161,6 +161,27 @@ STAND_INS: tuple[StandIn, ...] = (
     StandIn(
         "capture:host_cache", _both("sglang.srt.state_capturer.base.BaseHostCache.__init__"), "pinned memory"
     ),
+    StandIn(
+        "hicache:no_host_register",
+        _both("sglang.srt.mem_cache.pool_host.common._cuda_host_register"),
+        "pinned memory",
+    ),
+    StandIn(
+        "hicache:after_host_pool_init",
+        _both("sglang.srt.mem_cache.pool_host.mla.MLATokenToKVPoolHost.__init__"),
+        "pinned memory",
+        "after",
+    ),
+    StandIn(
+        "hicache:after_host_pool_init",
+        {
+            V17: "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.__init__",
+            V23: "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.__init__",
+        },
+        "pinned memory",
+        "after",
+    ),
+    StandIn("leaf:no_synchronize", _both("torch.cuda.synchronize"), "retraction to the host waits for a GPU"),
     StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
     StandIn(
         "topk:paged",
@@ -220,10 +241,11 @@ def register() -> None:
         _stop(version, problems)
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_hisa.patches.cpu import fp8_kv, fused, mqa, ranks
+    from sglang_hisa.patches.cpu import fp8_kv, fused, hicache, mqa, ranks
 
     mqa.install_deep_gemm()
     fused.install()
+    hicache.install()
     ranks.install()
     fp8_kv.install()
     for row, target in rows:

@@ -109,3 +109,7 @@ def set_mla_kv_buffer(
     """Latent and rope part of each token side by side."""
     rows = torch.cat((cache_k_nope, cache_k_rope), dim=-1).view(loc.numel(), -1)
     kv_buffer.view(kv_buffer.shape[0], -1)[loc.long()] = rows
+
+
+def no_synchronize(device: Any = None) -> None:
+    """``torch.cuda.synchronize``: the pool calls it around its copies to the host."""

@@ -20,9 +20,12 @@ from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.patches import pool as pool_hooks
 
 from . import candidates, truth
+from .host_tier import HostTier, slots_of
 from .sglang_cache import LAYERS, Tree, free_pages, make_allocator, make_pool
 
-PAGES, LONGEST, MOST = 20, 640, 6
+PAGES, LONGEST, MOST = 17, 640, 6
+HOST_ROOM, HOST_PAGES = 3, LONGEST // PAGE + 1
+"""HiCache's host copies: so many prefixes of at most so many pages."""
 WEIGHTS = {
     "admit": 4,
     "admit_retracted": 1,
@@ -33,6 +36,8 @@ WEIGHTS = {
     "abort": 1,
     "offload": 1,
     "load": 1,
+    "back_up": 1,
+    "load_back": 1,
     "evict": 1,
     "flush": 1,
 }
@@ -98,6 +103,8 @@ class History(RuleBasedStateMachine):
         self.requests: list[Request] = []
         self.waiting: list[list[int]] = []
         self.offloaded: list[Offloaded] = []
+        self.host = HostTier(self.kv, HOST_ROOM * HOST_PAGES)
+        self.backed_up: dict[int, list[int]] = {}
         self.checked = 0
         History.histories += 1
 
@@ -323,6 +330,36 @@ class History(RuleBasedStateMachine):
         request.slots = slots
         self.requests.append(request)
         return True
+
+    def host_slots(self, room: int, pages: range) -> torch.Tensor:
+        return slots_of([room * HOST_PAGES + page for page in pages])
+
+    def back_up(self, index: int, amount: int, token: int) -> bool:
+        """HiCache copies a prefix of whole pages to the host; the device keeps it until it is evicted."""
+        request = self.some(index, ready=True)
+        if request is None or len(request.slots) < PAGE:
+            return False
+        complete = len(request.slots) // PAGE * PAGE
+        room = amount % HOST_ROOM
+        self.host.save(self.host_slots(room, range(complete // PAGE)), request.slots[:complete])
+        self.backed_up[room] = request.tokens[:complete]
+        return True
+
+    def load_back(self, index: int, amount: int, token: int) -> bool:
+        """The pages of such a prefix that the tree no longer has come back into others, and into the tree."""
+        room = amount % HOST_ROOM
+        tokens = self.backed_up.get(room, [])
+        shared, lock = self.tree.match(tokens)
+        missing = len(tokens) - len(shared)
+        found = missing > 0 and self.make_room(missing // PAGE)
+        if found:
+            pages = range(len(shared) // PAGE, len(tokens) // PAGE)
+            slots = self.allocator.alloc(missing)
+            self.host.load(self.host_slots(room, pages), slots)
+            self.ledger.write(slots, torch.tensor(tokens[len(shared) :]))
+            self.tree.insert(tokens, torch.cat((shared, slots)), len(shared))
+        self.tree.unlock(lock)
+        return found
 
     def evict(self, index: int, amount: int, token: int) -> bool:
         self.tree.evict((1 + amount % 8) * PAGE)

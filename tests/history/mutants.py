@@ -83,6 +83,24 @@ def _load_forgets_the_first_page(monkeypatch: Any) -> None:
     monkeypatch.setattr(pool_hooks, "after_load_cpu_copy", wrong)
 
 
+def _host_load_does_not_reseal(monkeypatch: Any) -> None:
+    monkeypatch.setattr(pool_hooks, "after_host_load", lambda *args: None)
+
+
+def _host_load(change: Callable[[torch.Tensor, int], tuple[torch.Tensor, int]]) -> Callable[[Any], None]:
+    """A mutant that reseals after other slots or another layer than those that HiCache loaded."""
+
+    def apply(monkeypatch: Any) -> None:
+        right = pool_hooks.after_host_load
+
+        def wrong(result: None, self: Any, kv: Any, host: Any, device: Any, layer: int, io: str) -> None:
+            right(result, self, kv, host, *change(device, layer), io)
+
+        monkeypatch.setattr(pool_hooks, "after_host_load", wrong)
+
+    return apply
+
+
 def _pick(**changes: Any) -> Callable[[Any], None]:
     """A mutant whose page choice gets other arguments (their positions in ``kernels.pick_pages``)."""
     positions = {"lengths": 1, "sink_blocks": 6, "local_tokens": 7}
@@ -132,6 +150,9 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "the last of several pages is not sealed": (_last_page_is_not_sealed, SUMMARY),
     "a load from the host is not resealed": (_load_does_not_reseal, SUMMARY),
     "a load from the host forgets its first page": (_load_forgets_the_first_page, SUMMARY),
+    "a HiCache load is not resealed": (_host_load_does_not_reseal, SUMMARY),
+    "a HiCache load reseals the first layer only": (_host_load(lambda slots, layer: (slots, 0)), SUMMARY),
+    "a HiCache load forgets its last page": (_host_load(lambda slots, n: (slots[:-PAGE], n)), SUMMARY),
     "the tail is taken for one token shorter": (_pick(lengths=lambda n: n - 1), CANDIDATES),
     "the page after the row's last is a candidate": (_pick(lengths=lambda n: n + PAGE), CANDIDATES),
     "the sink is not kept": (_pick(sink_blocks=lambda n: 0), CANDIDATES),

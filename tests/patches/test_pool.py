@@ -83,6 +83,22 @@ def test_move_reseals_or_is_refused(state):
     assert state.rebuilt == {"move_kv_cache": 1}
 
 
+def test_pages_from_a_prefill_server_are_resealed(state):
+    """Requests of 70, 0, 129 and 64 tokens, the third behind a cached prefix; the draft's pool as well."""
+    pools = [make_pool(pages=12), make_pool(pages=12, layers=1)]
+    for kv in pools:
+        pool.after_init(None, kv)
+    received = [range(3 * 64, 4 * 64 + 6), range(0), range(6 * 64, 8 * 64 + 1), range(10 * 64, 11 * 64)]
+    slots = torch.tensor([slot for part in received for slot in part])
+    pool.after_prebuilt(None, SimpleNamespace(out_cache_loc=slots, extend_lens=[70, 0, 129, 64]))
+    pages = [3, 4, 6, 7, 8, 10]
+    for kv, layers in zip(pools, ((5, 6), (5,))):
+        for layer in layers:
+            stale = kv._hisa_summaries.stale_pages(layer, torch.arange(12)).tolist()
+            assert stale == [page for page in range(12) if page not in pages]
+    assert state.rebuilt == {"pd_receive": 6}
+
+
 def test_pool_sizing_counts_the_summaries(monkeypatch):
     layers = 61
     index_keys = ROW_BYTES // 64 * layers

@@ -12,7 +12,7 @@ import pytest
 from sglang_hisa.config import from_mapping, parse
 from sglang_hisa.patches import batch, contract, runtime
 from sglang_hisa.patches.features import FEATURES, declined
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
+from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, patches_for
 
 VERSION = contract.installed_version()
 
@@ -48,8 +48,9 @@ def fake_sglang(folder, version, edit=None):
     info = folder / f"sglang-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
-    files = {file for patch in PATCHES for file, _ in patch.callers}
-    for row in (*PATCHES, *USES):
+    patches = patches_for(VERSION)
+    files = {file for patch in patches for file, _ in patch.callers}
+    for row in (*patches, *USES):
         found = contract._module_file(root, row.target.split(".")[1:])
         if found is not None:
             files.add(str(found[0].relative_to(root)))
@@ -117,7 +118,7 @@ def arguments(**changes):
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.argument)
 def test_unserved_feature_is_declined_with_its_fix(feature):
-    asked = {"page_size": 32, "disaggregation_mode": "decode", "device": "xpu"}
+    asked = {"page_size": 32, "device": "xpu"}
     value = asked.get(feature.argument, 2 if feature.argument.endswith("_size") else "other")
     for version in VERSIONS:
         reasons = declined(arguments(**{feature.argument: value}), SimpleNamespace(), version)

@@ -15,6 +15,8 @@ from sglang_hisa.models import make_tiny
 from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
 ORACLE = Path(__file__).parent / "oracle"
+FAULTS = Path(__file__).parent / "faults"
+PD = Path(__file__).parent / "pd"
 TOPK = 64
 
 
@@ -43,7 +45,8 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
         "prefill": given.get("prefill_tokens", 0),
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
-    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE), *map(str, plugins)))
+    paths = (env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(PD), *map(str, plugins))
+    env["PYTHONPATH"] = os.pathsep.join(paths)
     env["ORACLE"] = json.dumps(setting)
     env |= extra or {}
     argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]

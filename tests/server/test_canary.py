@@ -4,18 +4,15 @@ import json
 import os
 import re
 import urllib.error
-from pathlib import Path
 
 import pytest
 
 from sglang_hisa.server import ServerFailed, ServerProcess, cpu_env, cpu_flags
 
-from .conftest import shared_prefix_load, text, watched
+from .conftest import FAULTS, shared_prefix_load, text, watched
 from .test_real_server import SMALL
 
 pytestmark = pytest.mark.server
-
-FAULTS = Path(__file__).parent / "faults"
 
 
 def test_full_canary_finds_nothing_at_page_boundaries_and_under_load(tmp_path, tiny):
@@ -62,6 +59,7 @@ def test_a_missed_seal_stops_the_server_with_its_history(tmp_path, tiny):
     hisa = {**SMALL, "decode_tokens": 0, "canary": "full", "canary_stop": True}
     env = cpu_env(os.environ, json.dumps(hisa))
     env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(FAULTS)))
+    env["FORGET_SEALS"] = "1"
     log = tmp_path / "server.log"
     with ServerProcess(cpu_flags(tiny, pool_tokens=2048), env=env, log=log) as server:
         server.wait_ready(180)

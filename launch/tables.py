@@ -193,6 +193,30 @@ def pruned() -> str:
     return _table(head, out)
 
 
+def recall() -> str:
+    """Kept share of stock's score mass by page summary, the smallest and the middle budget, by layer."""
+    record = _load("recall.json")
+    budgets = [record["budgets"][0], record["budgets"][len(record["budgets"]) // 2]]
+    layers = sorted({row["layer"] for row in record["rows"]})
+    found = {(r["variant"], r["budget"], r["layer"]): r for r in record["rows"]}
+    out = [
+        [
+            name,
+            f"{found[name, budgets[0], layers[0]]['bytes_a_page']:.0f}",
+            *(f"{found[name, budget, layer]['mass']:.2f}" for budget in budgets for layer in layers),
+        ]
+        for name in dict.fromkeys(row["variant"] for row in record["rows"])
+    ]
+    head = ["summary", "bytes that a page needs"]
+    head += [f"{budget // K}K of {record['context'] // K}K, layer {n}" for budget in budgets for n in layers]
+    where = record["provenance"]
+    source = f"a CPU, torch {where['torch']}, commit {where['commit']}, {where['date'][:10]}"
+    return (
+        _table(head, out)
+        + f"\n\n<sub>{source}; [`launch/results/recall.json`](launch/results/recall.json)</sub>"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ab": ab,
     "serve": serve,
@@ -200,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prefill": prefill,
     "quality": quality,
     "pruned": pruned,
+    "recall": recall,
 }
 
 

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             seconds=60 * args.minutes,
             logs=args.out.parent,
             record=record,
-            save=lambda: save(record, args.out.parent, args.out.name) and None,
+            save=lambda: save(record, args.out.parent, args.out.name),
             tell=lambda text: print(text, flush=True),
         )
         return stress.play(args.scenes)

@@ -37,7 +37,7 @@ class Stress:
     seconds: float
     logs: Path
     record: dict[str, Any]
-    save: Callable[[], None]
+    save: Callable[[], object]
     tell: Told
     start_timeout: float = 600
     _starts: int = field(default=0, init=False)
@@ -119,7 +119,9 @@ def _canary(server: ServerProcess) -> dict[str, Any]:
 
 def load_record(path: Path, command: str) -> dict[str, Any]:
     """The record at ``path``, to be added to, or a new one."""
-    record = json.loads(path.read_text()) if path.is_file() else {"schema_version": 1, "rows": []}
+    record: dict[str, Any] = (
+        json.loads(path.read_text()) if path.is_file() else {"schema_version": 1, "rows": []}
+    )
     record["commands"] = [*record.get("commands", []), command]
     record["provenance"] = provenance()
     return record

@@ -1,11 +1,15 @@
 """The teaching scripts do what their first lines say."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sglang_hisa.cli import make_parser
 from sglang_hisa.launch import tables
 
 LAUNCH = tables.ROOT / "launch"
@@ -30,6 +34,30 @@ def test_what_follows_is_passed_on() -> None:
     done = call("load.sh", "http://127.0.0.1:9", "--concurrency", "1")
     assert done.returncode == 1 and "no SGLang server answers at http://127.0.0.1:9" in done.stderr
     assert call("ab.sh", "--arms", "stock", "model").returncode == 2
+
+
+STEPS = re.findall(r"^#   ([a-z0-9-]+) {2,}", (LAUNCH / "records_h100.sh").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path) -> None:
+    """With echo for an interpreter the script only says what it would run."""
+    env = {**os.environ, "PYTHON": "/bin/echo"}
+    words = [LAUNCH / "records_h100.sh", step, str(tmp_path)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines and all(line[0] == "-m" for line in lines)
+    for _, module, *given in lines:
+        assert importlib.util.find_spec(module), module
+        if module == "sglang_hisa.cli" and given[0] != "bench":
+            args, rest = make_parser().parse_known_args(given)
+            assert not rest or args.passes_flags_on
+            assert given[0] != "ab" or len(args.arms.split(",")) > 1
+
+
+def test_the_records_script_says_what_it_can_do() -> None:
+    done = call("records_h100.sh", "nope", "out")
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 11
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100:
+#
+#   records_h100.sh STEP OUT
+#
+#   ab          v32-tp8-rank, balanced and paper, 8K to 128K      -> OUT/ab-v32-tp8-rank
+#   ab-decode   the same model, decode-only                       -> OUT/ab-v32-tp8-rank-decode
+#   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
+#   ab-256k     the same model at 256K, two rounds                -> OUT/ab-v32-tp8-rank-256k
+#   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
+#   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
+#   salient     salient summaries against the mean                -> OUT/ab-salient
+#   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
+#   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
+#   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
+#   tests       the kernel tests that need a GPU
+#
+# Steps that end early keep what they have. PYTHON names the interpreter that has SGLang (python3).
+set -euo pipefail
+step=${1:-} out=${2:-}
+usage() { sed -n '2,18p' "$0" >&2; exit 2; }
+[ -n "$step" ] || usage
+[ -n "$out" ] || [ "$step" = tests ] || usage
+python=${PYTHON:-python3}
+hisa=("$python" -m sglang_hisa.cli)
+export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
+flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
+  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192)
+
+ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
+  local slice=$1 context=$2 pool=$3 name=$4
+  shift 4
+  "${hisa[@]}" model slice "$slice" "$out/model-$slice"
+  "${hisa[@]}" ab --timeout 400 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
+    --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
+}
+
+case $step in
+  ab) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank --together --arms stock,balanced,paper \
+    --cells '8k:1,4 32k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
+  ab-decode) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank-decode --together --arms stock,decode-only \
+    --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
+    --cells '32k:4 128k:4' --rounds 2 --warmup-tokens 300k ;;
+  ab-256k) ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k --together --arms stock,paper \
+    --cells 256k:1 --rounds 2 --warmup-tokens 8k ;;
+  ab-4l) ab v32-4l 133000 560000 ab-v32-4l --arms stock,paper --cells '8k:1,4 32k:1 128k:1,4' --rounds 2 ;;
+  watching) ab v32-tp8-rank 133000 140000 ab-watching --together --arms paper,audited,watched \
+    --arm 'audited={"preset": "paper", "audit": 0.01}' --arm 'watched={"preset": "paper", "canary": "sample"}' \
+    --cells '8k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
+  salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
+    --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 1.4 ;;
+  serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
+  kernels) "${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36 ;;
+  tests) "$python" -m pytest -m gpu tests/kernels ;;
+  *) usage ;;
+esac

@@ -45,7 +45,9 @@ def test_each_layer_is_resealed_and_no_other_page(
     kv = make_pool(PAGES)
     summaries, state = kv._hisa_summaries, runtime.current()
     told: list[tuple[str, list[int]]] = []
-    monkeypatch.setattr(state.canary, "moved", lambda what, pages: told.append((what, pages.tolist())))
+    monkeypatch.setattr(
+        state.canary, "moved", lambda pool, what, pages: told.append((pool, what, pages.tolist()))
+    )
     buffers = kv.index_k_with_scale_buffer
     for layer, buffer in enumerate(buffers):
         buffer.copy_(index_cache(buffer.shape[0], "cpu", seed=layer))
@@ -66,7 +68,7 @@ def test_each_layer_is_resealed_and_no_other_page(
         for other in range(LAYERS):
             pages = [p for p in range(PAGES + 1) if p not in BACK or other > layer]
             assert torch.equal(summary_bytes(kv, other, pages), before[other][pages])
-    assert told == [("hicache_load", BACK)] and state.rebuilt == {"hicache_load": len(BACK)}
+    assert told == [(summaries, "hicache_load", BACK)] and state.rebuilt == {"hicache_load": len(BACK)}
 
 
 def test_pages_that_storage_brought_to_the_host() -> None:

@@ -89,7 +89,8 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
             (tmp_path / mode).mkdir()
             flags = ["--disaggregation-mode", mode, "--disaggregation-transfer-backend", "mooncake"]
             flags += ["--disaggregation-bootstrap-port", str(bootstrap["bootstrap_port"])]
-            flags += ["--chunked-prefill-size", "256"]
+            # Less than the default, so that the pool takes several requests and one of them can be retracted.
+            flags += ["--chunked-prefill-size", "256", "--num-reserved-decode-tokens", "64"]
             one = watched(tmp_path / mode, tiny, HISA, flags, pool_tokens=2048, extra={**no_gpu, **more})
             pair.append(stack.enter_context(one))
 
@@ -101,11 +102,12 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
         assert ids(ask(prompt, 7) for prompt in PROMPTS) == ids(hicache.fresh)
         decode = look(*pair[1])
         assert decode.rebuilt["pd_receive"] >= sum(-(-n // 64) for n in LENGTHS)
-        with ThreadPoolExecutor(4) as several:
-            assert all(len(a["output_ids"]) == 40 for a in several.map(lambda p: ask(p, 40), PROMPTS * 2))
+        short = [text(length, length) for length in (257, 321, 193, 383, 129, 447)]
+        with ThreadPoolExecutor(6) as several:
+            assert all(len(a["output_ids"]) == 80 for a in several.map(lambda p: ask(p, 80), short))
         assert retractions(tmp_path / "decode" / "server.log") > 0
         for side in map(look, *zip(*pair)):
-            assert side.canary["violations"] == 0 and side.canary["checks"] > 500
+            assert side.canary["violations"] == 0 and side.canary["checks"] > 300
             assert side.wrong == ([], 0)
         assert look(*pair[0]).rebuilt == {} and look(*pair[1]).rebuilt["load_cpu_copy"] > 0
 

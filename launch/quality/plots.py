@@ -7,6 +7,9 @@ from typing import Any
 
 from sglang_hisa.launch.quality import stats
 
+PANELS = 6
+"""Panels side by side."""
+
 
 def _pyplot() -> Any:
     import matplotlib
@@ -54,10 +57,13 @@ def by_length(record: dict[str, Any], path: Path) -> None:
     """Accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
     plt = _pyplot()
     tasks, arms = record["plan"]["tasks"], record["plan"]["arms"]
-    figure, axes = plt.subplots(
-        1, len(tasks), figsize=(2.9 * len(tasks), 3.2), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, task in zip(axes[0], tasks):
+    wide = min(len(tasks), PANELS)
+    lines = -(-len(tasks) // wide)
+    size = (2.9 * wide, 3.2 * lines)
+    figure, axes = plt.subplots(lines, wide, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks):
         axis.set(title=task, xlabel="context (tokens)", ylim=(-0.03, 1.03), xscale="log")
         for n, arm in enumerate(arms):
             mine = [r for r in record["rows"] if (r["arm"], r["task"]) == (arm, task)]
@@ -74,6 +80,6 @@ def by_length(record: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
     axes[0][0].set_ylabel("accuracy (95 % interval)")
     if record["rows"]:
-        axes[0][-1].legend(fontsize=8)
+        axes.flat[len(tasks) - 1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -30,9 +30,11 @@ def load(folder: Path) -> dict[str, Any]:
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
     """The plots. Raises ``ImportError`` without matplotlib (``pip install sglang-hisa[bench]``)."""
-    written = [folder / "needle.png", folder / "accuracy.png"]
-    plots.needle_map(record, written[0])
-    plots.by_length(record, written[1])
+    written = [folder / "accuracy.png"]
+    plots.by_length(record, written[0])
+    if "needle" in record["plan"]["tasks"]:
+        written.append(folder / "needle.png")
+        plots.needle_map(record, written[1])
     return written
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.launch.quality import client, report
+from sglang_hisa.launch.quality import client, report, ruler
 from sglang_hisa.launch.quality.tasks import DEPTHS, Sample, make
 from sglang_hisa.server import ServerFailed, ServerProcess
 
@@ -31,6 +32,8 @@ class Plan:
     samples: int
     at_once: int
     seed: int
+    ruler2: bool = False
+    """RULER2's tasks, asked by sgl-eval, instead of our own."""
 
     def questions(self) -> list[tuple[int, Sample]]:
         """Short contexts first: where time ends early, they are complete."""
@@ -48,6 +51,7 @@ class Plan:
             "arms": [arm.name for arm in self.arms],
             "settings": {arm.name: arm.setting for arm in self.arms},
             "baseline": self.arms[0].name,
+            "suite": "ruler2" if self.ruler2 else "own",
             "tasks": list(self.tasks),
             "contexts": list(self.contexts),
             "samples": self.samples,
@@ -76,9 +80,24 @@ def ask(
     """Put every question to the server at ``url``; the record is saved now and then, under ``lock``.
 
     Raises:
-        OSError: the server stopped answering.
+        OSError: the server stopped answering, or sgl-eval failed.
     """
-    questions, lock = plan.questions(), lock or Lock()
+    lock = lock or Lock()
+    if plan.ruler2:
+        made = ruler.ask(
+            *(url, folder, arm, plan.contexts),
+            tokenizer=client.model_name(url),
+            tasks=plan.tasks,
+            samples=plan.samples,
+            at_once=plan.at_once,
+            env=environment(),
+            tell=tell,
+        )
+        with lock:
+            record["answers"] += made
+            report.save(record, folder)
+        return
+    questions = plan.questions()
     told, tokens_of = 0.0, {}
     for done, (number, sample, text, tokens) in enumerate(client.ask_all(url, questions, plan.at_once), 1):
         answer = {

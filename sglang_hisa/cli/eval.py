@@ -28,9 +28,10 @@ examples:
   hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k,16k
   hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
   hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
+  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard,mv_niah_hard deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa eval --from hisa-eval                                     show a kept record again
 
-writes to --out: quality.json (every answer), needle.png (depth x length), accuracy.png.
+writes to --out: quality.json (every answer), accuracy.png, needle.png (depth x length).
 """
 
 
@@ -51,8 +52,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="stock,balanced,paper",
         help="stock, presets, [name=]preset:key=value...; the first is the baseline",
     )
+    parser.add_argument("--tasks", help="needle,multikey-1,multikey-2,multikey-3,tracking (default: all)")
     parser.add_argument(
-        "--tasks", default="needle,multikey-1,multikey-2,multikey-3,tracking", help="which (default: all)"
+        "--ruler2",
+        action="store_true",
+        help="RULER2's tasks for real models, asked and graded by sgl-eval (downloads their texts)",
     )
     parser.add_argument("--contexts", default="4k,8k,16k,32k", help="prompt lengths in tokens (bytes)")
     parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
@@ -86,7 +90,7 @@ def parse_arm(text: str) -> tuple[str, str | None]:
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import Arm, parse_tokens
-    from sglang_hisa.launch.quality import report
+    from sglang_hisa.launch.quality import report, ruler
     from sglang_hisa.launch.quality.run import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.quality.tasks import TASKS
 
@@ -99,9 +103,15 @@ def run(args: argparse.Namespace) -> int:
         arms = [parse_arm(text) for text in args.arms.split(",")]
         if urls:
             arms = [(url, None) for url in urls]
-        tasks, contexts = args.tasks.split(","), [parse_tokens(text) for text in args.contexts.split(",")]
-        if unknown := set(tasks) - set(TASKS):
-            raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(TASKS)}")
+        known = ruler.TASKS if args.ruler2 else TASKS
+        tasks = args.tasks.split(",") if args.tasks else list(known)
+        contexts = [parse_tokens(text) for text in args.contexts.split(",")]
+        if unknown := set(tasks) - set(known):
+            raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
+        if args.ruler2 and args.together:
+            raise ValueError("--ruler2 with --together: the arms would make one data set at the same time")
+        if args.ruler2 and not ruler.installed():
+            raise ValueError(ruler.MISSING)
         if min(contexts) < 128 or args.samples < 1 or args.at_once < 1:
             raise ValueError("contexts are at least 128, --samples and --at-once at least 1")
     except (ConfigError, ValueError) as error:
@@ -113,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         args.samples,
         args.at_once,
         args.seed,
+        args.ruler2,
     )
     record = new_record(plan, args.target[0])
 
@@ -125,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms))
             args.out.mkdir(parents=True, exist_ok=True)
-            context = max(contexts) + 64
+            context = max(contexts) + (2 * ruler.ANSWER if args.ruler2 else 64)
             if args.cpu:
                 flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
             else:

@@ -14,31 +14,26 @@ from sglang_hisa.cli import main
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 MODEL = Path(__file__).parents[2] / "launch" / "retriever"
-FITS, TIGHT = 1021, 2039
+FITS, TIGHT = 1021, 2057
 
 
 def test_stock_retrieves_and_hisa_within_its_budget_answers_the_same(tmp_path: Path) -> None:
     """Up to 1024 tokens the arm keeps everything; beyond, its receipt says that it does not."""
     arm = "tight=paper:block=64:prefill_tokens=1024:decode_tokens=1024"
     words = ["eval", "--cpu", str(MODEL), "--together", "--arms", f"stock,{arm}", "--out", str(tmp_path)]
-    asked = ["--tasks", "needle,multikey-2", "--contexts", f"{FITS},{TIGHT}", "--samples", "1"]
+    asked = ["--tasks", "multikey-2", "--contexts", f"{FITS},{TIGHT}", "--samples", "1"]
     smaller = ["--json-model-override-args", '{"index_topk": 512}', "--chunked-prefill-size", "512"]
     assert main([*words, *asked, "--at-once", "1", *smaller]) == 0
     record = json.loads((tmp_path / "quality.json").read_text())
     assert record["complete"]
-    right = {(a["arm"], a["task"], a["context"], a["depth"]): a["right"] for a in record["answers"]}
-    assert len(right) == 2 * 2 * 2 * 5
-    shares = {
-        task: [ok for (who, what, _, _), ok in right.items() if (who, what) == ("stock", task)]
-        for task in ("needle", "multikey-2")
-    }
-    assert sum(shares["needle"]) >= 0.95 * len(shares["needle"])
-    assert sum(shares["multikey-2"]) >= 0.85 * len(shares["multikey-2"])
-    for (who, task, context, depth), ok in right.items():
+    right = {(a["arm"], a["context"], a["depth"]): a["right"] for a in record["answers"]}
+    assert len(right) == 2 * 2 * 5
+    assert sum(ok for (who, _, _), ok in right.items() if who == "stock") >= 9, "of ten"
+    for (who, context, depth), ok in right.items():
         if who == "tight" and context == FITS:
-            assert ok == right["stock", task, context, depth]
+            assert ok == right["stock", context, depth]
     receipt = record["arms"]["tight"]["receipt"]
     rows = receipt["rows"]
-    assert rows["stock"]["prefill: within the budget"] >= 10 * FITS
+    assert rows["stock"]["prefill: within the budget"] >= 5 * FITS
     assert 0.5 < rows["prefill"]["candidate_share"] < 1
     assert 1000 <= rows["decode"]["candidate_tokens"] / rows["decode"]["rows"] < TIGHT

@@ -46,8 +46,27 @@ class ServerFailed(RuntimeError):
     """A server did not start or died; the message holds its exit code and the end of its log."""
 
 
+_RESERVED: list[socket.socket] = []
+
+
+def _reserve(port: int) -> bool:
+    """Whether ``port`` is now this process's, as long as it lives, among all that use this module.
+
+    A server binds its port many seconds after it was chosen; another run must not choose it meanwhile. The
+    name is an abstract socket's: the kernel drops it with the process.
+    """
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0sglang-hisa-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _RESERVED.append(name)
+    return True
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on.
+    """A TCP port of 127.0.0.1 that nothing listens on, and that no other call has given, in any process.
 
     Below the range from which the kernel takes the ports of outgoing connections (32768 on, by default):
     a server binds its port seconds later, and a client must not have got it in between.
@@ -58,6 +77,7 @@ def free_port() -> int:
                 sock.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if _reserve(port):
             return port
     raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 

@@ -247,3 +247,15 @@ def test_environment_and_flags_on_a_cpu(tmp_path: Path) -> None:
     values = dict(zip(flags[::2], flags[1::2]))
     assert values["--model-path"] == str(tmp_path) and values["--page-size"] == "64"
     assert values["--context-length"] == "512" and values["--max-total-tokens"] == "1024"
+
+
+def test_a_port_is_given_once_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs beside each other choose ports long before their servers bind them."""
+    first, second = free_port(), free_port()
+    wanted = [first, second, first + 1, first + 2, first + 3]
+    monkeypatch.setattr("sglang_hisa.server.random.sample", lambda *a: wanted)
+    assert free_port() not in (first, second)
+    ask = f"import random; random.sample = lambda *a: {[first, *range(19000, 19020)]}\n"
+    ask += "from sglang_hisa.server import free_port; print(free_port())"
+    there = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert int(there.stdout) != first

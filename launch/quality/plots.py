@@ -74,7 +74,9 @@ def by_length(record: dict[str, Any], path: Path) -> None:
             middle = [r["accuracy"] for r in mine]
             below = [r["accuracy"] - r["ci_low"] for r in mine]
             bars = [below, [r["ci_high"] - r["accuracy"] for r in mine]]
-            axis.errorbar([r["context"] * shift for r in mine], middle, yerr=bars, label=arm, capsize=2)
+            axis.errorbar(
+                [r["context"] * shift for r in mine], middle, bars, label=arm, capsize=2, marker="o", ms=3
+            )
         contexts = record["plan"]["contexts"]
         axis.set_xticks(contexts, map(_length, contexts))
         axis.minorticks_off()

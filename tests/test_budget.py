@@ -35,9 +35,10 @@ def test_device_agrees_with_host(text):
 
 def test_budget_grows_with_the_rows_own_context():
     r = rule("balanced")
-    assert r.count(64 * 1024) * 64 == 8192
+    assert r.count(64 * 1024) * 64 == 32768
     assert r.count(1024 * 1024) * 64 == 65536
     assert rule("balanced", "prefill").count(128 * 1024) * 64 == 32768
+    assert rule("balanced", "prefill").count(256 * 1024) * 64 == 65536
 
 
 def test_rows_may_have_rules_of_their_own():

@@ -64,8 +64,8 @@ def _coarse_does_not_seal(monkeypatch: Any) -> None:
 def _last_page_is_not_sealed(monkeypatch: Any) -> None:
     right = kernels.reference.seal_pages
 
-    def wrong(index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
-        right(index_k, pages[:-1] if len(pages) > 1 else pages, keys, scales)
+    def wrong(index_k: torch.Tensor, pages: torch.Tensor, *where: Any) -> None:
+        right(index_k, pages[:-1] if len(pages) > 1 else pages, *where)
 
     monkeypatch.setattr(kernels.reference, "seal_pages", wrong)
 

@@ -36,16 +36,20 @@ def mean(keys: torch.Tensor, query: torch.Tensor, weights: torch.Tensor) -> torc
     return _best_of(keys.mean(dim=1, keepdim=True), query, weights)
 
 
+def _salient_mean(keys: torch.Tensor, power: int) -> torch.Tensor:
+    """``[blocks, 1, 128]``: keys weigh as their squared distance from the block's mean to this power."""
+    far = (keys - keys.mean(dim=1, keepdim=True)).pow(2).sum(dim=-1, keepdim=True).pow(power)
+    return (keys * far).sum(dim=1, keepdim=True) / far.sum(dim=1, keepdim=True)
+
+
 def salient(keys: torch.Tensor, query: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Keys weigh as the square of their distance from the mean (served as ``"summary": "salient"``)."""
-    far = (keys - keys.mean(dim=1, keepdim=True)).pow(2).sum(dim=-1, keepdim=True)
-    return _best_of((keys * far).sum(dim=1, keepdim=True) / far.sum(dim=1, keepdim=True), query, weights)
+    return _best_of(_salient_mean(keys, 1), query, weights)
 
 
 def salient_fourth(keys: torch.Tensor, query: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The same with the fourth power of the distance."""
-    far = (keys - keys.mean(dim=1, keepdim=True)).pow(2).sum(dim=-1, keepdim=True).square()
-    return _best_of((keys * far).sum(dim=1, keepdim=True) / far.sum(dim=1, keepdim=True), query, weights)
+    return _best_of(_salient_mean(keys, 2), query, weights)
 
 
 def halves(keys: torch.Tensor, query: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,9 @@
 #   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
 #   salient     salient summaries against the mean                -> OUT/ab-salient
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
+#   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
+#   cover2      the same on two GPUs                              -> OUT/two-gpu.json
+#   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tests       the kernel tests that need a GPU
@@ -18,7 +21,7 @@
 # Steps that end early keep what they have. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,18p' "$0" >&2; exit 2; }
+usage() { sed -n '2,21p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || [ "$step" = tests ] || usage
 python=${PYTHON:-python3}
@@ -51,6 +54,10 @@ case $step in
   salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
     --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 1.4 ;;
+  cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
+  ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
+    --warmup-tokens 300k --tp 2 ;;
   serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
   kernels) "${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36 ;;
   tests) "$python" -m pytest -m gpu tests/kernels ;;

@@ -128,9 +128,17 @@ SLICES: dict[str, tuple[str, dict[str, Any]]] = {
             "vocab_size": 16160,
         },
     ),
+    "v32-2l": (
+        "2 full-width dense DeepSeek-V3.2 layers: starts in seconds",
+        {**DEEPSEEK_V32, "num_hidden_layers": 2},
+    ),
     "glm5-4l": (
         "4 full-width GLM-5 layers (3 dense, 1 MoE), 32 index heads; fits one 80 GB GPU in bf16",
         {**GLM_5, "num_hidden_layers": 4},
+    ),
+    "glm52-4l": (
+        "4 GLM-5.2 layers, dense; layer 2 reuses the choice of layer 1",
+        {**GLM_5, "num_hidden_layers": 4, "first_k_dense_replace": 4, "index_topk_freq": 2},
     ),
 }
 """What each is, and its configuration."""

@@ -124,6 +124,13 @@ PUBLIC = {
         "first_k_dense_replace": 3,
         "max_position_embeddings": 163840,
     },
+    "v32-2l": {
+        "num_hidden_layers": 2,
+        "hidden_size": 7168,
+        "num_attention_heads": 128,
+        "index_n_heads": 64,
+        "first_k_dense_replace": 3,
+    },
     "v32-tp8-rank": {
         "num_hidden_layers": 61,
         "hidden_size": 7168,
@@ -145,6 +152,7 @@ PUBLIC = {
         "v_head_dim": 256,
         "max_position_embeddings": 202752,
     },
+    "glm52-4l": {"index_topk_freq": 2, "num_hidden_layers": 4, "hidden_size": 6144, "index_n_heads": 32},
 }
 
 
@@ -195,5 +203,5 @@ def test_context_out_of_range(tmp_path: Path, context: int) -> None:
 
 
 def test_unknown_slice(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'v4'; allowed: v32-4l, v32-tp8-rank, glm5-4l"):
+    with pytest.raises(ValueError, match=f"'v4'; allowed: {', '.join(models.SLICES)}"):
         models.make_slice("v4", tmp_path)

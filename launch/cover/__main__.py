@@ -1,0 +1,72 @@
+"""Serve feature after feature, stock and HISA on the same prompts; a record that grows with each call.
+
+    python -m sglang_hisa.launch.cover --out launch/results/coverage-h100.json
+    python -m sglang_hisa.launch.cover --gpus 2 --out launch/results/two-gpu.json
+    python -m sglang_hisa.launch.cover --cpu --out cover.json --cases plain mtp
+
+A case is a model slice and SGLang's flags. Both servers answer prompts within the budget (HISA must answer
+as stock does) and HISA prompts beyond it (canary full). A case that fails is a row with its problems and the
+ends of the logs, and the next one runs; the exit code is then 1. A row replaces an older one of its case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sglang_hisa.config import environment
+from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.run import Machine, run_case
+from sglang_hisa.launch.report.files import save
+from sglang_hisa.launch.stress.run import load_record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the cases; see the module's text."""
+    cases = "\n".join(f"  {name:18} {case.shows}" for name, case in CASES.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\ncases:\n{cases}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
+    parser.add_argument("--gpus", type=int, default=1, help="cases for so many GPUs (1)")
+    parser.add_argument(
+        "--missing", action="store_true", help="only cases that the record lacks or has problems with"
+    )
+    parser.add_argument("--seconds", type=float, default=0, help="start no case after so many (0: no limit)")
+    parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
+    parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
+    args = parser.parse_args(argv)
+
+    chosen = args.cases or [
+        name
+        for name, case in CASES.items()
+        if case.gpus == args.gpus and not (args.cpu and case.tiny is None)
+    ]
+    record, begin = load_record(args.out, shlex.join(sys.argv)), time.monotonic()
+    if args.missing:
+        right = {row["case"] for row in record["rows"] if not row["problems"]}
+        chosen = [name for name in chosen if name not in right]
+    tell = partial(print, flush=True)
+    with TemporaryDirectory() as models:
+        machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
+        for name in chosen:
+            if args.seconds and time.monotonic() - begin > args.seconds:
+                tell(f"{name}: not started, {args.seconds:.0f} s are over")
+                continue
+            row = run_case(name, CASES[name], machine)
+            record["rows"] = [old for old in record["rows"] if old["case"] != name] + [row]
+            save(record, args.out.parent, args.out.name)
+            tell(f"{name}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
+    return int(any(row["problems"] for row in record["rows"] if row["case"] in chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What is served in turn: a model, SGLang's flags, and what must have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa import models
+
+_SLICE = partial(models.make_slice, "v32-2l")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One feature.
+
+    Args:
+        shows: what it shows, for a reader of the record.
+        flags: SGLang's, beside those of every case.
+        model: how to write it.
+        tiny: what is changed in ``make_tiny`` where the case is rehearsed on a CPU; None: it needs a GPU.
+        gpus: as many are needed.
+        env: of both servers.
+        extra: probes of :mod:`.probes` beside those of every case.
+        dummy: weights are made by SGLang, not read.
+        context: longest prompt, in tokens, if longer than usual.
+    """
+
+    shows: str
+    flags: tuple[str, ...] = ()
+    model: Callable[[Path], Path] = _SLICE
+    tiny: Mapping[str, Any] | None = field(default_factory=dict)
+    gpus: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    dummy: bool = True
+    context: int = 0
+
+
+M = 1 << 20
+_FP8 = ("--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv")
+_DRAFTS = (
+    *("--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3"),
+    *("--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"),
+)
+_TP = ("--tp", "2")
+_DP = (*_TP, "--enable-dp-attention", "--dp", "2")
+_PREFILL_GRAPH = "--cuda-graph-backend-prefill"
+
+
+def _with_draft(out: Path) -> Path:
+    """Small and with weights of its own: a dummy model's drafts would never be right."""
+    return models.make_tiny(out, index_topk=2048, index_heads=32, draft=True, context=1 << 16)
+
+
+CASES: dict[str, Case] = {
+    "plain": Case("bf16 KV, decode graphs, overlap schedule"),
+    "glm5": Case(
+        "GLM-5: 32 index heads, fused norm-rope-store",
+        model=partial(models.make_slice, "glm5-4l"),
+        tiny={"family": "glm5"},
+    ),
+    "shared-layers": Case(
+        "GLM-5.2: layers that reuse a choice",
+        model=partial(models.make_slice, "glm52-4l"),
+        tiny={"family": "glm5", "index_topk_freq": 2, "layers": 4},
+    ),
+    "fp8-kv": Case("fp8 KV: RAGGED prefill, FlashMLA KV decode", _FP8, tiny=None),
+    "fp8-kv-paged": Case(
+        "fp8 KV: FlashMLA KV in prefill too",
+        ("--kv-cache-dtype", "fp8_e4m3", "--dsa-prefill-backend", "flashmla_kv", *_FP8[2:]),
+        tiny=None,
+    ),
+    "no-overlap": Case(
+        "mixed chunked prefill, no overlap schedule", ("--enable-mixed-chunk", "--disable-overlap-schedule")
+    ),
+    "torch-topk": Case("top-k of torch", ("--dsa-topk-backend", "torch")),
+    "prefill-breakable": Case("breakable prefill graphs", (_PREFILL_GRAPH, "breakable"), tiny=None),
+    "prefill-piecewise": Case("piecewise prefill graphs", (_PREFILL_GRAPH, "tc_piecewise"), tiny=None),
+    "mtp": Case(
+        "speculative decoding (EAGLE chain), graphs of verify and draft steps",
+        _DRAFTS,
+        model=_with_draft,
+        tiny={"draft": True},
+        dummy=False,
+    ),
+    "hicache": Case(
+        "pages back from the host",
+        ("--enable-hierarchical-cache", "--hicache-ratio", "4"),
+        extra=("evicted",),
+    ),
+    "sleep": Case(
+        "memory saver: release and resume", ("--enable-memory-saver",), tiny=None, extra=("sleep",)
+    ),
+    "1m": Case(
+        "a context of a million tokens",
+        model=partial(models.make_slice, "v32-2l", context=M),
+        tiny=None,
+        extra=("long",),
+        context=M - 256,
+    ),
+    "tp2": Case("two tensor parallel ranks", _TP, gpus=2),
+    "tp2-broadcast": Case(
+        "two ranks, rank 0's choice broadcast", _TP, gpus=2, env={"SGLANG_DSA_TOPK_BROADCAST": "1"}
+    ),
+    "dp2": Case(
+        "two ranks, DP attention, mixed chunks", (*_DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
+    ),
+    "pp2": Case("two pipeline stages", ("--pp-size", "2"), gpus=2),
+}

@@ -1,0 +1,172 @@
+"""Questions to a stock and a HISA server that were started alike; each gives facts, and problems if any."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_hisa.launch.stress import scenes
+from sglang_hisa.server import ServerProcess
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of a row's ``budget``, of ``short`` prompts that fit it, of the ``longest`` other, and of one
+    that is asked alone (``longer``); requests ``at_once``."""
+
+    budget: int
+    short: tuple[int, ...]
+    longest: int
+    longer: int
+    at_once: int
+
+
+@dataclass
+class Pair:
+    """The two servers, and what is known of the case so far."""
+
+    stock: ServerProcess
+    hisa: ServerProcess
+    sizes: Sizes
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def _prompt(length: int, seed: int) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(3, 256) for _ in range(length)]
+
+
+def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
+    """One at a time, with an empty cache."""
+    server.flush_cache()
+    return [server.generate(_prompt(n, n), count) for n in lengths]
+
+
+def _same(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the tokens before the first difference."""
+    equal = total = 0
+    for a, b in zip(one, other):
+        pairs = list(zip(a["output_ids"], b["output_ids"]))
+        equal += next((i for i, (x, y) in enumerate(pairs) if x != y), len(pairs))
+        total += len(pairs)
+    return equal / total
+
+
+def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens a verify step; None without speculation."""
+    steps = sum(answer["meta_info"].get("spec_verify_ct") or 0 for answer in answers)
+    return sum(len(a["output_ids"]) for a in answers) / steps if steps else None
+
+
+def within(pair: Pair) -> None:
+    """Prompts within the budget: HISA answers as stock does, as often as stock repeats itself."""
+    first, again = (_answers(pair.stock, pair.sizes.short, 24) for _ in range(2))
+    ours = _answers(pair.hisa, pair.sizes.short, 24)
+    agree = {"stock_repeats": _same(first, again), "hisa_equals_stock": _same(first, ours)}
+    pair.facts |= agree
+    if agree["hisa_equals_stock"] < agree["stock_repeats"]:
+        pair.problems.append(f"within the budget HISA's answers are not stock's: {agree}")
+    if (drafted := _accepted(first)) is not None:
+        pair.facts |= {"stock_tokens_a_step": drafted, "hisa_tokens_a_step": _accepted(ours)}
+
+
+def beyond(pair: Pair) -> None:
+    """Prompts beyond the budget out of a tree of prefixes, twice: all answers whole, prefixes found."""
+    load, source = scenes.Load(pair.sizes.longest, pair.sizes.at_once), random.Random(5)
+    for _ in range(2):
+        found = scenes.radix(pair.hisa, load, source)
+        pair.problems += found.problems
+    pair.facts |= {"requests": 2 * found.requests, **found.facts}
+    if found.facts["cached_tokens"] < scenes.PAGE:
+        pair.problems.append("no request found a prefix in the cache")
+
+
+def receipts(pair: Pair) -> None:
+    """HISA served every rank's prefill and decode, and no summary was wrong; stock has no receipt."""
+    if any(pair.stock.receipts()):
+        pair.problems.append("the stock server has a receipt")
+    for rank, receipt in enumerate(pair.hisa.receipts()):
+        if receipt is None or not receipt["active"]:
+            pair.problems.append(f"rank {rank}: no active receipt")
+            continue
+        steps, canary, rows = receipt["hisa_steps"], receipt["canary"], dict(receipt["rows"])
+        pair.facts.setdefault("ranks", []).append(
+            {
+                "layers": receipt["layers"],
+                "hisa_steps": steps,
+                "graphs_with_hisa": receipt["graphs_with_hisa"],
+                "canary_checks": canary["checks"],
+                "violations": canary["violations"],
+                "summary_rebuilds": receipt["summary_rebuilds"],
+                "stock_rows": rows.pop("stock"),
+                "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
+            }
+        )
+        if canary["violations"] or not canary["checks"]:
+            pair.problems.append(f"rank {rank}: canary {canary}")
+        if not steps.get("prefill") or not (set(steps) - {"prefill"} or receipt["graphs_with_hisa"]):
+            pair.problems.append(f"rank {rank}: HISA's steps are {steps}")
+
+
+def evicted(pair: Pair) -> None:
+    """Prompts twice as long together as the device's pool, three times: pages come back from the host."""
+    lengths = [pair.sizes.longest - 7 * i for i in range(8)]
+    for _ in range(3):
+        answers = [pair.hisa.generate(_prompt(n, n), 4) for n in lengths]
+    back = [(a["meta_info"].get("cached_tokens_details") or {}).get("host", 0) for a in answers]
+    pair.facts["tokens_from_host"] = sum(back)
+    rebuilt = sum((r or {}).get("summary_rebuilds", {}).get("hicache_load", 0) for r in pair.hisa.receipts())
+    if not sum(back) or not rebuilt:
+        pair.problems.append(f"nothing came back from the host: {back}, {rebuilt} summaries rebuilt")
+
+
+def sleep(pair: Pair) -> None:
+    """The KV cache's memory released and given back; what is asked after it must be right."""
+    for server in (pair.stock, pair.hisa):
+        server.generate(_prompt(pair.sizes.longest, 3), 4)
+        server.flush_cache()
+        for path in ("/release_memory_occupation", "/resume_memory_occupation"):
+            server.request(path, {"tags": ["kv_cache"]})
+    pair.facts["slept"] = True
+
+
+def long(pair: Pair) -> None:
+    """One prompt as long as the context allows: seconds to the first token, and between tokens after it."""
+
+    def seconds(server: ServerProcess, length: int, count: int) -> float:
+        begin = time.perf_counter()
+        server.generate(_prompt(length, 2), count)
+        return time.perf_counter() - begin
+
+    for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
+        seconds(server, pair.sizes.longest, 2)  # what compiles at the first long prompt
+        server.flush_cache()
+        pair.facts[f"{name}_ttft_s"] = round(seconds(server, pair.sizes.longer, 1), 3)
+        cached, more = (seconds(server, pair.sizes.longer, count) for count in (1, 33))
+        pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
+        pair.facts[f"{name}_itl_ms"] = round((more - cached) / 32 * 1e3, 3)
+
+
+def idle_beside_busy(pair: Pair) -> None:
+    """Ranks of DP attention without a request, then all at once."""
+    pair.hisa.generate(_prompt(pair.sizes.longest, 8), 8)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda n: pair.hisa.generate(_prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
+
+
+PROBES: dict[str, Callable[[Pair], None]] = {
+    "sleep": sleep,
+    "within": within,
+    "beyond": beyond,
+    "evicted": evicted,
+    "idle": idle_beside_busy,
+    "long": long,
+    "receipts": receipts,
+}
+"""In the order in which they are asked."""
+ALWAYS = ("within", "beyond", "receipts")

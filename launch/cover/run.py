@@ -1,0 +1,130 @@
+"""Serve one case: stock and HISA side by side, all probes, one row of the record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa import models, server
+from sglang_hisa.launch.ab.plan import SHARED_GPU
+from sglang_hisa.launch.cover.cases import Case
+from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
+from sglang_hisa.launch.h100_serve import flags as gpu_flags
+from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.server import ServerProcess
+
+GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, longer=0, at_once=8)
+CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, longer=0, at_once=3)
+
+
+@dataclass
+class Machine:
+    """Where cases run: environment, folders of the logs and the models, and how long a server may start."""
+
+    cpu: bool
+    env: Mapping[str, str]
+    logs: Path
+    models: Path
+    tell: Callable[[str], None]
+    timeout: float = 400
+
+    def sizes(self, case: Case) -> Sizes:
+        base = CPU if self.cpu else GPU
+        return Sizes(base.budget, base.short, base.longest, case.context or base.longest, base.at_once)
+
+    def setting(self) -> str:
+        """HISA that prunes at the probes' sizes, every summary checked in every forward."""
+        budget = self.sizes(Case("")).budget
+        given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
+        return json.dumps({**given, "canary": "full"})
+
+    def flags(self, case: Case, model: Path) -> list[str]:
+        """SGLang's flags of both servers; their pools are small, so that pages are evicted and used again."""
+        sizes = self.sizes(case)
+        if self.cpu:
+            given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
+            return [*given, "--chunked-prefill-size", "256", *case.flags]
+        pool = max(4 * sizes.longest, sizes.longer + 4096)
+        given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128)
+        if not case.dummy:
+            at = given.index("--load-format")
+            del given[at : at + 2]
+        return [*given, *SHARED_GPU, "--max-total-tokens", str(pool), *case.flags]
+
+    def write_model(self, case: Case, out: Path) -> Path:
+        """The model of a case, or its tiny form.
+
+        Raises:
+            ValueError: a CPU has no form of it.
+        """
+        if not self.cpu:
+            return case.model(out)
+        if case.tiny is None:
+            raise ValueError("needs a GPU")
+        return models.make_tiny(out, **case.tiny)
+
+    def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
+        setting = self.setting() if hisa else None
+        make = server.cpu_env if self.cpu else server.child_env
+        dense = {} if self.cpu else {"SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0"}
+        ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
+        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **dense, **ranks, **case.env}
+
+
+def _starting(tell: Callable[[str], None], who: str, seconds: float, line: str) -> None:
+    """Every quarter of a minute of a start, where it is."""
+    if round(seconds) % 15 == 14:
+        tell(f"{who} {seconds:.0f} s {line[:120]}")
+
+
+def run_case(name: str, case: Case, machine: Machine) -> dict[str, Any]:
+    """The row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where a server failed."""
+    row: dict[str, Any] = {
+        "case": name,
+        "shows": case.shows,
+        "flags": list(case.flags),
+        "env": dict(case.env),
+    }
+    begin, arms = time.monotonic(), ("stock", "hisa")
+    try:
+        model = machine.write_model(case, machine.models / name)
+    except ValueError as error:
+        return {**row, "facts": {}, "problems": [str(error)], "provenance": provenance()}
+    logs = {arm: machine.logs / f"cover-{name}-{arm}.log" for arm in arms}
+    pair = Pair(
+        *(
+            ServerProcess(
+                machine.flags(case, model), env=machine.server_env(case, arm == "hisa"), log=logs[arm]
+            )
+            for arm in arms
+        ),
+        machine.sizes(case),
+    )
+    try:
+        with ExitStack() as stack:
+            for one in (pair.stock, pair.hisa):
+                stack.enter_context(one)
+            for arm, one in zip(arms, (pair.stock, pair.hisa)):
+                ready = one.wait_ready(machine.timeout, partial(_starting, machine.tell, f"{name}: {arm}"))
+                pair.facts[f"{arm}_ready_s"] = round(ready)
+                machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
+            for probe in (p for p in PROBES if p in ALWAYS + case.extra):
+                machine.tell(f"{name}: {probe}")
+                PROBES[probe](pair)
+    except Exception as error:  # whatever it is: the other cases still run
+        pair.problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        row["log_tails"] = {arm: one.tail(25) for arm, one in zip(arms, (pair.stock, pair.hisa))}
+    seconds = round(time.monotonic() - begin)
+    return {
+        **row,
+        "facts": pair.facts,
+        "problems": pair.problems,
+        "seconds": seconds,
+        "provenance": provenance(),
+    }

@@ -1,0 +1,162 @@
+"""The cover runner's verdicts, on servers that are not there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from sglang_hisa.launch.cover import __main__ as cover
+from sglang_hisa.launch.cover import run
+from sglang_hisa.launch.cover.cases import CASES, Case
+from sglang_hisa.server import ServerFailed
+
+
+class Server:
+    """Answers at once: stock counts on from the prompt's length, and so does HISA unless ``off`` is set."""
+
+    receipt: ClassVar[dict[str, Any]] = {}
+    off, dies, found, stock_receipt = 0, "", 64, None
+    started: ClassVar[list[Server]] = []
+
+    def __init__(self, flags: list[str], *, env: dict[str, str], log: Path) -> None:
+        self.argv, self.env, self.hisa, self.paths = flags, env, "SGLANG_HISA" in env, []
+        Server.started.append(self)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait_ready(self, timeout: float, progress: Any) -> float:
+        if self.dies and self.dies in self.argv:
+            raise ServerFailed("the server exited with code 3\nlog")
+        return 12.3
+
+    def tail(self, lines: int) -> str:
+        return "the end"
+
+    def flush_cache(self) -> None:
+        self.paths.append("/flush_cache")
+
+    def request(self, path: str, body: dict[str, Any]) -> None:
+        self.paths.append((path, body))
+
+    def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
+        start = len(prompt) + (self.off if self.hisa else 0)
+        meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
+        meta["cached_tokens_details"] = {"host": 64}
+        return {"output_ids": list(range(start, start + count)), "meta_info": meta}
+
+    def receipts(self) -> list[dict[str, Any] | None]:
+        if not self.hisa:
+            return [self.stock_receipt]
+        return [
+            {
+                "active": True,
+                "layers": 2,
+                "hisa_steps": {"prefill": 9},
+                "graphs_with_hisa": 4,
+                "canary": {"checks": 100, "violations": 0},
+                "summary_rebuilds": {"hicache_load": 3},
+                "rows": {"decode": {"candidate_share": 0.4}, "stock": {"idle": 2}},
+                **self.receipt,
+            }
+        ]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs cases on such servers: (exit code, rows by case)."""
+
+    def call(cases: str, *more: str, **server: Any) -> tuple[int, dict[str, Any]]:
+        Server.started = []
+        monkeypatch.setattr(run, "ServerProcess", type("Other", (Server,), server))
+        out = tmp_path / "cover.json"
+        code = cover.main(["--cpu", "--out", str(out), *more, "--cases", *cases.split()])
+        rows = json.loads(out.read_text())["rows"]
+        assert len({row["case"] for row in rows}) == len(rows)
+        return code, {row["case"]: row for row in rows}
+
+    return call
+
+
+def test_a_case_that_serves_is_a_row_of_facts(call) -> None:
+    code, rows = call("plain mtp")
+    assert code == 0 and list(rows) == ["plain", "mtp"]
+    facts = rows["mtp"]["facts"]
+    assert rows["mtp"]["problems"] == [] and rows["mtp"]["provenance"]["python"]
+    assert facts["stock_repeats"] == facts["hisa_equals_stock"] == 1
+    assert facts["stock_tokens_a_step"] == facts["hisa_tokens_a_step"] == 3
+    assert facts["requests"] == 18 and facts["ranks"][0]["stock_rows"] == {"idle": 2}
+    stock, hisa = Server.started[2:]
+    assert "EAGLE" in stock.argv and stock.argv == hisa.argv and not stock.hisa
+    assert json.loads(hisa.env["SGLANG_HISA"])["canary"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({"off": 1}, "within the budget HISA's answers are not stock's"),
+        ({"found": 0}, "no request found a prefix"),
+        ({"stock_receipt": {"active": True}}, "the stock server has a receipt"),
+        ({"receipt": {"active": False}}, "rank 0: no active receipt"),
+        ({"receipt": {"canary": {"checks": 9, "violations": 1}}}, "rank 0: canary"),
+        ({"receipt": {"canary": {"checks": 0, "violations": 0}}}, "rank 0: canary"),
+        ({"receipt": {"hisa_steps": {"decode": 3}}}, "rank 0: HISA's steps"),
+        ({"receipt": {"hisa_steps": {"prefill": 3}, "graphs_with_hisa": 0}}, "rank 0: HISA's steps"),
+        ({"receipt": {"summary_rebuilds": {}}}, "nothing came back from the host"),
+    ],
+)
+def test_what_is_wrong_is_a_problem_and_exit_1(call, server: dict[str, Any], said: str) -> None:
+    code, rows = call("hicache", **server)
+    assert code == 1 and len(rows["hicache"]["problems"]) == 1
+    assert rows["hicache"]["problems"][0].startswith(said)
+
+
+def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
+    code, rows = call("torch-topk plain", dies="torch")
+    assert code == 1 and rows["plain"]["problems"] == []
+    assert rows["torch-topk"]["problems"] == ["ServerFailed: the server exited with code 3"]
+    assert rows["torch-topk"]["log_tails"] == {"stock": "the end", "hisa": "the end"}
+    code, rows = call("torch-topk plain", "--missing")
+    assert code == 0 and list(rows) == ["plain", "torch-topk"], "the row is replaced, the other stays"
+    assert len(Server.started) == 2, "what is right is not asked again"
+
+
+def test_a_case_for_a_gpu_says_so_on_a_cpu(call) -> None:
+    code, rows = call("fp8-kv")
+    assert code == 1 and rows["fp8-kv"]["problems"] == ["needs a GPU"] and not Server.started
+
+
+def test_cases_on_a_gpu(tmp_path: Path) -> None:
+    """Each has a model that can be written, probes that exist, and a context for its longest prompt."""
+    machine = run.Machine(False, {}, tmp_path, tmp_path, print)
+    for name, case in CASES.items():
+        flags = machine.flags(case, machine.write_model(case, tmp_path / name))
+        sizes, value = machine.sizes(case), dict(itertools.pairwise(flags))
+        assert max(sizes.longest, sizes.longer) + 33 <= int(value["--context-length"])
+        assert sizes.longer < int(value["--max-total-tokens"])
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert int(value["--context-length"]) <= config["max_position_embeddings"]
+        assert ("--load-format" in flags) != (tmp_path / name / "model.safetensors").exists()
+        assert set(case.extra) <= set(run.PROBES)
+    assert max(run.GPU.short) + 24 < run.GPU.budget < run.GPU.longest
+    assert max(run.CPU.short) + 24 < run.CPU.budget < run.CPU.longest
+
+
+def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Server.started = []
+    monkeypatch.setattr(run, "ServerProcess", Server)
+    machine = run.Machine(True, {}, tmp_path, tmp_path, print)
+    row = run.run_case("sleep", Case("", extra=("sleep", "long")), machine)
+    assert row["problems"] == [] and row["facts"]["slept"] and row["facts"]["hisa_ttft_s"] >= 0
+    for server in Server.started:
+        assert [path for path in server.paths if "memory" in path[0]] == [
+            ("/release_memory_occupation", {"tags": ["kv_cache"]}),
+            ("/resume_memory_occupation", {"tags": ["kv_cache"]}),
+        ]

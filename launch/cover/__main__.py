@@ -18,9 +18,11 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.pd import SIDES, run_pd
 from sglang_hisa.launch.cover.run import Machine, run_case
 from sglang_hisa.launch.report.files import save
 from sglang_hisa.launch.stress.run import load_record
@@ -41,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=0, help="start no case after so many (0: no limit)")
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
+    parser.add_argument(
+        "--disaggregate",
+        metavar="BACKEND",
+        help="instead: a prefill and a decode server, a GPU each, HISA on both, on either; nixl or mooncake",
+    )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
     args = parser.parse_args(argv)
@@ -57,14 +64,20 @@ def main(argv: list[str] | None = None) -> int:
     tell = partial(print, flush=True)
     with TemporaryDirectory() as models:
         machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
-        for name in chosen:
+
+        def keep(row: dict[str, Any]) -> None:
+            record["rows"] = [old for old in record["rows"] if old["case"] != row["case"]] + [row]
+            save(record, args.out.parent, args.out.name)
+            tell(f"{row['case']}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
+
+        if args.disaggregate:
+            run_pd(machine, args.disaggregate, keep)
+            chosen = list(SIDES)
+        for name in [] if args.disaggregate else chosen:
             if args.seconds and time.monotonic() - begin > args.seconds:
                 tell(f"{name}: not started, {args.seconds:.0f} s are over")
                 continue
-            row = run_case(name, CASES[name], machine)
-            record["rows"] = [old for old in record["rows"] if old["case"] != name] + [row]
-            save(record, args.out.parent, args.out.name)
-            tell(f"{name}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
+            keep(run_case(name, CASES[name], machine))
     return int(any(row["problems"] for row in record["rows"] if row["case"] in chosen))
 
 

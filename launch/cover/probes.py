@@ -36,7 +36,8 @@ class Pair:
     problems: list[str] = field(default_factory=list)
 
 
-def _prompt(length: int, seed: int) -> list[int]:
+def prompt_of(length: int, seed: int) -> list[int]:
+    """Random token ids of the byte tokenizer."""
     dice = random.Random(seed)
     return [dice.randrange(3, 256) for _ in range(length)]
 
@@ -44,10 +45,10 @@ def _prompt(length: int, seed: int) -> list[int]:
 def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
     """One at a time, with an empty cache."""
     server.flush_cache()
-    return [server.generate(_prompt(n, n), count) for n in lengths]
+    return [server.generate(prompt_of(n, n), count) for n in lengths]
 
 
-def _same(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> float:
+def same_tokens(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> float:
     """Share of the tokens before the first difference."""
     equal = total = 0
     for a, b in zip(one, other):
@@ -67,7 +68,7 @@ def within(pair: Pair) -> None:
     """Prompts within the budget: HISA answers as stock does, as often as stock repeats itself."""
     first, again = (_answers(pair.stock, pair.sizes.short, 24) for _ in range(2))
     ours = _answers(pair.hisa, pair.sizes.short, 24)
-    agree = {"stock_repeats": _same(first, again), "hisa_equals_stock": _same(first, ours)}
+    agree = {"stock_repeats": same_tokens(first, again), "hisa_equals_stock": same_tokens(first, ours)}
     pair.facts |= agree
     if agree["hisa_equals_stock"] < agree["stock_repeats"]:
         pair.problems.append(f"within the budget HISA's answers are not stock's: {agree}")
@@ -86,38 +87,44 @@ def beyond(pair: Pair) -> None:
         pair.problems.append("no request found a prefix in the cache")
 
 
+def checked_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """What the record keeps of a rank's receipt, and what is wrong with it."""
+    if receipt is None or not receipt["active"]:
+        return {}, ["no active receipt"]
+    steps, canary, rows = receipt["hisa_steps"], receipt["canary"], dict(receipt["rows"])
+    kept = {
+        "layers": receipt["layers"],
+        "hisa_steps": steps,
+        "graphs_with_hisa": receipt["graphs_with_hisa"],
+        "canary_checks": canary["checks"],
+        "violations": canary["violations"],
+        "summary_rebuilds": receipt["summary_rebuilds"],
+        "stock_rows": rows.pop("stock"),
+        "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
+    }
+    wrong = [f"canary {canary}"] if canary["violations"] or not canary["checks"] else []
+    return kept, wrong
+
+
 def receipts(pair: Pair) -> None:
     """HISA served every rank's prefill and decode, and no summary was wrong; stock has no receipt."""
     if any(pair.stock.receipts()):
         pair.problems.append("the stock server has a receipt")
     for rank, receipt in enumerate(pair.hisa.receipts()):
-        if receipt is None or not receipt["active"]:
-            pair.problems.append(f"rank {rank}: no active receipt")
-            continue
-        steps, canary, rows = receipt["hisa_steps"], receipt["canary"], dict(receipt["rows"])
-        pair.facts.setdefault("ranks", []).append(
-            {
-                "layers": receipt["layers"],
-                "hisa_steps": steps,
-                "graphs_with_hisa": receipt["graphs_with_hisa"],
-                "canary_checks": canary["checks"],
-                "violations": canary["violations"],
-                "summary_rebuilds": receipt["summary_rebuilds"],
-                "stock_rows": rows.pop("stock"),
-                "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
-            }
-        )
-        if canary["violations"] or not canary["checks"]:
-            pair.problems.append(f"rank {rank}: canary {canary}")
-        if not steps.get("prefill") or not (set(steps) - {"prefill"} or receipt["graphs_with_hisa"]):
-            pair.problems.append(f"rank {rank}: HISA's steps are {steps}")
+        kept, wrong = checked_receipt(receipt)
+        pair.facts.setdefault("ranks", []).append(kept)
+        if kept:
+            steps = kept["hisa_steps"]
+            if not steps.get("prefill") or not (set(steps) - {"prefill"} or kept["graphs_with_hisa"]):
+                wrong.append(f"HISA's steps are {steps}")
+        pair.problems += [f"rank {rank}: {one}" for one in wrong]
 
 
 def evicted(pair: Pair) -> None:
     """Prompts twice as long together as the device's pool, three times: pages come back from the host."""
     lengths = [pair.sizes.longest - 7 * i for i in range(8)]
     for _ in range(3):
-        answers = [pair.hisa.generate(_prompt(n, n), 4) for n in lengths]
+        answers = [pair.hisa.generate(prompt_of(n, n), 4) for n in lengths]
     back = [(a["meta_info"].get("cached_tokens_details") or {}).get("host", 0) for a in answers]
     pair.facts["tokens_from_host"] = sum(back)
     rebuilt = sum((r or {}).get("summary_rebuilds", {}).get("hicache_load", 0) for r in pair.hisa.receipts())
@@ -128,7 +135,7 @@ def evicted(pair: Pair) -> None:
 def sleep(pair: Pair) -> None:
     """The KV cache's memory released and given back; what is asked after it must be right."""
     for server in (pair.stock, pair.hisa):
-        server.generate(_prompt(pair.sizes.longest, 3), 4)
+        server.generate(prompt_of(pair.sizes.longest, 3), 4)
         server.flush_cache()
         for path in ("/release_memory_occupation", "/resume_memory_occupation"):
             server.request(path, {"tags": ["kv_cache"]})
@@ -140,7 +147,7 @@ def long(pair: Pair) -> None:
 
     def seconds(server: ServerProcess, length: int, count: int) -> float:
         begin = time.perf_counter()
-        server.generate(_prompt(length, 2), count)
+        server.generate(prompt_of(length, 2), count)
         return time.perf_counter() - begin
 
     for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
@@ -154,9 +161,9 @@ def long(pair: Pair) -> None:
 
 def idle_beside_busy(pair: Pair) -> None:
     """Ranks of DP attention without a request, then all at once."""
-    pair.hisa.generate(_prompt(pair.sizes.longest, 8), 8)
+    pair.hisa.generate(prompt_of(pair.sizes.longest, 8), 8)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda n: pair.hisa.generate(_prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
+        list(pool.map(lambda n: pair.hisa.generate(prompt_of(n, n), 8), (pair.sizes.longest, 65, 7)))
 
 
 PROBES: dict[str, Callable[[Pair], None]] = {

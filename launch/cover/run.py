@@ -1,11 +1,10 @@
-"""Serve one case: stock and HISA side by side, all probes, one row of the record."""
+"""One row of the record: a case served by stock and HISA side by side, and asked all its probes."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,14 @@ from sglang_hisa.launch.cover.cases import Case
 from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.server import ServerProcess
+from sglang_hisa.server import Progress, ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, longer=0, at_once=8)
 CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, longer=0, at_once=3)
+
+
+Probe = Callable[[dict[str, Any], list[str]], None]
+"""Adds to the facts and problems of a row."""
 
 
 @dataclass
@@ -77,54 +80,56 @@ class Machine:
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **dense, **ranks, **case.env}
 
 
-def _starting(tell: Callable[[str], None], who: str, seconds: float, line: str) -> None:
-    """Every quarter of a minute of a start, where it is."""
-    if round(seconds) % 15 == 14:
-        tell(f"{who} {seconds:.0f} s {line[:120]}")
+def starting(tell: Callable[[str], None], who: str) -> Progress:
+    """Says every quarter of a minute how far a start is."""
+
+    def say(seconds: float, line: str) -> None:
+        if round(seconds) % 15 == 14:
+            tell(f"{who} {seconds:.0f} s {line[:120]}")
+
+    return say
+
+
+def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> dict[str, Any]:
+    """A row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where something broke."""
+    row = {"case": name, "shows": case.shows, "flags": list(case.flags), "env": dict(case.env)}
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    begin = time.monotonic()
+    try:
+        probe(facts, problems)
+    except Exception as error:  # whatever it is: the other cases still run
+        problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        logs = sorted(machine.logs.glob(f"cover-{name}-*.log"))
+        row["log_tails"] = {log.stem: log.read_text(errors="replace").splitlines()[-25:] for log in logs}
+    seconds = round(time.monotonic() - begin)
+    return {**row, "facts": facts, "problems": problems, "seconds": seconds, "provenance": provenance()}
 
 
 def run_case(name: str, case: Case, machine: Machine) -> dict[str, Any]:
-    """The row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where a server failed."""
-    row: dict[str, Any] = {
-        "case": name,
-        "shows": case.shows,
-        "flags": list(case.flags),
-        "env": dict(case.env),
-    }
-    begin, arms = time.monotonic(), ("stock", "hisa")
-    try:
-        model = machine.write_model(case, machine.models / name)
-    except ValueError as error:
-        return {**row, "facts": {}, "problems": [str(error)], "provenance": provenance()}
-    logs = {arm: machine.logs / f"cover-{name}-{arm}.log" for arm in arms}
-    pair = Pair(
-        *(
-            ServerProcess(
-                machine.flags(case, model), env=machine.server_env(case, arm == "hisa"), log=logs[arm]
-            )
-            for arm in arms
-        ),
-        machine.sizes(case),
+    """Stock and HISA side by side, asked every probe of the case; see :func:`row_of`."""
+    return row_of(name, case, machine, partial(_side_by_side, name, case, machine))
+
+
+def _side_by_side(
+    name: str, case: Case, machine: Machine, facts: dict[str, Any], problems: list[str]
+) -> None:
+    model = machine.write_model(case, machine.models / name)
+    flags = machine.flags(case, model)
+    stock, hisa = (
+        ServerProcess(
+            flags,
+            env=machine.server_env(case, arm == "hisa"),
+            log=machine.logs / f"cover-{name}-{arm}.log",
+        )
+        for arm in ("stock", "hisa")
     )
-    try:
-        with ExitStack() as stack:
-            for one in (pair.stock, pair.hisa):
-                stack.enter_context(one)
-            for arm, one in zip(arms, (pair.stock, pair.hisa)):
-                ready = one.wait_ready(machine.timeout, partial(_starting, machine.tell, f"{name}: {arm}"))
-                pair.facts[f"{arm}_ready_s"] = round(ready)
-                machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
-            for probe in (p for p in PROBES if p in ALWAYS + case.extra):
-                machine.tell(f"{name}: {probe}")
-                PROBES[probe](pair)
-    except Exception as error:  # whatever it is: the other cases still run
-        pair.problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        row["log_tails"] = {arm: one.tail(25) for arm, one in zip(arms, (pair.stock, pair.hisa))}
-    seconds = round(time.monotonic() - begin)
-    return {
-        **row,
-        "facts": pair.facts,
-        "problems": pair.problems,
-        "seconds": seconds,
-        "provenance": provenance(),
-    }
+    pair = Pair(stock, hisa, machine.sizes(case), facts, problems)
+    with stock, hisa:
+        for arm, one in (("stock", stock), ("hisa", hisa)):
+            ready = one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {arm}"))
+            facts[f"{arm}_ready_s"] = round(ready)
+            machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
+        for probe in (p for p in PROBES if p in ALWAYS + case.extra):
+            machine.tell(f"{name}: {probe}")
+            PROBES[probe](pair)

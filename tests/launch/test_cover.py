@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sglang_hisa.launch.cover import __main__ as cover
-from sglang_hisa.launch.cover import run
+from sglang_hisa.launch.cover import pd, run
 from sglang_hisa.launch.cover.cases import CASES, Case
 from sglang_hisa.server import ServerFailed
 
@@ -23,7 +23,10 @@ class Server:
     started: ClassVar[list[Server]] = []
 
     def __init__(self, flags: list[str], *, env: dict[str, str], log: Path) -> None:
-        self.argv, self.env, self.hisa, self.paths = flags, env, "SGLANG_HISA" in env, []
+        self.argv, self.env, self.hisa = flags, env, "SGLANG_HISA" in env
+        self.paths: list[Any] = []
+        self.rooms: list[int] = []
+        log.write_text("the end\n")
         Server.started.append(self)
 
     def __enter__(self) -> Server:
@@ -37,8 +40,9 @@ class Server:
             raise ServerFailed("the server exited with code 3\nlog")
         return 12.3
 
-    def tail(self, lines: int) -> str:
-        return "the end"
+    def mode(self) -> str | None:
+        at = [i for i, word in enumerate(self.argv) if word == "--disaggregation-mode"]
+        return self.argv[at[0] + 1] if at else None
 
     def flush_cache(self) -> None:
         self.paths.append("/flush_cache")
@@ -47,6 +51,7 @@ class Server:
         self.paths.append((path, body))
 
     def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
+        self.rooms += [fields["bootstrap_room"]] if fields else []
         start = len(prompt) + (self.off if self.hisa else 0)
         meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
         meta["cached_tokens_details"] = {"host": 64}
@@ -75,9 +80,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def call(cases: str, *more: str, **server: Any) -> tuple[int, dict[str, Any]]:
         Server.started = []
-        monkeypatch.setattr(run, "ServerProcess", type("Other", (Server,), server))
+        for module in (run, pd):
+            monkeypatch.setattr(module, "ServerProcess", type("Other", (Server,), server))
         out = tmp_path / "cover.json"
-        code = cover.main(["--cpu", "--out", str(out), *more, "--cases", *cases.split()])
+        asked = ["--cases", *cases.split()] if cases else []
+        code = cover.main(["--cpu", "--out", str(out), *more, *asked])
         rows = json.loads(out.read_text())["rows"]
         assert len({row["case"] for row in rows}) == len(rows)
         return code, {row["case"]: row for row in rows}
@@ -122,7 +129,10 @@ def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
     code, rows = call("torch-topk plain", dies="torch")
     assert code == 1 and rows["plain"]["problems"] == []
     assert rows["torch-topk"]["problems"] == ["ServerFailed: the server exited with code 3"]
-    assert rows["torch-topk"]["log_tails"] == {"stock": "the end", "hisa": "the end"}
+    assert rows["torch-topk"]["log_tails"] == {
+        "cover-torch-topk-hisa": ["the end"],
+        "cover-torch-topk-stock": ["the end"],
+    }
     code, rows = call("torch-topk plain", "--missing")
     assert code == 0 and list(rows) == ["plain", "torch-topk"], "the row is replaced, the other stays"
     assert len(Server.started) == 2, "what is right is not asked again"
@@ -130,7 +140,7 @@ def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
 
 def test_a_case_for_a_gpu_says_so_on_a_cpu(call) -> None:
     code, rows = call("fp8-kv")
-    assert code == 1 and rows["fp8-kv"]["problems"] == ["needs a GPU"] and not Server.started
+    assert code == 1 and rows["fp8-kv"]["problems"] == ["ValueError: needs a GPU"] and not Server.started
 
 
 def test_cases_on_a_gpu(tmp_path: Path) -> None:
@@ -147,6 +157,31 @@ def test_cases_on_a_gpu(tmp_path: Path) -> None:
         assert set(case.extra) <= set(run.PROBES)
     assert max(run.GPU.short) + 24 < run.GPU.budget < run.GPU.longest
     assert max(run.CPU.short) + 24 < run.CPU.budget < run.CPU.longest
+
+
+@pytest.mark.parametrize("server", [{}, {"off": 1}, {"receipt": {"canary": {"checks": 9, "violations": 1}}}])
+def test_disaggregation(call, server: dict[str, Any]) -> None:
+    """HISA on both servers, on decode, on prefill; a wrong answer or summary is a problem of its row."""
+    code, rows = call("", "--disaggregate", "nixl", **server)
+    assert code == bool(server) and list(rows) == ["pd-both", "pd-decode", "pd-prefill"]
+    assert [(s.hisa, s.mode()) for s in Server.started] == [
+        *((False, None), (True, None)),
+        *((True, "prefill"), (True, "decode"), (False, "prefill"), (True, "decode")),
+        *((True, "prefill"), (False, "decode")),
+    ]
+    sides = [sorted({"prefill", "decode"} & row["facts"].keys()) for row in rows.values()]
+    assert sides == [["decode", "prefill"], ["decode"], ["prefill"]]
+    for prefill, decode in zip(Server.started[2::2], Server.started[3::2]):
+        assert prefill.rooms and sorted(prefill.rooms) == sorted(decode.rooms)
+        assert len(set(prefill.rooms)) == len(prefill.rooms)
+    if "off" in server:
+        assert all(
+            "equals_stock_within is 0.000" in row["problems"] for row in (rows["pd-both"], rows["pd-decode"])
+        )
+    elif server:
+        assert [len(row["problems"]) for row in rows.values()] == [2, 1, 1]
+    else:
+        assert rows["pd-both"]["facts"]["equals_hisa_beyond"] == 1
 
 
 def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,134 @@
+"""A prefill and a decode server, HISA on both, on one and on the other, against one server alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from sglang_hisa.launch.cover.cases import Case
+from sglang_hisa.launch.cover.probes import checked_receipt, prompt_of, same_tokens
+from sglang_hisa.launch.cover.run import Machine, row_of, starting
+from sglang_hisa.server import ServerProcess, free_port
+
+SIDES = {"pd-both": (True, True), "pd-decode": (False, True), "pd-prefill": (True, False)}
+"""Whether the prefill and the decode server run HISA."""
+CASE = Case("disaggregated prefill")
+_TOKENS = 24
+
+Ask = Callable[[int], Mapping[str, Any]]
+
+
+class _Machines:
+    """Servers of one model, each started once."""
+
+    def __init__(self, machine: Machine, backend: str, stack: ExitStack) -> None:
+        self.machine, self.backend, self.stack = machine, backend, stack
+        self.model = machine.models / "pd"
+        if not self.model.exists():
+            machine.write_model(CASE, self.model)
+
+    def start(self, name: str, hisa: bool, gpu: int, *flags: str) -> ServerProcess:
+        machine = self.machine
+        given = machine.flags(CASE, self.model)
+        if not machine.cpu:
+            given += ["--base-gpu-id", str(gpu)]
+        env = machine.server_env(CASE, hisa)
+        log = machine.logs / f"cover-{name}.log"
+        return self.stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
+
+    def wait(self, **servers: ServerProcess) -> None:
+        for name, one in servers.items():
+            one.wait_ready(self.machine.timeout, starting(self.machine.tell, name))
+
+    def pair(self, name: str, sides: tuple[bool, bool]) -> tuple[ServerProcess, ServerProcess, Ask]:
+        """Prefill on GPU 0, decode on GPU 1, and how to ask them together for a prompt of some length."""
+        port = free_port()
+        common = ["--disaggregation-transfer-backend", self.backend]
+        common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
+        prefill, decode = (
+            self.start(
+                f"{name}-{mode}",
+                hisa,
+                gpu,
+                *("--disaggregation-mode", mode, "--nccl-port", str(free_port()), *common),
+            )
+            for gpu, (mode, hisa) in enumerate(zip(("prefill", "decode"), sides))
+        )
+        self.wait(**{f"{name}: prefill": prefill, f"{name}: decode": decode})
+        rooms, pool = itertools.count(1), self.stack.enter_context(ThreadPoolExecutor(16))
+
+        def ask(length: int) -> Mapping[str, Any]:
+            room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
+            sides = [
+                pool.submit(one.generate, prompt_of(length, length), _TOKENS, **room)
+                for one in (prefill, decode)
+            ]
+            return [side.result() for side in sides][1]
+
+        return prefill, decode, ask
+
+
+def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
+    """Prompts within the budget and beyond it."""
+    sizes = machine.sizes(CASE)
+    return sizes.short, [sizes.longest - 64 * i - i for i in range(4)]
+
+
+def _alone(machine: Machine, backend: str) -> dict[bool, list[Mapping[str, Any]]]:
+    """Answers of a stock (False) and a HISA server to all prompts, one at a time."""
+    within, beyond = _lengths(machine)
+    with ExitStack() as stack:
+        servers = _Machines(machine, backend, stack)
+        stock, hisa = servers.start("pd-alone-stock", False, 0), servers.start("pd-alone-hisa", True, 1)
+        servers.wait(**{"alone: stock": stock, "alone: hisa": hisa})
+        return {
+            arm: [one.generate(prompt_of(n, n), _TOKENS) for n in (*within, *beyond)]
+            for arm, one in ((False, stock), (True, hisa))
+        }
+
+
+def _combination(
+    machine: Machine,
+    backend: str,
+    name: str,
+    alone: dict[bool, list[Mapping[str, Any]]],
+    facts: dict[str, Any],
+    problems: list[str],
+) -> None:
+    """One of ``SIDES``; ``alone`` is asked for first where nobody has yet."""
+    if not alone:
+        alone.update(_alone(machine, backend))
+    within, beyond = _lengths(machine)
+    with ExitStack() as stack:
+        prefill, decode, ask = _Machines(machine, backend, stack).pair(name, SIDES[name])
+        answers = [ask(n) for n in (*within, *beyond)]
+        few = len(within)
+        facts["equals_stock_within"] = same_tokens(alone[False][:few], answers[:few])
+        if all(SIDES[name]):
+            facts["equals_hisa_beyond"] = same_tokens(alone[True][few:], answers[few:])
+        problems += [f"{fact} is {value:.3f}" for fact, value in facts.items() if value < 1]
+        with ThreadPoolExecutor(4) as several:
+            many = list(several.map(ask, [*beyond, *within, *beyond]))
+        facts["requests"] = len(answers) + len(many)
+        if any(len(answer["output_ids"]) != _TOKENS for answer in (*answers, *many)):
+            problems.append("an answer is not whole")
+        for role, one, hisa in zip(("prefill", "decode"), (prefill, decode), SIDES[name]):
+            receipt = one.receipts()[0]
+            if not hisa:
+                problems += [f"{role}: has a receipt"] if receipt else []
+                continue
+            facts[role], wrong = checked_receipt(receipt)
+            problems += [f"{role}: {why}" for why in wrong]
+
+
+def run_pd(machine: Machine, backend: str, save: Callable[[dict[str, Any]], None]) -> None:
+    """Rows of all of ``SIDES``, each saved as soon as it is there."""
+    alone: dict[bool, list[Mapping[str, Any]]] = {}
+    for name, (prefill, decode) in SIDES.items():
+        shows = f"prefill {'HISA' if prefill else 'stock'}, decode {'HISA' if decode else 'stock'}, {backend}"
+        probe = partial(_combination, machine, backend, name, alone)
+        save(row_of(name, Case(shows), machine, probe))

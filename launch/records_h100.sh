@@ -13,6 +13,8 @@
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
 #   cover2      the same on two GPUs                              -> OUT/two-gpu.json
+#   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
+#   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
@@ -21,7 +23,7 @@
 # Steps that end early keep what they have. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,21p' "$0" >&2; exit 2; }
+usage() { sed -n '2,23p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || [ "$step" = tests ] || usage
 python=${PYTHON:-python3}
@@ -56,8 +58,12 @@ case $step in
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 1.4 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
+  ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
+    --ranks "$(dirname "$0")/../tests/server/ranks" ;;
+  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
+    --disaggregate nixl ;;
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
-    --warmup-tokens 300k --tp 2 ;;
+    --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
   serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
   kernels) "${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36 ;;
   tests) "$python" -m pytest -m gpu tests/kernels ;;

@@ -23,6 +23,7 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cover.cases import CASES
 from sglang_hisa.launch.cover.pd import SIDES, run_pd
+from sglang_hisa.launch.cover.ranks import RANKS, run_ranks
 from sglang_hisa.launch.cover.run import Machine, run_case
 from sglang_hisa.launch.report.files import save
 from sglang_hisa.launch.stress.run import load_record
@@ -36,17 +37,24 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
     parser.add_argument("--gpus", type=int, default=1, help="cases for so many GPUs (1)")
     parser.add_argument(
         "--missing", action="store_true", help="only cases that the record lacks or has problems with"
     )
     parser.add_argument("--seconds", type=float, default=0, help="start no case after so many (0: no limit)")
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
-    parser.add_argument(
+    which.add_argument(
         "--disaggregate",
         metavar="BACKEND",
         help="instead: a prefill and a decode server, a GPU each, HISA on both, on either; nixl or mooncake",
+    )
+    which.add_argument(
+        "--ranks",
+        type=Path,
+        metavar="DIR",
+        help="instead: what two ranks choose, told by the plugin tests/server/ranks of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
@@ -59,8 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     record, begin = load_record(args.out, shlex.join(sys.argv)), time.monotonic()
     if args.missing:
-        right = {row["case"] for row in record["rows"] if not row["problems"]}
-        chosen = [name for name in chosen if name not in right]
+        chosen = [name for name in chosen if name not in right(record)]
     tell = partial(print, flush=True)
     with TemporaryDirectory() as models:
         machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
@@ -71,14 +78,23 @@ def main(argv: list[str] | None = None) -> int:
             tell(f"{row['case']}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
 
         if args.disaggregate:
-            run_pd(machine, args.disaggregate, keep)
             chosen = list(SIDES)
-        for name in [] if args.disaggregate else chosen:
-            if args.seconds and time.monotonic() - begin > args.seconds:
-                tell(f"{name}: not started, {args.seconds:.0f} s are over")
-                continue
-            keep(run_case(name, CASES[name], machine))
-    return int(any(row["problems"] for row in record["rows"] if row["case"] in chosen))
+            run_pd(machine, args.disaggregate, keep)
+        elif args.ranks:
+            chosen = list(RANKS)
+            run_ranks(machine, args.ranks, keep)
+        else:
+            for name in chosen:
+                if args.seconds and time.monotonic() - begin > args.seconds:
+                    tell(f"{name}: not started, {args.seconds:.0f} s are over")
+                    continue
+                keep(run_case(name, CASES[name], machine))
+    return int(not right(record) >= set(chosen))
+
+
+def right(record: dict[str, Any]) -> set[str]:
+    """Cases of the record without a problem."""
+    return {row["case"] for row in record["rows"] if not row["problems"]}
 
 
 if __name__ == "__main__":

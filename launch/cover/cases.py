@@ -46,7 +46,9 @@ _DRAFTS = (
     *("--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3"),
     *("--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"),
 )
-_TP = ("--tp", "2")
+# The fused all-reduce may use NVLink multicast, which not every machine allows.
+NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
+_TP = ("--tp", "2", NO_MULTICAST)
 _DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 _PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 

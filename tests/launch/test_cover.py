@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sglang_hisa.launch.cover import __main__ as cover
-from sglang_hisa.launch.cover import pd, run
+from sglang_hisa.launch.cover import pd, ranks, run
 from sglang_hisa.launch.cover.cases import CASES, Case
 from sglang_hisa.server import ServerFailed
 
@@ -19,10 +19,11 @@ class Server:
     """Answers at once: stock counts on from the prompt's length, and so does HISA unless ``off`` is set."""
 
     receipt: ClassVar[dict[str, Any]] = {}
-    off, dies, found, stock_receipt = 0, "", 64, None
+    off, dies, found, stock_receipt, digests, refuses = 0, "", 64, None, "aa", True
     started: ClassVar[list[Server]] = []
 
     def __init__(self, flags: list[str], *, env: dict[str, str], log: Path) -> None:
+        self.log, self.asked = log, 0
         self.argv, self.env, self.hisa = flags, env, "SGLANG_HISA" in env
         self.paths: list[Any] = []
         self.rooms: list[int] = []
@@ -38,6 +39,9 @@ class Server:
     def wait_ready(self, timeout: float, progress: Any) -> float:
         if self.dies and self.dies in self.argv:
             raise ServerFailed("the server exited with code 3\nlog")
+        if "RANKS_DIFFER" in self.env and self.refuses:
+            self.log.write_text(f"[rank 1] {ranks.REFUSAL}: preset\n")
+            raise ServerFailed("the server exited with code 1")
         return 12.3
 
     def mode(self) -> str | None:
@@ -51,6 +55,10 @@ class Server:
         self.paths.append((path, body))
 
     def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
+        self.asked += 1
+        for rank, digest in enumerate(self.digests if "RANKS" in self.env else ""):
+            told = {"calls": self.asked, "digest": digest}
+            (Path(self.env["RANKS"]) / f"{rank}.json").write_text(json.dumps(told))
         self.rooms += [fields["bootstrap_room"]] if fields else []
         start = len(prompt) + (self.off if self.hisa else 0)
         meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
@@ -80,7 +88,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def call(cases: str, *more: str, **server: Any) -> tuple[int, dict[str, Any]]:
         Server.started = []
-        for module in (run, pd):
+        for module in (run, pd, ranks):
             monkeypatch.setattr(module, "ServerProcess", type("Other", (Server,), server))
         out = tmp_path / "cover.json"
         asked = ["--cases", *cases.split()] if cases else []
@@ -182,6 +190,21 @@ def test_disaggregation(call, server: dict[str, Any]) -> None:
         assert [len(row["problems"]) for row in rows.values()] == [2, 1, 1]
     else:
         assert rows["pd-both"]["facts"]["equals_hisa_beyond"] == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "problems"),
+    [({}, (0, 0)), ({"digests": "ab"}, (1, 0)), ({"refuses": False}, (0, 1)), ({"dies": "--tp"}, (1, 1))],
+)
+def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple[int, int]) -> None:
+    code, rows = call("", "--ranks", "tests/server/ranks", **server)
+    assert code == any(problems)
+    assert {name: len(row["problems"]) for name, row in rows.items()} == dict(zip(ranks.RANKS, problems))
+    assert all(s.hisa and s.env["PYTHONPATH"].endswith("/tests/server/ranks") for s in Server.started)
+    assert ["RANKS_DIFFER" in s.env for s in Server.started] == [False, True]
+    if not any(problems):
+        assert rows["ranks-same"]["facts"]["calls"] == 5
+        assert rows["ranks-differ"]["facts"]["message"] == f"[rank 1] {ranks.REFUSAL}: preset"
 
 
 def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

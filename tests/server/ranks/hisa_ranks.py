@@ -31,7 +31,7 @@ def register():
 
     def select(*args, **kwargs):
         chosen = choose(*args, **kwargs)
-        digest.update(chosen.numpy().tobytes())
+        digest.update(chosen.cpu().numpy().tobytes())
         counts["calls"] += 1
         tell()
         return chosen

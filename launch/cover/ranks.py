@@ -1,0 +1,73 @@
+"""Two tensor parallel ranks: both choose the same tokens, and ranks that differ stop with one message.
+
+What a rank chose is told by a plugin of the tests (``tests/server/ranks`` of a checkout): it keeps a digest,
+which a CUDA graph cannot, so decode runs without graphs here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
+from sglang_hisa.launch.cover.probes import checked_receipt, prompt_of
+from sglang_hisa.launch.cover.run import Machine, row_of, starting
+from sglang_hisa.server import ServerFailed, ServerProcess
+
+CASE = Case("two ranks", ("--tp", "2", NO_MULTICAST, "--cuda-graph-backend-decode", "disabled"), gpus=2)
+REFUSAL = "refusing to start: the ranks of this server do not run the same HISA"
+
+
+def _server(name: str, machine: Machine, plugin: Path, **more: str) -> tuple[ServerProcess, Path]:
+    """A HISA server with the plugin, and the folder that takes the digests."""
+    told = machine.models / f"{name}-told"
+    told.mkdir(exist_ok=True)
+    env = machine.server_env(CASE, True)
+    path = os.pathsep.join(part for part in (env.get("PYTHONPATH"), str(plugin.resolve())) if part)
+    env |= {"PYTHONPATH": path, "RANKS": str(told), **more}
+    flags = machine.flags(CASE, machine.write_model(CASE, machine.models / "ranks"))
+    return ServerProcess(flags, env=env, log=machine.logs / f"cover-{name}-hisa.log"), told
+
+
+def _same(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]) -> None:
+    sizes = machine.sizes(CASE)
+    server, told = _server("ranks-same", machine, plugin)
+    with server:
+        server.wait_ready(machine.timeout, starting(machine.tell, "ranks-same"))
+        for length in (*sizes.short, sizes.longest, sizes.longest - 65):
+            server.generate(prompt_of(length, length), 16)
+        facts["receipt"], wrong = checked_receipt(server.receipts()[0])
+        problems += wrong
+    seen = [json.loads((told / f"{rank}.json").read_text()) for rank in (0, 1)]
+    facts |= {"calls": seen[0]["calls"], "digests": [one["digest"][:16] for one in seen]}
+    if seen[0] != seen[1] or not seen[0]["calls"]:
+        problems.append(f"the ranks chose differently: {seen}")
+
+
+def _differ(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]) -> None:
+    server, _ = _server("ranks-differ", machine, plugin, RANKS_DIFFER="1")
+    try:
+        with server:
+            facts["ready_s"] = server.wait_ready(machine.timeout, starting(machine.tell, "ranks-differ"))
+            problems.append("a server whose ranks differ started")
+    except ServerFailed:
+        log = server.log.read_text(errors="replace")
+        facts["message"] = next((line[-300:] for line in log.splitlines() if REFUSAL in line), None)
+        if facts["message"] is None:
+            problems.append(f"its log does not say: {REFUSAL}")
+
+
+RANKS = {
+    "ranks-same": ("both ranks choose the same tokens", _same),
+    "ranks-differ": ("ranks that differ stop before weights are loaded", _differ),
+}
+
+
+def run_ranks(machine: Machine, plugin: Path, save: Callable[[dict[str, Any]], None]) -> None:
+    """Rows of all of ``RANKS``, each saved as soon as it is there."""
+    for name, (shows, probe) in RANKS.items():
+        save(row_of(name, Case(shows, CASE.flags), machine, partial(probe, machine, plugin)))

@@ -111,5 +111,5 @@ CASES: dict[str, Case] = {
     "dp2": Case(
         "two ranks, DP attention, mixed chunks", (*_DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
     ),
-    "pp2": Case("two pipeline stages", ("--pp-size", "2"), gpus=2),
+    "pp2": Case("two pipeline stages", ("--pp-size", "2"), tiny=None, gpus=2),
 }

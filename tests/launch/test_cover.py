@@ -171,25 +171,23 @@ def test_cases_on_a_gpu(tmp_path: Path) -> None:
 def test_disaggregation(call, server: dict[str, Any]) -> None:
     """HISA on both servers, on decode, on prefill; a wrong answer or summary is a problem of its row."""
     code, rows = call("", "--disaggregate", "nixl", **server)
-    assert code == bool(server) and list(rows) == ["pd-both", "pd-decode", "pd-prefill"]
+    assert code == bool(server) and list(rows) == list(pd.SIDES)
     assert [(s.hisa, s.mode()) for s in Server.started] == [
         *((False, None), (True, None)),
-        *((True, "prefill"), (True, "decode"), (False, "prefill"), (True, "decode")),
+        *((False, "prefill"), (False, "decode"), (True, "prefill"), (True, "decode")),
+        *((False, "prefill"), (True, "decode")),
         *((True, "prefill"), (False, "decode")),
     ]
     sides = [sorted({"prefill", "decode"} & row["facts"].keys()) for row in rows.values()]
-    assert sides == [["decode", "prefill"], ["decode"], ["prefill"]]
+    assert sides == [[], ["decode", "prefill"], ["decode"], ["prefill"]]
     for prefill, decode in zip(Server.started[2::2], Server.started[3::2]):
         assert prefill.rooms and sorted(prefill.rooms) == sorted(decode.rooms)
         assert len(set(prefill.rooms)) == len(prefill.rooms)
-    if "off" in server:
-        assert all(
-            "equals_stock_within is 0.000" in row["problems"] for row in (rows["pd-both"], rows["pd-decode"])
-        )
-    elif server:
-        assert [len(row["problems"]) for row in rows.values()] == [2, 1, 1]
-    else:
-        assert rows["pd-both"]["facts"]["equals_hisa_beyond"] == 1
+    wrong = [len(row["problems"]) for row in rows.values()]
+    assert wrong == ([0, 1, 1, 0] if "off" in server else [0, 2, 1, 1] if server else [0] * 4)
+    if not server:
+        facts = [row["facts"].get("equals_alone_beyond") for row in rows.values()]
+        assert facts == [1, 1, None, None]
 
 
 @pytest.mark.parametrize(

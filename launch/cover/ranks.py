@@ -56,8 +56,9 @@ def _differ(machine: Machine, plugin: Path, facts: dict[str, Any], problems: lis
             problems.append("a server whose ranks differ started")
     except ServerFailed:
         log = server.log.read_text(errors="replace")
-        facts["message"] = next((line[-300:] for line in log.splitlines() if REFUSAL in line), None)
-        if facts["message"] is None:
+        at = log.find(REFUSAL)
+        facts["message"] = log[at : at + 300] if at >= 0 else None
+        if at < 0:
             problems.append(f"its log does not say: {REFUSAL}")
 
 

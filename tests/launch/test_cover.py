@@ -202,7 +202,7 @@ def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple
     assert ["RANKS_DIFFER" in s.env for s in Server.started] == [False, True]
     if not any(problems):
         assert rows["ranks-same"]["facts"]["calls"] == 5
-        assert rows["ranks-differ"]["facts"]["message"] == f"[rank 1] {ranks.REFUSAL}: preset"
+        assert rows["ranks-differ"]["facts"]["message"] == f"{ranks.REFUSAL}: preset\n"
 
 
 def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,28 @@
+"""Start a server of SGLang's scripted runtime, run scripts in it one after the other, and end it.
+
+drive.py {ServerArgs} [[script, [arguments]], ...]
+"""
+
+import json
+import sys
+import time
+
+import hisa_scripts
+from sglang.srt.plugins import load_plugins
+from sglang.test.scripted_runtime import http_server
+
+load_plugins()  # in the spawned server too, which imports this file: launch_server's main does it elsewhere
+
+http_server.LISTENER_ACCEPT_TIMEOUT_S = 150.0  # a server that dies before is not noticed
+
+if __name__ == "__main__":
+    arguments, scripts = map(json.loads, sys.argv[1:])
+    begin = time.monotonic()
+    server = http_server.ScriptedHttpServer.start(**arguments)
+    try:
+        for name, given in scripts:
+            print(f"{time.monotonic() - begin:.0f} s: script {name}", *given, flush=True)
+            server.execute_script(getattr(hisa_scripts, name), args=tuple(given), timeout_s=60)
+    finally:
+        server.shutdown()
+    print(f"{time.monotonic() - begin:.0f} s: all scripts ran", flush=True)

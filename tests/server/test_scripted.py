@@ -1,0 +1,63 @@
+"""SGLang's scripted runtime (in 0.5.23's wheel): requests disturbed at exact steps of the scheduler."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sglang_hisa.server import cpu_env, cpu_flags
+
+from .conftest import FAULTS, ORACLE, TOPK
+from .test_real_server import SMALL, assert_right
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+SCRIPTED = Path(__file__).parent / "scripted"
+SCRIPTS = [
+    *(["at_each_stage", [how]] for how in ("abort", "retract")),
+    *(["around_page_ends", [how]] for how in ("abort", "retract", "in_place")),
+    ["pages_change_hands", []],
+]
+
+
+def arguments(model):
+    """``cpu_flags`` as SGLang's ServerArgs."""
+    given, flags = {}, cpu_flags(model, pool_tokens=4096)
+    for flag, value in zip(flags, [*flags[1:], "--"]):
+        if flag.startswith("--"):
+            known = True if value.startswith("--") else value
+            given[flag[2:].replace("-", "_")] = known
+    numbers = ("context_length", "page_size", "max_total_tokens", "max_running_requests")
+    given |= {name: int(given[name]) for name in numbers}
+    del given["sleep_on_idle"]  # scripts come by another socket than the one that it waits for
+    given["mem_fraction_static"] = float(given["mem_fraction_static"])
+    return {
+        **given,
+        "chunked_prefill_size": 256,
+        "kv_canary": "none",
+        "kv_canary_real_data": "none",
+        "kv_canary_sweep_interval": 0,
+    }
+
+
+def test_requests_disturbed_at_exact_steps(tmp_path, tiny):
+    hisa = {
+        "block": 64,
+        "sink_tokens": 64,
+        "local_tokens": 64,
+        **SMALL,
+        "canary": "full",
+        "canary_stop": True,
+    }
+    oracle = {"out": str(tmp_path / "oracle.json"), "topk": TOPK, "block": 64, "summary": "mean"}
+    oracle |= {"sink": 64, "local": 64, "decode": SMALL["decode_tokens"], "prefill": SMALL["prefill_tokens"]}
+    env = cpu_env(os.environ, json.dumps(hisa))
+    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(SCRIPTED)))
+    env |= {"ORACLE": json.dumps(oracle), "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+    words = [sys.executable, str(SCRIPTED / "drive.py"), json.dumps(arguments(tiny)), json.dumps(SCRIPTS)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "all scripts ran" in done.stdout, done.stdout + done.stderr[-6000:]
+    assert_right(json.loads((tmp_path / "oracle.json").read_text()), rows=3000, pruned=True)

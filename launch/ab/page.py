@@ -20,7 +20,7 @@ _BODY = """\
 
 <h2>Speed-up over {{ plan.baseline }}</h2>
 <p>Geometric mean of paired ratios with its 95 % interval; above 1 is faster. A difference is called
-only when it holds after Holm's correction over the arm and is larger than the noise of {{ plan.baseline }}
+only when it holds after Holm's correction over the arm (alpha {{ plan.alpha | default(0.05) }}) and is larger than the noise of {{ plan.baseline }}
 against itself.</p>
 {% if not arms %}<p>No arm beside the baseline.</p>{% else %}
 <div class="scroll"><table id="verdicts">

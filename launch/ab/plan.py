@@ -38,7 +38,8 @@ class Arm:
 class Plan:
     """The first arm is the baseline that the others are compared with.
 
-    ``warmup_tokens`` bounds the prompt that warms up a cell (before the first measurement of each start).
+    ``warmup_tokens`` bounds the prompt that warms up a cell (before the first measurement of each start);
+    ``alpha`` is the chance of a false verdict that an arm is given over all its cells and metrics.
     """
 
     arms: tuple[Arm, ...]
@@ -47,6 +48,7 @@ class Plan:
     together: bool
     seed: int
     warmup_tokens: int
+    alpha: float
 
     def warmup(self, cell: Cell) -> Cell:
         """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be."""
@@ -65,6 +67,7 @@ class Plan:
             "rounds": self.rounds,
             "seed": self.seed,
             "warmup_tokens": self.warmup_tokens,
+            "alpha": self.alpha,
             "cells": [asdict(cell) for cell in self.cells],
         }
 

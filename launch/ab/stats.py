@@ -15,6 +15,9 @@ from typing import Any
 METRICS = ("ttft", "tpot", "itl", "throughput")
 FASTER, SLOWER, SAME, TOO_FEW = "faster", "slower", "no difference seen", "too few pairs"
 CONFIDENCE = 0.95
+"""Of the intervals; verdicts go by the plan's ``alpha``."""
+ALPHA = 0.05
+"""Chance that an arm equal to the baseline gets a verdict in any cell or metric, unless the plan says."""
 MIN_PAIRS = 3
 _SAMPLES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s"}
 
@@ -102,11 +105,11 @@ def _holm(comparisons: Iterable[dict[str, Any]]) -> None:
         comparison["p_holm"] = p
 
 
-def _verdict(found: dict[str, Any]) -> str:
+def _verdict(found: dict[str, Any], alpha: float) -> str:
     if found["pairs"] < MIN_PAIRS or found["noise_floor"] is None:
         return TOO_FEW
     effect = math.log(found["speedup"])
-    if found["p_holm"] >= 1 - CONFIDENCE or abs(effect) <= math.log(found["noise_floor"]):
+    if found["p_holm"] >= alpha or abs(effect) <= math.log(found["noise_floor"]):
         return SAME
     return FASTER if effect > 0 else SLOWER
 
@@ -126,6 +129,7 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
         ImportError: scipy is missing; SGLang depends on it.
     """
     plan, base = record["plan"], record["plan"]["baseline"]
+    alpha = plan.get("alpha", ALPHA)  # older records have none
     places = list(itertools.product(range(len(plan["cells"])), METRICS))
     noise = [dict(zip(("pairs", "half_width"), _noise(by_round(record, base, *p)))) for p in places]
     comparisons, verdicts = [], {}
@@ -137,7 +141,7 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
             ours.append({"arm": arm, "cell": cell, "metric": metric, **found})
         _holm(ours)
         for found in ours:
-            found["verdict"] = None if record["refusals"] else _verdict(found)
+            found["verdict"] = None if record["refusals"] else _verdict(found, alpha)
         names = [found["verdict"] for found in ours]
         verdicts[arm] = None if record["refusals"] else {v: names.count(v) for v in dict.fromkeys(names)}
         comparisons += ours

@@ -72,6 +72,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="bound of the prompt that warms up each cell (default: the cell's own length)",
     )
     parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="chance that an arm equal to the baseline is called faster or slower anywhere; on a noisy machine "
+        "take less and more --rounds",
+    )
+    parser.add_argument(
         "--quality",
         type=int,
         default=1,
@@ -140,7 +148,10 @@ def run(args: argparse.Namespace) -> int:
             args.together,
             args.seed,
             plan.parse_tokens(args.warmup_tokens),
+            args.alpha,
         )
+        if not 0 < args.alpha < 1:
+            raise ValueError(f"--alpha {args.alpha:g}: a chance is above 0 and below 1")
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)
         elif args.quality > 0:

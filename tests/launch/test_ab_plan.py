@@ -11,7 +11,7 @@ ACTIVE = {"active": True, "summary_bytes": 1}
 
 
 def make(rounds: int, arms: str = "stock,balanced,paper") -> Plan:
-    return Plan(plan.parse_arms(arms, {}), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096)
+    return Plan(plan.parse_arms(arms, {}), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096, 0.05)
 
 
 def test_cells() -> None:

@@ -97,7 +97,7 @@ def runner(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(quality, "ask", ask)
     monkeypatch.setattr(quality, "model_shape", lambda model: quality.Shape(300, 2, 64))
     arms = plan.parse_arms("stock,paper", {})
-    wanted = plan.Plan(arms, plan.parse_cells("100:1", 4, 1), 3, True, 1, 100)
+    wanted = plan.Plan(arms, plan.parse_cells("100:1", 4, 1), 3, True, 1, 100, 0.05)
     return Runner(
         plan=wanted,
         model="m",

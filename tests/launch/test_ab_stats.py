@@ -64,6 +64,16 @@ def test_holm_corrects_over_the_comparisons_of_an_arm():
     assert any(c["p"] < 0.05 and c["p_holm"] >= 0.05 and c["verdict"] == stats.SAME for c in ours)
 
 
+def test_alpha_bounds_the_chance_of_a_false_verdict():
+    """2 % under noise of 1 %: called at the usual alpha, not at a strict one; the interval stays."""
+    record = make({"stock": 1, "arm": 1.02}, noise=0.005, rounds=12)
+    usual = stats.compute(record)["comparisons"]
+    record["plan"]["alpha"] = 1e-9
+    strict = stats.compute(record)["comparisons"]
+    assert {c["verdict"] for c in usual} == {stats.FASTER} and {c["verdict"] for c in strict} == {stats.SAME}
+    assert [(c["low"], c["high"]) for c in strict] == [(c["low"], c["high"]) for c in usual]
+
+
 def test_an_effect_below_the_noise_of_the_baseline_does_not_count():
     """A steady 5 % in every pair, while the machine swings by 30 % from one round to the next."""
     record = make({"stock": 1, "arm": 1.05}, noise=0.002)

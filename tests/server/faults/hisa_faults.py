@@ -1,10 +1,12 @@
-"""SGLang plugin of the tests: HISA that forgets its seals, or what it owes to a mover.
+"""SGLang plugin of the tests: HISA that forgets its seals, or what it owes to a mover, or sleeps.
 
 ``FORGET_SEALS``: once 5 pages of layer 1 were sealed, that layer forgets its seals.
 ``FORGET_MOVES``: while the file of this name exists, pages that something moved are not sealed again.
+``SLOW_PREFILL``: seconds that layer 0 sleeps before it seals more than a page of tokens.
 """
 
 import os
+import time
 from pathlib import Path
 
 PAGE, HONEST = 64, 5
@@ -15,6 +17,8 @@ def register():
 
     if "FORGET_SEALS" in os.environ:
         PageSummaries.seal_tokens = forget_seals(PageSummaries.seal_tokens)
+    if "SLOW_PREFILL" in os.environ:
+        PageSummaries.seal_tokens = slow(PageSummaries.seal_tokens, float(os.environ["SLOW_PREFILL"]))
     if "FORGET_MOVES" in os.environ:
         PageSummaries.reseal = forget_moves(PageSummaries.reseal, Path(os.environ["FORGET_MOVES"]))
 
@@ -37,3 +41,12 @@ def forget_moves(honest, switch):
             honest(self, pages, layer_id)
 
     return reseal
+
+
+def slow(honest, seconds):
+    def seal_tokens(self, layer_id, slots):
+        if layer_id == 0 and slots.numel() > PAGE:
+            time.sleep(seconds)
+        honest(self, layer_id, slots)
+
+    return seal_tokens

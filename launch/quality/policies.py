@@ -175,8 +175,8 @@ def row_before(one: Scored, count: int) -> torch.Tensor:
 
 
 def layers_before(layers: Sequence[Scored], count: int, how: str, best: int = USED) -> list[torch.Tensor]:
-    """Each layer's choice from the one before: pages of its ``best`` tokens ``within`` the budget or ``added``
-    to it, or ``all`` its pages and no filter. The first layer chooses for itself."""
+    """Each layer's choice from the one before: pages of its ``best`` tokens ``within`` the budget, or
+    ``added`` to it, or ``all`` its pages and no filter. The first layer chooses for itself."""
     chosen = [keep(layers[0].pages, count)]
     for before, one in itertools.pairwise(layers):
         used = best_used(before, chosen[-1], best)

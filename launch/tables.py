@@ -18,7 +18,7 @@ from sglang_hisa.launch.bench.report import totals
 from sglang_hisa.launch.quality.report import SURE
 
 K = 1024
-LEVELS = "recall-policies-32k.json"
+LEVELS = "recall-policies.json"
 ROOT = Path(__file__).parent.parent
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.bench.report import totals
+from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
 
 K = 1024
-LEVELS = "recall-policies.json"
 ROOT = Path(__file__).parent.parent
 
 
@@ -219,53 +219,16 @@ def _cpu_source(record: dict[str, Any], name: str) -> str:
     return f"<sub>{source}; [`launch/results/{name}`](launch/results/{name})</sub>"
 
 
-def _policy_rows(
-    record: dict[str, Any], groups: tuple[str, ...], budget: int
-) -> list[dict[Any, dict[str, Any]]]:
-    """Of each policy of the groups: its rows by layer."""
-    rows = [r for r in record["rows"] if r["group"] in groups and r["budget"] == budget]
-    names = dict.fromkeys(r["policy"] for r in rows)
-    return [{r["layer"]: r for r in rows if r["policy"] == name} for name in names]
-
-
-def _gain(row: dict[str, Any]) -> str:
-    """The gain over the fixed budget; bold where its interval leaves zero out."""
-    if row["group"] == "fixed":
-        return f"keeps {row['mass']:.2f}"
-    text = f"{row['gain']:+.3f} ± {row['gain_half_width']:.3f}"
-    return f"**{text}**" if abs(row["gain"]) > row["gain_half_width"] else text
-
-
-def _layers(record: dict[str, Any], budget: int) -> list[str]:
-    layers = sorted({r["layer"] for r in record["rows"]} - {"all"}, key=int)
-    return [f"{budget // K}K of {record['context'] // K}K, layer {n}" for n in layers]
-
-
 def policies() -> str:
     """Budgets by row and choices used again, against a fixed budget that keeps as many tokens."""
     record = _load("recall-policies.json")
-    budget = record["budgets"][1]
-    out = []
-    for rows in _policy_rows(record, ("fixed", "adaptive", "reuse"), budget):
-        kept = rows["all"]
-        tokens = " / ".join(f"{kept[key]:,.0f}" for key in ("tokens_mean", "tokens_p95", "tokens_most"))
-        out.append([kept["policy"], tokens, *(_gain(row) for row in rows.values())])
-    head = ["pages of a row", "tokens kept: mean / p95 / most", *_layers(record, budget), "all three"]
-    return _table(head, out) + "\n\n" + _cpu_source(record, "recall-policies.json")
+    return _table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
 def levels() -> str:
     """Two levels of summaries against one, at the same budget."""
-    record = _load(LEVELS)
-    budget = record["budgets"][1]
-    one = _policy_rows(record, ("fixed",), budget)[0]["all"]
-    out = []
-    for rows in _policy_rows(record, ("fixed", "two-level"), budget):
-        vectors = rows["all"]["vectors"]
-        work = f"{vectors:.0f} ({vectors / one['vectors']:.2f})"
-        out.append([rows["all"]["policy"], work, *(_gain(row) for row in rows.values())])
-    head = ["super-blocks opened", "summaries a row scores", *_layers(record, budget), "all three"]
-    return _table(head, out) + "\n\n" + _cpu_source(record, LEVELS)
+    record = _load("recall-policies.json")
+    return _table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.bench.report import totals
+from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
 
 K = 1024
@@ -209,12 +210,25 @@ def recall() -> str:
     ]
     head = ["summary", "bytes that a page needs"]
     head += [f"{budget // K}K of {record['context'] // K}K, layer {n}" for budget in budgets for n in layers]
+    return _table(head, out) + "\n\n" + _cpu_source(record, "recall.json")
+
+
+def _cpu_source(record: dict[str, Any], name: str) -> str:
     where = record["provenance"]
     source = f"a CPU, torch {where['torch']}, commit {where['commit']}, {where['date'][:10]}"
-    return (
-        _table(head, out)
-        + f"\n\n<sub>{source}; [`launch/results/recall.json`](launch/results/recall.json)</sub>"
-    )
+    return f"<sub>{source}; [`launch/results/{name}`](launch/results/{name})</sub>"
+
+
+def policies() -> str:
+    """Budgets by row and choices used again, against a fixed budget that keeps as many tokens."""
+    record = _load("recall-policies.json")
+    return _table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
+
+
+def levels() -> str:
+    """Two levels of summaries against one, at the same budget."""
+    record = _load("recall-policies.json")
+    return _table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -225,6 +239,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "pruned": pruned,
     "recall": recall,
+    "policies": policies,
+    "levels": levels,
 }
 
 

@@ -5,6 +5,7 @@ python -m sglang_hisa.launch.quality.recall launch/retriever --out launch/result
 The rows are those that predict the answers of `hisa eval`'s questions. Of each, the choice of every variant
 of :mod:`.scorers` is compared with the whole context: ``recall`` is the share of stock's top-k that is kept,
 ``mass`` the kept share of its softmax (the indexer was trained to be the attention's distribution).
+With ``--policies`` the summary is the mean, and ways to spend the budget are compared (:mod:`.policies`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +20,13 @@ import torch
 from rich.progress import track
 
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.launch.quality import tasks
-from sglang_hisa.launch.quality.scorers import VARIANTS, Variant, fp8, token_scores
-from sglang_hisa.launch.quality.tasks import DEPTHS, Sample, make
-from sglang_hisa.launch.train.grammar import token
+from sglang_hisa.launch.quality import plots, policies, policy_record, tasks
+from sglang_hisa.launch.quality.rows import Parts, layers_of, load_model, prompts
+from sglang_hisa.launch.quality.scorers import VARIANTS, Variant, token_scores
 from sglang_hisa.launch.train.model import Model
-from sglang_hisa.launch.train.shape import Shape
 
 TASKS = ("needle", "multikey-2", "multikey-3", "tracking")
 K = 1024
-
-Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def load_model(folder: Path) -> Model:
-    """The checkpoint that `hisa model train` exported, in fp32. Raises ``OSError`` without one."""
-    from safetensors.torch import load_file
-
-    model = Model(Shape())
-    model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-    return model.eval()
-
-
-@torch.no_grad()
-def layers_of(model: Model, sample: Sample) -> Iterator[Parts]:
-    """Of each layer: queries and weights of the rows that predict the answer, and the keys before them."""
-    text = sample.prompt + sample.answer
-    tokens = torch.tensor([[token(char) for char in text]])
-    turns, x = model.turns(tokens.shape[1]), model.model.embed_tokens(tokens)
-    rows = slice(len(sample.prompt) - 1, len(text) - 1)
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        normed = layer.input_layernorm(x)
-        latent = attention.q_a_layernorm(attention.q_a_proj(normed))
-        query, key, weights = attention.indexer(normed, latent, turns)
-        yield fp8(query[0, rows]), weights[0, rows], fp8(key[0, : rows.start])
-        if layer is not model.model.layers[-1]:
-            x = layer(x, turns, None)
 
 
 def kept_tokens(variant: Variant, parts: Parts, scores: torch.Tensor, budget: int) -> torch.Tensor:
@@ -96,8 +66,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each variant, budget and layer, over all tasks and depths."""
     sums: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
-    prompts = [make(t, context, depth, seed + n) for t in asked for depth in DEPTHS for n in range(samples)]
-    for sample in track(prompts, "prompts"):
+    for sample in track(prompts(asked, context, samples, seed), "prompts"):
         for number, parts in enumerate(layers_of(model, sample)):
             for budget in budgets:
                 for name, pair in compare(parts, budget, topk).items():
@@ -159,20 +128,53 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
     parser.add_argument("--seed", type=int, default=77, help="of the prompts")
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        default=[],
+        choices=policy_record.GROUPS,
+        metavar="GROUP",
+        help="compare these instead of summaries: " + ", ".join(policy_record.GROUPS),
+    )
+    parser.add_argument(
+        "--calibration-seed",
+        type=int,
+        default=1077,
+        help="of the prompts, one of each task and depth, that levels come from",
+    )
     args = parser.parse_args(argv)
-    least = 3 * max(variant.block for variant in VARIANTS)
+    least = args.topk + 2 * policies.PAGE if args.policies else 3 * max(variant.block for variant in VARIANTS)
     if (
         not least <= min(args.budgets) <= max(args.budgets) <= args.context
         or not 0 < args.topk < args.context
     ):
         parser.error(f"budgets must lie between {least} and the context, --topk below the context")
+    if args.calibration_seed in range(args.seed, args.seed + args.samples):
+        parser.error("--calibration-seed makes prompts that are also reported")
     record = {"schema_version": 1, "kind": "hisa-recall", "provenance": provenance(), "context": args.context}
     record |= {key: getattr(args, key) for key in ("tasks", "budgets", "topk", "samples", "seed")}
-    given = (args.tasks, args.context, args.budgets, args.topk, args.samples, args.seed)
-    record["rows"] = measure(load_model(args.model), *given)
+    if args.policies:
+        _policies(record, args)
+    else:
+        given = (args.tasks, args.context, args.budgets, args.topk, args.samples, args.seed)
+        record["rows"] = measure(load_model(args.model), *given)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
-    plot(record, args.out.with_suffix(".png"))
+    (plots.policies if args.policies else plot)(record, args.out.with_suffix(".png"))
     return 0
+
+
+def _policies(record: dict[str, Any], args: argparse.Namespace) -> None:
+    """Fill in what ``--policies`` measures."""
+    model = load_model(args.model)
+    calibration = []
+    if "adaptive" in args.policies:
+        asked = prompts(args.tasks, args.context, 1, args.calibration_seed)
+        calibration = policy_record.read(model, asked, args.topk, "calibration")
+    asked = prompts(args.tasks, args.context, args.samples, args.seed)
+    reported = policy_record.read(model, asked, args.topk, "prompts")
+    record |= {"kind": "hisa-recall-policies", "policies": args.policies, "cap": policy_record.CAP}
+    record["calibration_seed"] = args.calibration_seed if calibration else None
+    record["rows"] = policy_record.measure(reported, calibration, args.policies, args.budgets, args.topk)
 
 
 if __name__ == "__main__":

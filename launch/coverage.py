@@ -118,7 +118,15 @@ COVERAGE: tuple[Coverage, ...] = (
         (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
     ),
     Coverage(V32, "speculative decoding: CUDA graphs of verify and draft steps, overlap schedule"),
-    Coverage(V32, "speculative decoding together with HiCache, PD disaggregation or DP attention"),
+    Coverage(
+        V32,
+        "speculative decoding together with HiCache (0.5.17 itself loses the draft's index keys)",
+        (
+            f"{_SPECULATIVE}test_small_budget_at_page_boundaries",
+            f"{_POOL}test_pages_that_come_back_without_the_draft_models",
+        ),
+    ),
+    Coverage(V32, "speculative decoding together with PD disaggregation or DP attention"),
     Coverage(
         V32,
         "pipeline parallel: each stage serves its own layers",

@@ -26,6 +26,7 @@ def test_scenes_on_a_real_server(tmp_path):
     for row in rows.values():
         assert row["canary_pages_checked"] > 20 and row["requests"] >= 3, row
         assert row["violations"] == row["crashes"] == 0 and row["problems"] == []
+    assert sum(row["pages_rebuilt"] for row in rows.values()) > 0, "no page came back from the host"
     assert rows["radix"]["facts"]["cached_tokens"] >= 64
     assert rows["abort"]["facts"]["aborted"] >= 1
     assert rows["retract"]["retractions"] > 0

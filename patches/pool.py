@@ -80,11 +80,24 @@ def _moved(
         state.rebuilt[mover] += pages.numel() if count else 0
 
 
+def _left_behind(summaries: PageSummaries, mover: str, pages: torch.Tensor) -> None:
+    """``mover`` brought ``pages`` of the target alone: the draft model's keep the bytes of others.
+
+    Its keys are wrong then, in stock SGLang, too: fewer drafts are accepted. The summaries must still be
+    those of the bytes.
+    """
+    for other in runtime.current().pools:
+        if other.draft and not summaries.draft:
+            _moved(other, mover, pages, count=False)
+
+
 def after_load_cpu_copy(
     result: None, self: Any, kv_cache_cpu_dict: Any, indices: Any, *a: Any, **k: Any
 ) -> None:
     """Index keys of ``indices`` came back from the host."""
-    _moved(self._hisa_summaries, "load_cpu_copy", pages_of(indices))
+    pages = pages_of(indices)
+    _moved(self._hisa_summaries, "load_cpu_copy", pages)
+    _left_behind(self._hisa_summaries, "load_cpu_copy", pages)
 
 
 def after_host_load(
@@ -107,7 +120,12 @@ def after_host_load(
     device = device_pool.index_k_with_scale_buffer[0].device
     if pages.device != device:  # the "direct" backend keeps them on the host
         pages = pages.pin_memory().to(device, non_blocking=True)
-    _moved(device_pool._hisa_summaries, "hicache_load", pages, 0 if is_draft else layer_id)
+    summaries, layer = device_pool._hisa_summaries, 0 if is_draft else layer_id
+    _moved(summaries, "hicache_load", pages, layer, count=not is_draft)
+    if (
+        runtime.current().sglang == V17 and layer == summaries.first_stored
+    ):  # its draft pools have no index keys
+        _left_behind(summaries, "hicache_load", pages)
 
 
 def after_prebuilt(result: None, self: Any) -> None:

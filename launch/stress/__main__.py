@@ -2,6 +2,10 @@
 
     python -m sglang_hisa.launch.stress --out launch/results/stress-h100.json --minutes 1.5
     python -m sglang_hisa.launch.stress --cpu --out stress.json --minutes 0.2
+    python -m sglang_hisa.launch.stress --out race.json --jitter 20 --enable-hierarchical-cache
+
+Arguments that it does not know are SGLang's. A race is seen if it lasts until the canary looks: delays
+(--jitter) should be longer than a forward.
 
 Rows are added to --out, so that long runs may be made of several calls. The exit code is 1 if a summary was
 wrong, a server died or an answer was not whole.
@@ -25,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from sglang_hisa import models, server
-from sglang_hisa.config import CANARY, environment, parse
+from sglang_hisa.config import CANARY, ENV_JITTER, environment, parse
 from sglang_hisa.launch.ab.plan import parse_tokens
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.report.files import save
@@ -55,24 +59,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slice", default="v32-4l", help="model slice, on a GPU")
     parser.add_argument("--longest", type=parse_tokens, default=None, metavar="TOKENS", help="prompt (16k)")
     parser.add_argument("--at-once", type=int, default=16, metavar="N", help="requests in flight")
+    parser.add_argument(
+        "--jitter",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="HISA arms: random delays before stores, selections, loads and seals, up to so long each (0)",
+    )
     parser.add_argument("--cpu", action="store_true", help="a tiny model on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args, more = parser.parse_known_args(argv)
 
     arms = {(arm if not arm.startswith("{") else "hisa"): _setting(arm, args.canary) for arm in args.arms}
     longest = args.longest or (900 if args.cpu else 16 << 10)
+    base = environment() | ({ENV_JITTER: str(args.jitter)} if args.jitter else {})
     record = load_record(args.out, shlex.join(sys.argv))
     with tempfile.TemporaryDirectory() as folder:
         if args.cpu:
             model = models.make_tiny(Path(folder) / "model")
             flags = [*server.cpu_flags(model, pool_tokens=4096), "--chunked-prefill-size", "256"]
-            make_env = partial(server.cpu_env, environment())
+            make_env = partial(server.cpu_env, base)
         else:
             model = models.make_slice(args.slice, Path(folder) / "model")
             flags = gpu_flags(model, longest + 4096)
             # A pool of a quarter of the working set: pages are evicted and reused all the time.
             flags += ["--max-total-tokens", str(max(4, args.at_once // 2) * longest)]
-            make_env = partial(server.child_env, environment(), HF_HUB_OFFLINE="1")
+            make_env = partial(server.child_env, base, HF_HUB_OFFLINE="1")
         record["model"] = "tiny" if args.cpu else args.slice
         stress = Stress(
             flags=[*flags, *more],

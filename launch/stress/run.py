@@ -72,7 +72,8 @@ class Stress:
         """Rounds of one scene; whether the server is still there."""
         row: dict[str, Any] = {
             **{"test": name, "arm": arm, "minutes": 0.0, "rounds": 0, "requests": 0},
-            **{"canary_pages_checked": 0, "violations": 0, "retractions": 0, "crashes": 0},
+            **{"canary_pages_checked": 0, "violations": 0, "pages_rebuilt": 0},
+            **{"retractions": 0, "crashes": 0},
             **{"problems": [], "facts": {}, "provenance": provenance()},
         }
         self.record["rows"].append(row)
@@ -96,6 +97,7 @@ class Stress:
             row["minutes"] = round((time.monotonic() - begin) / 60, 2)
             row["canary_pages_checked"] = now["checks"] - before["checks"]
             row["violations"] = now["violations"] - before["violations"]
+            row["pages_rebuilt"] = now["rebuilt"] - before["rebuilt"]
             row["retractions"] = retractions(server.log) - retracted
             if now["first"]:
                 row["first_violation"] = now["first"]
@@ -112,9 +114,11 @@ class Stress:
 
 
 def _canary(server: ServerProcess) -> dict[str, Any]:
-    """The canary's counts; zeros of stock DSA, which has none."""
+    """The canary's counts, and pages that movers (HiCache) brought; zeros of stock DSA, which has none."""
     receipt = server.receipts()[0]
-    return receipt["canary"] if receipt else {"checks": 0, "violations": 0, "first": None}
+    if receipt is None:
+        return {"checks": 0, "violations": 0, "first": None, "rebuilt": 0}
+    return {**receipt["canary"], "rebuilt": sum(receipt["summary_rebuilds"].values())}
 
 
 def load_record(path: Path, command: str) -> dict[str, Any]:

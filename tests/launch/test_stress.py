@@ -59,7 +59,8 @@ class Server:
         self.seen += 1
         wrong = self.wrong if self.seen > 1 else 0
         first = "page 7" if wrong else None
-        return [{"canary": {"checks": 100 * self.seen, "violations": wrong, "first": first}}]
+        canary = {"checks": 100 * self.seen, "violations": wrong, "first": first}
+        return [{"canary": canary, "summary_rebuilds": {"hicache_load": 5 * self.seen, "pd_receive": 2}}]
 
 
 def _stress(folder: Path, arms: dict[str, str | None], monkeypatch: pytest.MonkeyPatch, **server: Any) -> Any:
@@ -88,6 +89,7 @@ def test_every_scene_is_a_row_and_nothing_wrong_is_exit_0(
     ]
     assert [r["requests"] for r in rows[:5]] == [9, 6, 3, 3, 9]
     assert all(r["canary_pages_checked"] == 100 and r["rounds"] == 1 for r in rows)
+    assert all(r["pages_rebuilt"] == 5 for r in rows)
     assert rows[1]["facts"] == {"aborted": 3} and rows[3]["facts"]["kl_warm_cold"] == 0
     assert Server.started == [
         {"HISA": "{}"},

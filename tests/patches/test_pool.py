@@ -63,6 +63,31 @@ def test_bytes_from_the_host_are_resealed(state):
     assert state.rebuilt == {"load_cpu_copy": 2}
 
 
+def test_pages_that_come_back_without_the_draft_models(state):
+    """The draft's pages of these numbers keep other bytes: their summaries must be of those."""
+    state.speculative = True
+    kv, draft = make_pool(), make_pool(layers=1)
+    for each in (kv, draft):
+        pool.after_init(None, each)
+    slots, pages = torch.arange(3 * 64, 5 * 64), torch.arange(9)
+
+    def stale():
+        return draft._hisa_summaries.stale_pages(5, pages).tolist()
+
+    assert stale() == pages.tolist()
+    pool.after_load_cpu_copy(None, kv, {}, slots)
+    assert stale() == [0, 1, 2, 5, 6, 7, 8] and state.rebuilt == {"load_cpu_copy": 2}
+    for version, left in (
+        (V23, [0, 1, 2, 5, 6, 7, 8]),
+        (V17, [0, 1, 2, 7, 8]),
+    ):  # 0.5.23 loads the draft's itself
+        state.sglang = version
+        for layer in (0, 1):
+            pool.after_host_load(None, None, kv, None, slots + 2 * 64, layer, "kernel")
+        assert stale() == left
+    assert state.rebuilt["hicache_load"] == 2 * 2
+
+
 def test_move_reseals_or_is_refused(state):
     kv = make_pool()
     pool.after_init(None, kv)

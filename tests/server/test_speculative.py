@@ -8,6 +8,7 @@ import pytest
 from sglang_hisa.models import make_tiny, write_json
 
 from .conftest import TOPK, shared_prefix_load, text, watched
+from .test_movers import LENGTHS, PROMPTS, from_host
 from .test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
@@ -57,10 +58,26 @@ def test_budget_that_covers_the_context_accepts_what_stock_accepts(tmp_path, mod
     assert min(hisa[2]["hisa_steps"][kind] for kind in ("verify", "draft", "draft extend")) > 20
 
 
+def from_the_host(server):
+    """Prompts that together are more than the pool holds, twice: the second time HiCache brings them back.
+
+    Their answers are the oracle's to judge: a prompt cut in other places rounds in another way.
+    """
+    for prompt in PROMPTS:
+        server.generate(prompt, 7)
+    rebuilt = server.receipts()[0]["summary_rebuilds"]
+    again = [server.generate(prompt, 7) for prompt in PROMPTS]
+    assert from_host(again) == sum((n - 2) // 64 for n in LENGTHS), "drafts: all but the last two tokens'"
+    now = server.receipts()[0]["summary_rebuilds"]["hicache_load"]
+    assert now - rebuilt.get("hicache_load", 0) == from_host(again), "a page counts once, for both pools"
+
+
 @pytest.mark.parametrize("family,tokens", [("v32", 4), ("glm5", 3)])
 def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
     """Drafts accepted and rejected around the ends of pages, alone and under load: each row's choice is the
     oracle's, and so is each page's summary, in the target's pool and in the draft model's.
+
+    DeepSeek-V3.2's pages also go to the host (HiCache) and come back.
 
     GLM-5's draft steps reuse the choice of the draft-extend step before (``index_share_for_mtp_iteration``).
     """
@@ -71,9 +88,13 @@ def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
     hisa = {**SMALL, "canary": "full", "canary_stop": True, "audit": 1.0}
     flags = [*drafts(tokens), "--chunked-prefill-size", "256"]
     fused = family == "glm5"
+    if family == "v32":
+        flags += ["--enable-hierarchical-cache", "--hicache-ratio", "3"]
     with watched(tmp_path, model, hisa, flags, pool_tokens=2048, fused=fused) as (server, counts):
         alone = [server.generate(text(length, length), 9) for length in (60, 62, 63, 64, 65, 382, 446)]
         answers = [*alone, *shared_prefix_load(server, count=8, at_once=4)]
+        if family == "v32":
+            from_the_host(server)
         receipt, seen = server.receipts()[0], counts()
     assert all(len(answer["output_ids"]) == 9 for answer in answers)
     assert any(answer["meta_info"]["cached_tokens"] >= 64 for answer in answers), "no prefix was shared"

@@ -1,4 +1,7 @@
-"""The stress runner on a real CPU server, seconds a scene: it sends what it says and finds nothing wrong."""
+"""The stress runner on a real CPU server, seconds a scene: it sends what it says and finds nothing wrong.
+
+With HiCache and random delays: on a CPU one thread loads, stores and reads, so they reorder requests only.
+"""
 
 import json
 
@@ -15,12 +18,15 @@ def test_scenes_on_a_real_server(tmp_path):
     out = tmp_path / "stress.json"
     hisa = json.dumps({**SMALL, "canary_stop": True})
     words = ["--cpu", "--out", str(out), "--arms", hisa, "--minutes", "0.02", "--at-once", "6"]
-    assert main(words) == 0
+    hicache = ["--enable-hierarchical-cache", "--hicache-ratio", "3"]
+    assert main([*words, "--jitter", "3", *hicache]) == 0
+    assert "jitter: up to 3 ms before seals and _get_topk" in (tmp_path / "stress-hisa-1.log").read_text()
     rows = {row["test"]: row for row in json.loads(out.read_text())["rows"]}
     assert set(rows) == {"radix", "abort", "pause", "warm", "retract"}
     for row in rows.values():
         assert row["canary_pages_checked"] > 20 and row["requests"] >= 3, row
         assert row["violations"] == row["crashes"] == 0 and row["problems"] == []
+    assert sum(row["pages_rebuilt"] for row in rows.values()) > 0, "no page came back from the host"
     assert rows["radix"]["facts"]["cached_tokens"] >= 64
     assert rows["abort"]["facts"]["aborted"] >= 1
     assert rows["retract"]["retractions"] > 0

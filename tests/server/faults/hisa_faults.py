@@ -2,6 +2,7 @@
 
 ``FORGET_SEALS``: once 5 pages of layer 1 were sealed, that layer forgets its seals.
 ``FORGET_MOVES``: while the file of this name exists, pages that something moved are not sealed again.
+``KEEP_CACHE``: while the file of this name exists, SGLang keeps its radix cache where it should flush it.
 ``SLOW_PREFILL``: seconds that layer 0 sleeps before it seals more than a page of tokens.
 """
 
@@ -21,6 +22,10 @@ def register():
         PageSummaries.seal_tokens = slow(PageSummaries.seal_tokens, float(os.environ["SLOW_PREFILL"]))
     if "FORGET_MOVES" in os.environ:
         PageSummaries.reseal = forget_moves(PageSummaries.reseal, Path(os.environ["FORGET_MOVES"]))
+    if "KEEP_CACHE" in os.environ:
+        from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+        HookRegistry.register("sglang.srt.managers.scheduler.Scheduler.flush_cache", keep, HookType.AROUND)
 
 
 def forget_seals(honest):
@@ -41,6 +46,10 @@ def forget_moves(honest, switch):
             honest(self, pages, layer_id)
 
     return reseal
+
+
+def keep(honest, self, *args, **kwargs):
+    return Path(os.environ["KEEP_CACHE"]).exists() or honest(self, *args, **kwargs)
 
 
 def slow(honest, seconds):

@@ -1,0 +1,73 @@
+"""Random delays before stores, selections, loads and seals: a race becomes a wrong summary or answer.
+
+For ``python -m sglang_hisa.launch.stress --jitter MS``. On a GPU half of the delays are kernels on the
+current stream (that of a HiCache load is SGLang's load stream), half are the host's; on a CPU all are the
+host's, in the one thread that loads, stores and reads, so that little can go wrong there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sglang_hisa.patches.table import patches_for
+from sglang_hisa.summaries import PageSummaries
+
+logger = logging.getLogger(__name__)
+
+BEFORE = (
+    "indexer:after_store",
+    "indexer:after_fused_store",
+    "indexer:around_topk_paged",
+    "indexer:around_topk_ragged",
+    "pool:after_host_load",
+)
+"""Hooks of the patch table whose targets, in SGLang, are delayed."""
+_CYCLES = 1.5e9
+"""GPU clock cycles a second, about."""
+
+
+class Jitter:
+    """Delays of up to ``seconds``, in every other call or so."""
+
+    def __init__(self, seconds: float, seed: int = 0) -> None:
+        self._seconds, self._random = seconds, random.Random(seed)
+
+    def delay(self, *args: Any, **kwargs: Any) -> None:
+        """Takes what the delayed function takes. During a graph capture, kernels are captured with it."""
+        if self._random.random() < 0.5:
+            return
+        seconds = self._random.uniform(0, self._seconds)
+        if torch.cuda.is_available() and self._random.random() < 0.5:
+            torch.cuda._sleep(int(seconds * _CYCLES))  # type: ignore[no-untyped-call]
+        else:
+            time.sleep(seconds)
+
+    def before(self, function: Callable[..., None]) -> Callable[..., None]:
+        def delayed(*args: Any, **kwargs: Any) -> None:
+            self.delay()
+            function(*args, **kwargs)
+
+        return delayed
+
+
+def install(milliseconds: float, version: str) -> None:
+    """Register the delays of SGLang's functions, which it applies later; delay our own seals at once."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    jitter = Jitter(milliseconds / 1000)
+    targets = [patch.target for patch in patches_for(version) if patch.hook in BEFORE]
+    for target in targets:
+        HookRegistry.register(target, jitter.delay, HookType.BEFORE)
+    PageSummaries.seal_tokens = jitter.before(PageSummaries.seal_tokens)  # type: ignore[method-assign]
+    PageSummaries.reseal = jitter.before(PageSummaries.reseal)  # type: ignore[method-assign]
+    logger.warning(
+        "sglang-hisa jitter: up to %g ms before seals and %s",
+        milliseconds,
+        ", ".join(target.rsplit(".", 1)[1] for target in targets),
+    )

@@ -1,0 +1,66 @@
+"""Random delays of the stress runner: where they are, and that they last."""
+
+import time
+
+import pytest
+import torch
+
+from sglang_hisa.config import ConfigError, jitter_ms
+from sglang_hisa.patches import jitter
+from sglang_hisa.patches.table import VERSIONS, patches_for
+from sglang_hisa.summaries import PageSummaries
+
+
+def test_delays_are_random_and_last(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    calls = []
+    delayed = jitter.Jitter(0.02, seed=3).before(lambda *args, **more: calls.append((args, more)))
+    for number in range(400):
+        delayed(number, layer=number)
+    assert calls == [((n,), {"layer": n}) for n in range(400)]
+    assert 150 < len(slept) < 250 and 0 <= min(slept) < 0.001 and 0.019 < max(slept) <= 0.02
+
+
+def test_a_gpu_sleeps_on_its_stream_every_other_time(monkeypatch):
+    host, cycles = [], []
+    monkeypatch.setattr(time, "sleep", host.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_sleep", cycles.append)
+    one = jitter.Jitter(0.01)
+    assert all(one.delay(object(), layer_id=n) is None for n in range(400)), "arguments are left alone"
+    assert min(len(host), len(cycles)) > 60 and 1e7 < max(cycles) <= 1.5e7
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    hooks = []
+    monkeypatch.setattr(HookRegistry, "register", lambda *hook: hooks.append(hook))
+    for name in ("seal_tokens", "reseal"):
+        monkeypatch.setattr(PageSummaries, name, lambda self, *args: None)
+    jitter.install(20, version)
+    assert {kind for _, _, kind in hooks} == {HookType.BEFORE}
+    targets = {target for target, _, _ in hooks}
+    assert targets <= {patch.target for patch in patches_for(version)}
+    assert {target.rsplit(".", 1)[1] for target in targets} == {
+        "_store_index_k_cache",
+        "_fused_k_prepare_and_store",
+        "_get_topk_paged",
+        "_get_topk_ragged",
+        "load_to_device_per_layer",
+    }
+    begin = time.monotonic()
+    for _ in range(30):
+        PageSummaries.seal_tokens(None, 1, None)
+        PageSummaries.reseal(None, None)
+    assert time.monotonic() - begin > 0.15, "about 30 delays of 10 ms"
+
+
+def test_the_setting():
+    assert jitter_ms({}) == 0 and jitter_ms({"SGLANG_HISA_JITTER": "2.5"}) == 2.5
+    for wrong in ("", "soon", "-1", "nan", "1001", "inf"):
+        with pytest.raises(ConfigError, match="SGLANG_HISA_JITTER="):
+            jitter_ms({"SGLANG_HISA_JITTER": wrong})

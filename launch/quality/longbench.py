@@ -3,7 +3,8 @@
 lm-eval loads the data set from Hugging Face and keeps it; the arms that follow get the same prompts. What its
 `local-completions` (0.4.13) does when left alone, and what is done about it here:
 
-* it sends the task files' ``temperature: 1`` and drops their ``do_sample: False``: the temperature is set to 0;
+* it sends the task files' ``temperature: 1`` and drops their ``do_sample: False``: the temperature is set
+  to 0;
 * it takes 2048 tokens for the server's context, and of longer prompts drops the beginning, with the
   instructions, without a word (LongBench itself cuts the middle out): it is told the true length, and prompts
   that are longer than the longest context asked for are counted and left out, cut or not.
@@ -24,17 +25,20 @@ from sglang_hisa.launch.quality import child
 from sglang_hisa.launch.quality.child import SuiteFailed
 from sglang_hisa.server import fetch
 
-TASKS = tuple(
-    "narrativeqa qasper multifieldqa_en multifieldqa_zh hotpotqa 2wikimqa musique dureader gov_report qmsum"
-    " multi_news vcsum trec triviaqa samsum lsht passage_count passage_retrieval_en passage_retrieval_zh lcc"
-    " repobench-p".split()
+TASKS = (
+    *("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    *("hotpotqa", "2wikimqa", "musique", "dureader"),
+    *("gov_report", "qmsum", "multi_news", "vcsum"),
+    *("trec", "triviaqa", "samsum", "lsht"),
+    *("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
+    *("lcc", "repobench-p"),
 )
 """LongBench's (arXiv 2308.14508); lm-eval puts ``longbench_`` before the name."""
-EVEN = tuple(
-    f"{name}_e"
-    for name in "qasper multifieldqa_en hotpotqa 2wikimqa gov_report multi_news trec triviaqa samsum"
-    " passage_count passage_retrieval_en lcc repobench-p".split()
+_NOT_EVEN = (
+    *("narrativeqa", "multifieldqa_zh", "musique", "dureader"),
+    *("qmsum", "vcsum", "lsht", "passage_retrieval_zh"),
 )
+EVEN = tuple(f"{task}_e" for task in TASKS if task not in _NOT_EVEN)
 """LongBench-E's: as many prompts of up to 4K, up to 8K and more words."""
 MISSING = "hisa eval --longbench needs lm-eval: pip install 'lm-eval[api,longbench]'"
 NEEDS = ("lm_eval", "aiohttp", "requests", "tenacity", "tqdm", "jieba", "fuzzywuzzy", "rouge", "scipy")

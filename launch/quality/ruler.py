@@ -101,4 +101,3 @@ def ask(
             raise SuiteFailed(f"{text}\n{child.tail(log)}")
         done += found
     return done
-

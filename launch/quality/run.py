@@ -71,6 +71,7 @@ def new_record(plan: Plan, model: str) -> dict[str, Any]:
         "plan": plan.as_json(),
         "arms": {},
         "answers": [],
+        "rows": [],
     }
 
 
@@ -124,9 +125,7 @@ def _ask_suite(
             *(url, folder, arm, plan.contexts), tokenizer=model, **given, env=environment(), tell=tell
         )
         return made, {}
-    made, left_out = longbench.ask(
-        *(url, folder, arm, plan.contexts), **given, env=environment(), tell=tell
-    )
+    made, left_out = longbench.ask(*(url, folder, arm, plan.contexts), **given, env=environment(), tell=tell)
     return made, {"left_out": left_out}
 
 

@@ -36,7 +36,7 @@ def rows(answers: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any
     ``answers``: ``arm``, ``task``, ``context``, ``depth``, ``sample`` (which names the prompt), and ``right``
     or a ``score`` between 0 and 1; of scores the accuracy is the mean, and a row has their difference.
     """
-    by_cell: dict[tuple[str, str, int], dict[tuple[float, int], Any]] = {}
+    by_cell: dict[tuple[str, str, int], dict[Hashable, Any]] = {}
     scored = any("score" in one for one in answers)
     for one in answers:
         cell = by_cell.setdefault((one["arm"], one["task"], one["context"]), {})

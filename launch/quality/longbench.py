@@ -56,13 +56,20 @@ def installed() -> bool:
 
 
 def command(
-    url: str, folder: Path, model: str, length: int, tasks: Sequence[str], samples: int, at_once: int
+    url: str,
+    folder: Path,
+    model: str,
+    tokenizer: str,
+    length: int,
+    tasks: Sequence[str],
+    samples: int,
+    at_once: int,
 ) -> list[str]:
     """lm-eval's command line; ``samples`` questions of each task, ``length`` tokens of context."""
     asked = {
         "model": model,
         "base_url": f"{url}/v1/completions",
-        "tokenizer": model,
+        "tokenizer": tokenizer,
         "tokenizer_backend": "huggingface",
         "add_bos_token": True,  # what the server does with a prompt in words
         "num_concurrent": at_once,
@@ -121,8 +128,9 @@ def ask(
 
     Raises:
         SuiteFailed: the server's context is too short, lm-eval failed, or an answer is not graded.
-        OSError: the server does not answer, or has no ``/tokenize``.
+        OSError: the server does not answer, or is not SGLang's (``/server_info``, ``/tokenize``).
     """
+    tokenizer = json.loads(fetch(f"{url}/server_info", timeout=30))["tokenizer_path"]
     card = json.loads(fetch(f"{url}/v1/models", timeout=30))["data"][0]
     length, holds = max(contexts) + ROOM, card.get("max_model_len")
     if holds is not None and holds < length:
@@ -130,7 +138,7 @@ def ask(
     place = folder / "lm-eval" / arm.replace("/", "_") / str(time.time_ns())
     place.mkdir(parents=True)
     log = place / "log"
-    words = command(url, place, card["id"], length, tasks, samples, at_once)
+    words = command(url, place, card["id"], tokenizer, length, tasks, samples, at_once)
     child.run("lm-eval", words, log, env, lambda: tell(f"{arm}, longbench: {child.tail(log, 1)}"))
     done: Answers = []
     left_out = {}

@@ -14,6 +14,7 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.load.run import child_env
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.launch.quality import client, longbench, report, ruler
 from sglang_hisa.launch.quality.tasks import DEPTHS, Sample, make
@@ -119,13 +120,10 @@ def _ask_suite(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Answers of another program, and what else the record says of the arm."""
     given: dict[str, Any] = {"tasks": plan.tasks, "samples": plan.samples, "at_once": plan.at_once}
+    given |= {"env": child_env(environment()), "tell": tell}
     if plan.suite == "ruler2":
-        model = client.model_name(url)
-        made = ruler.ask(
-            *(url, folder, arm, plan.contexts), tokenizer=model, **given, env=environment(), tell=tell
-        )
-        return made, {}
-    made, left_out = longbench.ask(*(url, folder, arm, plan.contexts), **given, env=environment(), tell=tell)
+        return ruler.ask(url, folder, arm, plan.contexts, tokenizer=client.model_name(url), **given), {}
+    made, left_out = longbench.ask(url, folder, arm, plan.contexts, **given)
     return made, {"left_out": left_out}
 
 

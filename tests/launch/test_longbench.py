@@ -40,7 +40,7 @@ given = args.model_args
 second = "/2/" in given["base_url"]
 folder = pathlib.Path(args.output_path) / given["model"].replace("/", "__")
 folder.mkdir(parents=True)
-(folder / "args.json").write_text(json.dumps(vars(args)))
+(folder / "args.json").write_text(json.dumps(vars(args) | {"no_proxy": os.environ["no_proxy"]}))
 date = "2026-11-25T14-23-43.160171"
 counts = {task: min(int(args.limit), 7) for task in args.tasks}
 for task, count in counts.items():
@@ -96,6 +96,9 @@ def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
             self.wfile.write(body)
 
         def do_GET(self) -> None:
+            if self.path.endswith("/server_info"):
+                self.answer({"tokenizer_path": "/its/tokenizer"})
+                return
             assert self.path.endswith("/v1/models")
             self.answer({"data": [{"id": "org/model", "max_model_len": 5120}]})
 
@@ -126,9 +129,11 @@ def test_scores_keep_their_fractions(
     assert sorted(one["model_args"]["base_url"] for one in asked) == [f"{url}/v1/completions" for url in urls]
     for one in asked:
         given = one["model_args"]
-        assert (given["model"], given["tokenizer"], given["num_concurrent"]) == ("org/model", "org/model", 5)
+        assert (given["model"], given["tokenizer"]) == ("org/model", "/its/tokenizer")
+        assert given["num_concurrent"] == 5
         assert given["max_length"] == 5120, "left alone, lm-eval cuts what is beyond 2048 tokens"
         assert one["gen_kwargs"] == {"temperature": 0}, "left alone, lm-eval samples at 1"
+        assert "127.0.0.1" in one["no_proxy"]
         assert one["tasks"] == ["longbench_qasper", "longbench_qasper_e"] and one["limit"] == 9
     record = report.load(out)
     assert record["complete"] and record["plan"]["suite"] == "longbench"

@@ -4,6 +4,7 @@ Scores are bounded, pile up at 0 and 1, and most differences are exactly 0: no n
 intervals are bootstrapped (BCa, which follows skewness) and the p is a paired permutation test's: if arm and
 baseline were alike, each difference could as well have the other sign. On scores that are only 0 or 1 that p
 is McNemar's exact one. Both are scipy's, with a fixed seed.
+A bootstrap knows no more than its sample: intervals of few prompts are too narrow; the p of few is exact.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ with its interval and the p of a paired permutation test). Left alone, lm-eval s
 temperature 1 and, without a word, drops the beginning of prompts longer than 2048 tokens; LongBench itself
 cuts their middle out. Here the temperature is 0 and no prompt counts that was cut: --contexts (default: 128k)
 names the lengths by which answers are grouped, and prompts longer than the longest are left out of the scores
-and counted in the report. The prompts go to /v1/completions, without a chat template.
+and counted in the report. The prompts go to /v1/completions, without a chat template. --samples takes the
+first N prompts of each task; the bootstrapped intervals of fewer than about 50 are too narrow.
 """
 
 _EXAMPLES = """\

@@ -80,7 +80,8 @@ def by_length(record: dict[str, Any], path: Path) -> None:
         contexts = record["plan"]["contexts"]
         axis.set_xticks(contexts, map(_length, contexts))
         axis.minorticks_off()
-    axes[0][0].set_ylabel("accuracy (95 % interval)")
+    measure = "mean score" if record["plan"].get("suite") == "longbench" else "accuracy"
+    axes[0][0].set_ylabel(f"{measure} (95 % interval)")
     if record["rows"]:
         axes.flat[len(tasks) - 1].legend(fontsize=8)
     figure.savefig(path, dpi=110)

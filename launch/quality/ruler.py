@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sglang_hisa.launch.quality import child
+from sglang_hisa.launch.quality.child import SuiteFailed
 
 TASKS = tuple(
     f"{kind}_{level}"
@@ -26,10 +28,6 @@ ANSWER = 512
 """Tokens that an answer may have."""
 
 Answers = list[dict[str, Any]]
-
-
-class SuiteFailed(OSError):
-    """sgl-eval ended without answers; the message holds the end of its log."""
 
 
 def installed() -> bool:
@@ -90,29 +88,16 @@ def ask(
         place.mkdir(parents=True)
         log = place / "log"
         words = command(url, place, tokenizer, context, tasks, samples, at_once)
-        with log.open("wb") as file:
-            child = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=dict(env))
-        try:
-            _wait(child, place, f"{arm}, ruler2 at {context}", tell)
-        finally:
-            child.kill()
-            child.wait()
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        if child.returncode:
-            raise SuiteFailed(f"sgl-eval ended with code {child.returncode}\n{tail}")
+        what = f"{arm}, ruler2 at {context}"
+
+        def answers(place: Path = place, what: str = what) -> None:
+            count = sum(len(path.read_text().splitlines()) for path in place.glob("**/output-rs0.jsonl"))
+            tell(f"{what}: {count} answers")
+
+        child.run("sgl-eval", words, log, env, answers)
         found = read(place, arm, context)
         if len(found) != samples * len(tasks):
-            raise SuiteFailed(f"sgl-eval graded {len(found)} of {samples * len(tasks)} answers\n{tail}")
+            text = f"sgl-eval graded {len(found)} of {samples * len(tasks)} answers"
+            raise SuiteFailed(f"{text}\n{child.tail(log)}")
         done += found
     return done
-
-
-def _wait(child: subprocess.Popen[bytes], place: Path, what: str, tell: Callable[[str], None]) -> None:
-    """Until the child ends; tells the number of answers every ten seconds."""
-    while True:
-        try:
-            child.wait(10)
-            return
-        except subprocess.TimeoutExpired:
-            answers = sum(len(path.read_text().splitlines()) for path in place.glob("**/output-rs0.jsonl"))
-            tell(f"{what}: {answers} answers")

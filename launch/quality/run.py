@@ -14,8 +14,9 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.load.run import child_env
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.launch.quality import client, report, ruler
+from sglang_hisa.launch.quality import client, longbench, report, ruler
 from sglang_hisa.launch.quality.tasks import DEPTHS, Sample, make
 from sglang_hisa.server import ServerFailed, ServerProcess
 
@@ -32,8 +33,8 @@ class Plan:
     samples: int
     at_once: int
     seed: int
-    ruler2: bool = False
-    """RULER2's tasks, asked by sgl-eval, instead of our own."""
+    suite: str = "own"
+    """``own``, ``ruler2`` (asked by sgl-eval) or ``longbench`` (by lm-eval)."""
 
     def questions(self) -> list[tuple[int, Sample]]:
         """Short contexts first: where time ends early, they are complete."""
@@ -51,7 +52,7 @@ class Plan:
             "arms": [arm.name for arm in self.arms],
             "settings": {arm.name: arm.setting for arm in self.arms},
             "baseline": self.arms[0].name,
-            "suite": "ruler2" if self.ruler2 else "own",
+            "suite": self.suite,
             "tasks": list(self.tasks),
             "contexts": list(self.contexts),
             "samples": self.samples,
@@ -71,6 +72,7 @@ def new_record(plan: Plan, model: str) -> dict[str, Any]:
         "plan": plan.as_json(),
         "arms": {},
         "answers": [],
+        "rows": [],
     }
 
 
@@ -80,21 +82,15 @@ def ask(
     """Put every question to the server at ``url``; the record is saved now and then, under ``lock``.
 
     Raises:
-        OSError: the server stopped answering, or sgl-eval failed.
+        OSError: the server stopped answering, or the program that asks a suite failed.
     """
     lock = lock or Lock()
-    if plan.ruler2:
-        made = ruler.ask(
-            *(url, folder, arm, plan.contexts),
-            tokenizer=client.model_name(url),
-            tasks=plan.tasks,
-            samples=plan.samples,
-            at_once=plan.at_once,
-            env=environment(),
-            tell=tell,
-        )
+    if plan.suite != "own":
+        made, facts = _ask_suite(plan, arm, url, folder, tell)
         with lock:
+            longbench.check_same(record["answers"], made)
             record["answers"] += made
+            record["arms"].setdefault(arm, {}).update(facts)
             report.save(record, folder)
         return
     questions = plan.questions()
@@ -117,6 +113,18 @@ def ask(
                 report.save(record, folder)
     with lock:
         record["arms"].setdefault(arm, {})["prompt_tokens"] = tokens_of
+
+
+def _ask_suite(
+    plan: Plan, arm: str, url: str, folder: Path, tell: Told
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Answers of another program, and what else the record says of the arm."""
+    given: dict[str, Any] = {"tasks": plan.tasks, "samples": plan.samples, "at_once": plan.at_once}
+    given |= {"env": child_env(environment()), "tell": tell}
+    if plan.suite == "ruler2":
+        return ruler.ask(url, folder, arm, plan.contexts, tokenizer=client.model_name(url), **given), {}
+    made, left_out = longbench.ask(url, folder, arm, plan.contexts, **given)
+    return made, {"left_out": left_out}
 
 
 def run_arms(

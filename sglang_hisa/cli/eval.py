@@ -20,6 +20,15 @@ lost and won against the first arm are counted pair by pair (McNemar's exact tes
 
 The questions are in the grammar that `hisa model train` teaches; a model that has not learned it answers by
 chance.
+
+For real models: --ruler2 (asked and graded by sgl-eval) and --longbench (by EleutherAI's lm-eval; the mean of
+scores between 0 and 1 with bootstrapped intervals, and the difference to the first arm on the same prompts
+with its interval and the p of a paired permutation test). Left alone, lm-eval samples LongBench's answers at
+temperature 1 and, without a word, drops the beginning of prompts longer than 2048 tokens; LongBench itself
+cuts their middle out. Here the temperature is 0 and no prompt counts that was cut: --contexts (default: 128k)
+names the lengths by which answers are grouped, and prompts longer than the longest are left out of the scores
+and counted in the report. The prompts go to /v1/completions, without a chat template. --samples takes the
+first N prompts of each task; the bootstrapped intervals of fewer than about 50 are too narrow.
 """
 
 _EXAMPLES = """\
@@ -29,6 +38,7 @@ examples:
   hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
   hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
   hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard,mv_niah_hard deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa eval --from hisa-eval                                     show a kept record again
 
 writes to --out: quality.json (every answer), accuracy.png, needle.png (depth x length).
@@ -53,12 +63,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="stock, presets, [name=]preset:key=value...; the first is the baseline",
     )
     parser.add_argument("--tasks", help="needle,multikey-1,multikey-2,multikey-3,tracking (default: all)")
-    parser.add_argument(
+    suites = parser.add_mutually_exclusive_group()
+    suites.add_argument(
+        "--longbench",
+        action="store_true",
+        help="LongBench's tasks for real models, asked and graded by lm-eval (downloads their texts)",
+    )
+    suites.add_argument(
         "--ruler2",
         action="store_true",
         help="RULER2's tasks for real models, asked and graded by sgl-eval (downloads their texts)",
     )
-    parser.add_argument("--contexts", default="4k,8k,16k,32k", help="prompt lengths in tokens (bytes)")
+    parser.add_argument("--contexts", help="prompt lengths in tokens (bytes; default: 4k,8k,16k,32k)")
     parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
     parser.add_argument("--at-once", type=int, default=8, metavar="N", help="questions in flight")
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
@@ -90,7 +106,7 @@ def parse_arm(text: str) -> tuple[str, str | None]:
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import Arm, parse_tokens
-    from sglang_hisa.launch.quality import report, ruler
+    from sglang_hisa.launch.quality import longbench, report, ruler
     from sglang_hisa.launch.quality.run import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.quality.tasks import TASKS
 
@@ -103,15 +119,20 @@ def run(args: argparse.Namespace) -> int:
         arms = [parse_arm(text) for text in args.arms.split(",")]
         if urls:
             arms = [(url, None) for url in urls]
-        known = ruler.TASKS if args.ruler2 else TASKS
-        tasks = args.tasks.split(",") if args.tasks else list(known)
-        contexts = [parse_tokens(text) for text in args.contexts.split(",")]
+        suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"
+        usual = {"longbench": longbench.TASKS, "ruler2": ruler.TASKS, "own": TASKS}[suite]
+        known = usual + longbench.EVEN if args.longbench else usual
+        tasks = args.tasks.split(",") if args.tasks else list(usual)
+        lengths = args.contexts or ("128k" if args.longbench else "4k,8k,16k,32k")
+        contexts = [parse_tokens(text) for text in lengths.split(",")]
         if unknown := set(tasks) - set(known):
             raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
         if args.ruler2 and args.together:
             raise ValueError("--ruler2 with --together: the arms would make one data set at the same time")
         if args.ruler2 and not ruler.installed():
             raise ValueError(ruler.MISSING)
+        if args.longbench and not longbench.installed():
+            raise ValueError(longbench.MISSING)
         if min(contexts) < 128 or args.samples < 1 or args.at_once < 1:
             raise ValueError("contexts are at least 128, --samples and --at-once at least 1")
     except (ConfigError, ValueError) as error:
@@ -123,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         args.samples,
         args.at_once,
         args.seed,
-        args.ruler2,
+        suite,
     )
     record = new_record(plan, args.target[0])
 
@@ -136,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms))
             args.out.mkdir(parents=True, exist_ok=True)
-            context = max(contexts) + (2 * ruler.ANSWER if args.ruler2 else 64)
+            more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
+            context = max(contexts) + more
             if args.cpu:
                 flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
             else:

@@ -14,7 +14,7 @@ import pytest
 from sglang_hisa.cli import eval as evaluate
 from sglang_hisa.cli import main
 from sglang_hisa.config import ConfigError
-from sglang_hisa.launch.quality import report, stats, tasks
+from sglang_hisa.launch.quality import client, report, stats, tasks
 from tests.launch.solver import solve
 
 
@@ -127,6 +127,16 @@ def test_a_dead_url_is_an_error(tmp_path: Path) -> None:
         pass
     assert main(["eval", url, "--contexts", "256", "--samples", "1", "--out", str(tmp_path)]) == 2
     assert not report.load(tmp_path)["complete"]
+
+
+def test_an_interrupt_before_the_first_answer_still_shows_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "ask_all", interrupted)
+    assert main(["eval", "http://127.0.0.1:9", "--contexts", "256", "--out", str(tmp_path)]) == 130
 
 
 def test_arms() -> None:

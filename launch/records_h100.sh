@@ -11,6 +11,7 @@
 #   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
 #   salient     salient summaries against the mean                -> OUT/ab-salient
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
+#   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
 #   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
 #   cover2      the same on two GPUs                              -> OUT/two-gpu.json
 #   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
@@ -23,7 +24,7 @@
 # Steps that end early keep what they have. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,23p' "$0" >&2; exit 2; }
+usage() { sed -n '2,24p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || [ "$step" = tests ] || usage
 python=${PYTHON:-python3}
@@ -56,6 +57,8 @@ case $step in
   salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
     --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 1.4 ;;
+  stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 2.5 \
+    --scenes radix retract --jitter 2 --enable-hierarchical-cache --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
   ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \

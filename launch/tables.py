@@ -1,6 +1,6 @@
-"""Write the tables of README.md from launch/results, so that no figure is typed in.
+"""Write the tables of README.md and docs/quality.md from launch/results, so that no figure is typed in.
 
-python -m sglang_hisa.launch.tables          rewrite README.md in this folder
+python -m sglang_hisa.launch.tables          rewrite both
 python -m sglang_hisa.launch.tables --check  exit 1 if it would change
 """
 
@@ -244,31 +244,38 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def render(text: str) -> str:
+PAGES = ("README.md", "docs/quality.md")
+
+
+def render(text: str, page: str = PAGES[0]) -> str:
     """``text`` with what stands between ``<!-- table:NAME -->`` and ``<!-- end -->`` made anew.
+
+    ``page`` is where it stands: links lead from there.
 
     Raises:
         KeyError: a table that does not exist.
     """
 
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+        table = TABLES[match[1]]().replace("](launch/", f"]({'../' * page.count('/')}launch/")
+        return f"<!-- table:{match[1]} -->\n{table}\n<!-- end -->"
 
     return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rewrite or check README.md."""
+    """Rewrite or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
     args = parser.parse_args(argv)
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = render(old)
-    if args.check:
-        return int(old != new)
-    readme.write_text(new)
-    return 0
+    changed = False
+    for page in PAGES:
+        old = (ROOT / page).read_text()
+        new = render(old, page)
+        changed |= old != new
+        if not args.check:
+            (ROOT / page).write_text(new)
+    return int(changed and args.check)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README's tables are made from launch/results, and its links lead somewhere."""
+"""Tables of the pages are made from launch/results, and their links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,12 @@ README = tables.ROOT / "README.md"
 
 
 def test_tables_are_those_of_the_records():
-    text = README.read_text()
-    assert set(re.findall(r"<!-- table:(\w+) -->", text)) == set(tables.TABLES)
-    assert tables.render(text) == text, "run python -m sglang_hisa.launch.tables"
+    found = []
+    for page in tables.PAGES:
+        text = (tables.ROOT / page).read_text()
+        found += re.findall(r"<!-- table:(\w+) -->", text)
+        assert tables.render(text, page) == text, "run python -m sglang_hisa.launch.tables"
+    assert sorted(found) == sorted(tables.TABLES)
 
 
 def test_a_changed_figure_is_noticed():
@@ -22,9 +25,10 @@ def test_a_changed_figure_is_noticed():
 
 
 def test_links_and_presets():
+    for page in (README, *(tables.ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
     text = README.read_text()
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (tables.ROOT / link).exists(), link
     for name in PRESETS:
         assert f"`{name}`" in text
     assert Path(tables.__file__).parent.name == "launch"

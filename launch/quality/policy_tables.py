@@ -1,4 +1,4 @@
-"""README's tables of a record of ``recall --policies``: head and rows, at the second of its budgets."""
+"""Tables of docs/quality.md, of a record of ``recall --policies``: head and rows, at the second of its budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of docs/quality.md, of a record of ``recall --policies``: head and rows, at the second of its budgets."""
+"""docs/quality.md's tables of a record of ``recall --policies``: head and rows, at its second budget."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """SGLang's scripted runtime (in 0.5.23's wheel): requests disturbed at exact steps of the scheduler."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,13 @@ def test_requests_disturbed_at_exact_steps(tmp_path, tiny):
     env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(SCRIPTED)))
     env |= {"ORACLE": json.dumps(oracle), "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
     words = [sys.executable, str(SCRIPTED / "drive.py"), json.dumps(arguments(tiny)), json.dumps(SCRIPTS)]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "all scripts ran" in done.stdout, done.stdout + done.stderr[-6000:]
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = child.wait(300)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all of its servers, however it went
+                os.killpg(child.pid, signal.SIGKILL)
+    text = (tmp_path / "log").read_text()
+    assert code == 0 and "all scripts ran" in text, text[-6000:]
     assert_right(json.loads((tmp_path / "oracle.json").read_text()), rows=3000, pruned=True)

@@ -1,11 +1,13 @@
-"""Start a server of SGLang's scripted runtime, run scripts in it one after the other, and end it.
+"""Start a server of SGLang's scripted runtime and run scripts in it one after the other.
 
 drive.py {ServerArgs} [[script, [arguments]], ...]
 """
 
 import json
+import os
 import sys
 import time
+import traceback
 
 import hisa_scripts
 from sglang.srt.plugins import load_plugins
@@ -15,14 +17,22 @@ load_plugins()  # in the spawned server too, which imports this file: launch_ser
 
 http_server.LISTENER_ACCEPT_TIMEOUT_S = 150.0  # a server that dies before is not noticed
 
-if __name__ == "__main__":
+
+def main():
     arguments, scripts = map(json.loads, sys.argv[1:])
     begin = time.monotonic()
     server = http_server.ScriptedHttpServer.start(**arguments)
-    try:
-        for name, given in scripts:
-            print(f"{time.monotonic() - begin:.0f} s: script {name}", *given, flush=True)
-            server.execute_script(getattr(hisa_scripts, name), args=tuple(given), timeout_s=60)
-    finally:
-        server.shutdown()
+    for name, given in scripts:
+        print(f"{time.monotonic() - begin:.0f} s: script {name}", *given, flush=True)
+        server.execute_script(getattr(hisa_scripts, name), args=tuple(given), timeout_s=60)
     print(f"{time.monotonic() - begin:.0f} s: all scripts ran", flush=True)
+
+
+if __name__ == "__main__":
+    code = 1
+    try:
+        main()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)  # whoever started this ends the session; SGLang's shutdown takes a minute

@@ -56,7 +56,7 @@ def around_page_ends(t, how):
 
 
 def pages_change_hands(t):
-    """A pool with a few pages left: decode runs out, requests are retracted, and their pages serve others."""
+    """A pool with a few pages left: requests wait for those that others free, then one takes them all."""
     t.exhaust_kv(leave_pages=16)
     handles = [_start(t, 3 * 64 - 2 + n, 50 + n, 14) for n in range(5)]
     yield from run_until_all_finished(handles)

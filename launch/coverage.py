@@ -32,6 +32,9 @@ _AB = "launch/results/ab-v32-tp8-rank/report.json"
 _AB_LONG = "launch/results/ab-v32-tp8-rank-256k/report.json"
 
 
+CASE_RECORDS = ("launch/results/coverage-h100.json", "launch/results/two-gpu.json")
+
+
 @dataclass(frozen=True)
 class Coverage:
     """One feature of one model, in each SGLang that has it."""
@@ -43,6 +46,8 @@ class Coverage:
     versions: tuple[str, ...] = VERSIONS
     declined: str = ""
     """Why it is refused at start; empty when it is served."""
+    cases: tuple[str, ...] = ()
+    """Cases of :mod:`sglang_hisa.launch.cover` that show it on a GPU once ``CASE_RECORDS`` hold them."""
 
 
 V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
@@ -50,9 +55,12 @@ V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
 COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "decode and chunked prefill", (f"{_SERVER}test_small_budget_under_load", _SERVE)),
     Coverage(
-        V32, "mixed batches, radix cache, pool below the load", (f"{_SERVER}test_small_budget_under_load",)
+        V32,
+        "mixed batches, radix cache, pool below the load",
+        (f"{_SERVER}test_small_budget_under_load",),
+        cases=("no-overlap",),
     ),
-    Coverage(V32, "stock's answers within the budget", (f"{_SERVER}{_WITHIN}", _SERVE)),
+    Coverage(V32, "stock's answers within the budget", (f"{_SERVER}{_WITHIN}", _SERVE), cases=("plain",)),
     Coverage(V32, "blocks of 128", (f"{_SERVER}test_large_blocks_sink_and_local", _SERVE)),
     Coverage(
         V32,
@@ -68,10 +76,16 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "fp8 KV cache: RAGGED top-k in prefill, FlashMLA KV decode",
         (_STAGES, f"{_UNIT}test_prefill_rows_of_two_requests"),
+        cases=("fp8-kv",),
     ),
-    Coverage(V32, "fp8 KV with FlashMLA KV in prefill as well (PAGED); fa3 decode"),
+    Coverage(V32, "fp8 KV with FlashMLA KV in prefill as well (PAGED)", cases=("fp8-kv-paged",)),
+    Coverage(V32, "fa3 decode"),
+    Coverage(V32, "contexts to 1M", cases=("1m",)),
     Coverage(
-        V32, "top-k of torch instead of fused v2", (f"{_RANKS}test_both_ranks_serve_and_choose_the_same",)
+        V32,
+        "top-k of torch instead of fused v2",
+        (f"{_RANKS}test_both_ranks_serve_and_choose_the_same",),
+        cases=("torch-topk",),
     ),
     Coverage(
         V32,
@@ -88,6 +102,7 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "HiCache: pages back from the host",
         (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries",),
+        cases=("hicache",),
     ),
     Coverage(
         V32,
@@ -101,23 +116,28 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "PD disaggregation: prefill and decode server, retraction on the decode side",
         (f"{_MOVERS}test_pd_decode_seals_what_a_prefill_server_sent",),
+        cases=("pd-both", "pd-decode", "pd-prefill"),
     ),
     Coverage(
         V32,
         "memory saver: release and resume (its package, which needs CUDA, is a stand-in)",
         (f"{_STORM}test_memory_released_and_resumed",),
+        cases=("sleep",),
     ),
     Coverage(
         V32,
         "speculative decoding (MTP): stock's drafts and answers within the budget",
         (f"{_SPECULATIVE}test_budget_that_covers_the_context_accepts_what_stock_accepts",),
+        cases=("mtp",),
     ),
     Coverage(
         V32,
         "speculative decoding: pruned rows, page ends, radix cache, several requests",
         (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
     ),
-    Coverage(V32, "speculative decoding: CUDA graphs of verify and draft steps, overlap schedule"),
+    Coverage(
+        V32, "speculative decoding: CUDA graphs of verify and draft steps, overlap schedule", cases=("mtp",)
+    ),
     Coverage(
         V32,
         "speculative decoding together with HiCache (0.5.17 itself loses the draft's index keys)",
@@ -131,15 +151,22 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "pipeline parallel: each stage serves its own layers",
         (_STAGES, f"{_POOL}test_allocated_counted_and_dropped"),
+        cases=("pp2",),
     ),
-    Coverage(V32, "prefill CUDA graphs (breakable, piecewise)"),
+    Coverage(
+        V32, "prefill CUDA graphs (breakable, piecewise)", cases=("prefill-breakable", "prefill-piecewise")
+    ),
     Coverage(
         V32,
         "tensor parallel: two ranks choose alike; `SGLANG_DSA_TOPK_BROADCAST`; no overlap schedule",
         (f"{_RANKS}test_both_ranks_serve_and_choose_the_same",),
+        cases=("tp2", "tp2-broadcast", "ranks-same"),
     ),
     Coverage(
-        V32, "DP attention: idle ranks, padded rows, mixed chunked prefill", (f"{_RANKS}test_dp_attention",)
+        V32,
+        "DP attention: idle ranks, padded rows, mixed chunked prefill",
+        (f"{_RANKS}test_dp_attention",),
+        cases=("dp2",),
     ),
     Coverage(
         V32,
@@ -154,14 +181,21 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS,)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
-    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS)),
+    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS), cases=("glm5",)),
     Coverage(
         GLM5,
         "speculative decoding (MTP), draft steps that reuse a choice (`index_share_for_mtp_iteration`)",
         (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
     ),
-    Coverage(GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)"),
-    Coverage(GLM52, "index sharing: `index_topk_freq`; `--enable-return-indexer-topk`", (_SHARED,)),
+    Coverage(
+        GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)", cases=("glm5",)
+    ),
+    Coverage(
+        GLM52,
+        "index sharing: `index_topk_freq`; `--enable-return-indexer-topk`",
+        (_SHARED,),
+        cases=("shared-layers",),
+    ),
     Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
     Coverage(
@@ -209,6 +243,16 @@ COVERAGE: tuple[Coverage, ...] = (
 )
 
 
+def shown_by(row: Coverage, version: str) -> list[str]:
+    """GPUs on which every case of ``row`` was right with SGLang ``version``."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / name for name in CASE_RECORDS):
+        for one in json.loads(path.read_text())["rows"] if path.is_file() else ():
+            if one["case"] in row.cases and not one["problems"] and one["provenance"]["sglang"] == version:
+                found.setdefault(one["provenance"]["gpu"].split()[1], set()).add(one["case"])
+    return [gpu for gpu, cases in found.items() if cases == set(row.cases)]
+
+
 def cell(row: Coverage, version: str) -> str:
     """What the page says of ``row`` and ``version``. Records count for the SGLang in their provenance."""
     if version not in row.versions:
@@ -221,6 +265,7 @@ def cell(row: Coverage, version: str) -> str:
         for where in (json.loads((ROOT / path).read_text())["provenance"] for path in records)
         if where["sglang"] == version
     }
+    gpus |= set(shown_by(row, version))
     tests = [path for path in row.evidence if path not in records]
     shown = ["unit test"] if tests else []
     if any(path.startswith("tests/server/") for path in tests):

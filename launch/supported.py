@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sglang_hisa.launch.coverage import COVERAGE, cell
+from sglang_hisa.launch.coverage import COVERAGE, cell, shown_by
 from sglang_hisa.patches.features import FEATURES
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
 
@@ -34,7 +34,10 @@ def _matrix() -> list[str]:
     out = []
     for row in COVERAGE:
         cells = " | ".join(cell(row, version) for version in VERSIONS)
-        where = ", ".join(map(_link, row.evidence)) or "–"
+        links = [_link(path) for path in row.evidence]
+        if any(shown_by(row, version) for version in VERSIONS):
+            links += [f"`cover --cases {' '.join(row.cases)}`"]
+        where = ", ".join(links) or "–"
         feature = f"{row.feature}: {row.declined}" if row.declined else row.feature
         out.append(f"| {row.model} | {feature} | {cells} | {where} |")
     return out

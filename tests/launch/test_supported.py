@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from sglang_hisa.launch import supported, tables
+from sglang_hisa.launch import coverage, supported, tables
+from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.pd import SIDES
+from sglang_hisa.launch.cover.ranks import RANKS
 from sglang_hisa.launch.coverage import COVERAGE, Coverage, cell
 from sglang_hisa.patches.table import V17, V23, VERSIONS
 
@@ -36,6 +39,34 @@ def test_records_count_for_their_own_version_and_tests_for_all():
     assert cell(Coverage("m", "f", ("tests/a.py::b", "tests/server/a.py::b")), V23) == "served: CPU server"
     assert cell(Coverage("m", "f", ("tests/a.py::b",), (V23,)), V17) == "–"
     assert cell(Coverage("m", "f", ("tests/a.py::b",), declined="so"), V23) == "declined"
+
+
+def test_cases_count_where_all_of_a_row_were_right(tmp_path, monkeypatch):
+    def one(case, gpu="NVIDIA H100 80GB HBM3", version=V17, problems=()):
+        where = {"gpu": gpu, "sglang": version}
+        return {"case": case, "problems": list(problems), "provenance": where}
+
+    monkeypatch.setattr(coverage, "ROOT", tmp_path)
+    row = Coverage("m", "f", (), cases=("tp2", "dp2"))
+    assert cell(row, V17) == "served, not run", "no record yet"
+    for path, rows in zip(
+        coverage.CASE_RECORDS,
+        (
+            [one("tp2"), one("dp2", problems=["canary"]), one("dp2", "NVIDIA H200", V17)],
+            [one("tp2", "NVIDIA H200"), one("dp2", version=V23), one("tp2", "NVIDIA B200")],
+        ),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(json.dumps({"rows": rows}))
+    assert cell(row, V17) == "served: H200" and cell(row, V23) == "served, not run"
+    assert cell(Coverage("m", "f", ("tests/server/a.py::b",), cases=("tp2",)), V17) == (
+        "served: CPU server, B200, H100, H200"
+    )
+
+
+def test_every_case_shows_a_row_and_every_row_names_cases_that_exist():
+    named = {case for row in COVERAGE for case in row.cases}
+    assert named <= {*CASES, *SIDES, *RANKS} and named >= set(CASES)
 
 
 def test_the_page_has_a_line_for_each_row_and_its_links_lead_somewhere():

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sglang_hisa.patches.table import V23, VERSIONS
+from sglang_hisa.patches.table import V17, V23, VERSIONS
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,9 +153,8 @@ COVERAGE: tuple[Coverage, ...] = (
         (_STAGES, f"{_POOL}test_allocated_counted_and_dropped"),
         cases=("pp2",),
     ),
-    Coverage(
-        V32, "prefill CUDA graphs (breakable, piecewise)", cases=("prefill-breakable", "prefill-piecewise")
-    ),
+    Coverage(V32, "prefill CUDA graphs: breakable", cases=("prefill-breakable",)),
+    Coverage(V32, "prefill CUDA graphs: piecewise", versions=(V17,), cases=("prefill-piecewise",)),
     Coverage(
         V32,
         "tensor parallel: two ranks choose alike; `SGLANG_DSA_TOPK_BROADCAST`; no overlap schedule",

@@ -27,6 +27,7 @@ from sglang_hisa.launch.cover.ranks import RANKS, run_ranks
 from sglang_hisa.launch.cover.run import Machine, run_case
 from sglang_hisa.launch.report.files import save
 from sglang_hisa.launch.stress.run import load_record
+from sglang_hisa.patches.contract import installed_version
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = args.cases or [
         name
         for name, case in CASES.items()
-        if case.gpus == args.gpus and not (args.cpu and case.tiny is None)
+        if case.gpus == args.gpus
+        and not (args.cpu and case.tiny is None)
+        and installed_version() in case.versions
     ]
     record, begin = load_record(args.out, shlex.join(sys.argv)), time.monotonic()
     if args.missing:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa import models
+from sglang_hisa.patches.table import V17, VERSIONS
 
 _SLICE = partial(models.make_slice, "v32-2l")
 
@@ -27,6 +28,7 @@ class Case:
         extra: probes of :mod:`.probes` beside those of every case.
         dummy: weights are made by SGLang, not read.
         context: longest prompt, in tokens, if longer than usual.
+        versions: of SGLang that have it.
     """
 
     shows: str
@@ -38,6 +40,7 @@ class Case:
     extra: tuple[str, ...] = ()
     dummy: bool = True
     context: int = 0
+    versions: tuple[str, ...] = VERSIONS
 
 
 M = 1 << 20
@@ -81,7 +84,9 @@ CASES: dict[str, Case] = {
     ),
     "torch-topk": Case("top-k of torch", ("--dsa-topk-backend", "torch")),
     "prefill-breakable": Case("breakable prefill graphs", (_PREFILL_GRAPH, "breakable"), tiny=None),
-    "prefill-piecewise": Case("piecewise prefill graphs", (_PREFILL_GRAPH, "tc_piecewise"), tiny=None),
+    "prefill-piecewise": Case(
+        "piecewise prefill graphs", (_PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=(V17,)
+    ),
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",
         _DRAFTS,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +15,8 @@ import pytest
 from sglang_hisa.launch.cover import __main__ as cover
 from sglang_hisa.launch.cover import pd, ranks, run
 from sglang_hisa.launch.cover.cases import CASES, Case
-from sglang_hisa.server import ServerFailed
+from sglang_hisa.patches.contract import installed_version
+from sglang_hisa.server import ServerFailed, cpu_env
 
 
 class Server:
@@ -203,6 +207,23 @@ def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple
     if not any(problems):
         assert rows["ranks-same"]["facts"]["calls"] == 5
         assert rows["ranks-differ"]["facts"]["message"] == f"{ranks.REFUSAL}: preset\n"
+
+
+def test_sglang_knows_the_flags_of_every_case() -> None:
+    """Those of its version; a flag or a choice that is gone ends SGLang's parser."""
+    parse = """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+for flags in json.loads(sys.argv[1]):
+    parser.parse_args(["--model-path", "model", *flags])
+"""
+    flags = [case.flags for case in CASES.values() if installed_version() in case.versions]
+    flags += [ranks.CASE.flags, ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1")]
+    words = [sys.executable, "-c", parse, json.dumps(flags)]
+    done = subprocess.run(words, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

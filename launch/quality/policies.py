@@ -189,6 +189,25 @@ def layers_before(layers: Sequence[Scored], count: int, how: str, best: int = US
     return chosen
 
 
+# Neighbours: adjacent rows of a prefill that share their pages, so that a kernel loads them once.
+
+
+def together(one: Scored, count: int, rows: int, how: str) -> torch.Tensor:
+    """Groups of ``rows`` adjacent rows keep the same ``count`` pages: the best by the ``sum`` or the ``best``
+    of their scores, each row's from its mean in standard deviations, or the ``union`` of as many of each
+    row's best as make ``count``."""
+    even = (one.pages - one.pages.mean(dim=1, keepdim=True)) / one.pages.std(dim=1, keepdim=True)
+    chosen = []
+    for group in even.split(rows):
+        if how == "union":
+            ranks = order(group).argsort(dim=1).amin(dim=0, keepdim=True).float()  # its best rank in any row
+            score = group.amax(dim=0, keepdim=True).sigmoid() - ranks  # of equal ranks the better score
+        else:
+            score = (group.sum(dim=0) if how == "sum" else group.amax(dim=0))[None]
+        chosen.append(keep(score, count).expand(len(group), -1))
+    return torch.cat(chosen)
+
+
 # Two levels.
 
 

@@ -18,11 +18,11 @@ from rich.progress import track
 
 from sglang_hisa.launch.quality import policies
 from sglang_hisa.launch.quality.policies import PAGE, Scored
-from sglang_hisa.launch.quality.rows import layers_of
+from sglang_hisa.launch.quality.rows import layers_at, layers_of, spaced
 from sglang_hisa.launch.quality.tasks import Sample
 from sglang_hisa.launch.train.model import Model
 
-GROUPS = ("adaptive", "reuse", "two-level")
+GROUPS = ("adaptive", "reuse", "two-level", "neighbours")
 CAP = 2
 """No row keeps more than this times the budget: buffers are made for the cap."""
 SHARES = (0.125, 0.25, 0.5)
@@ -34,9 +34,18 @@ Kept = list[tuple[torch.Tensor, int]]
 Choose = Callable[[Layers], Kept]
 
 
-def read(model: Model, samples: Iterable[Sample], topk: int, told: str) -> list[Layers]:
-    """What policies need of each prompt and layer; the keys are let go."""
-    return [[Scored.of(parts, topk) for parts in layers_of(model, s)] for s in track(list(samples), told)]
+def read(model: Model, samples: Iterable[Sample], topk: int, told: str, places: int = 0) -> list[Layers]:
+    """What policies need of each prompt and layer; the keys are let go.
+
+    With ``places``: of four adjacent rows at so many places of each prompt instead of the rows that answer.
+    """
+    if not places:
+        return [[Scored.of(parts, topk) for parts in layers_of(model, s)] for s in track(list(samples), told)]
+    found = []
+    for sample in track(list(samples), told):
+        layers = list(layers_at(model, sample, spaced(len(sample.prompt), places), 4))
+        found += [[Scored.of(parts, topk) for parts in place] for place in zip(*layers)]
+    return found
 
 
 def adaptive(calibration: list[Layers], count: int, topk: int, joint: bool, rule: str) -> Choose:
@@ -86,6 +95,11 @@ def choices(
         for how, best in (("within", 8), ("within", policies.USED), ("added", policies.USED)):
             made["reuse", f"layer before's best {best}, {how}"] = _reuse(how, best, count, pages)
         made["reuse", "layer before's pages, no filter"] = _reuse("all", 0, count, pages)
+    if "neighbours" in groups:
+        for rows, how in itertools.product((2, 4), ("sum", "best", "union")):
+            made["neighbours", f"{rows} rows by {how}"] = by_layer(
+                lambda one, rows=rows, how=how: (policies.together(one, count, rows, how), pages)
+            )
     if "two-level" in groups:
         for (size, kind), share in itertools.product(
             itertools.product(policies.SIZES, policies.SUPERS), SHARES

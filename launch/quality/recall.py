@@ -137,6 +137,13 @@ def main(argv: list[str] | None = None) -> int:
         help="compare these instead of summaries: " + ", ".join(policy_record.GROUPS),
     )
     parser.add_argument(
+        "--places",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --policies: four rows at N places of each prompt's second half, not the rows that answer",
+    )
+    parser.add_argument(
         "--calibration-seed",
         type=int,
         default=1077,
@@ -149,6 +156,10 @@ def main(argv: list[str] | None = None) -> int:
         or not 0 < args.topk < args.context
     ):
         parser.error(f"budgets must lie between {least} and the context, --topk below the context")
+    if args.places and (
+        not args.policies or "adaptive" in args.policies or args.context // 2 < args.budgets[-1]
+    ):
+        parser.error("--places: with --policies, without adaptive, budgets up to half of the context")
     if args.calibration_seed in range(args.seed, args.seed + args.samples):
         parser.error("--calibration-seed makes prompts that are also reported")
     record = {"schema_version": 1, "kind": "hisa-recall", "provenance": provenance(), "context": args.context}
@@ -171,8 +182,13 @@ def _policies(record: dict[str, Any], args: argparse.Namespace) -> None:
         asked = prompts(args.tasks, args.context, 1, args.calibration_seed)
         calibration = policy_record.read(model, asked, args.topk, "calibration")
     asked = prompts(args.tasks, args.context, args.samples, args.seed)
-    reported = policy_record.read(model, asked, args.topk, "prompts")
-    record |= {"kind": "hisa-recall-policies", "policies": args.policies, "cap": policy_record.CAP}
+    reported = policy_record.read(model, asked, args.topk, "prompts", args.places)
+    record |= {
+        "kind": "hisa-recall-policies",
+        "policies": args.policies,
+        "places": args.places,
+        "cap": policy_record.CAP,
+    }
     record["calibration_seed"] = args.calibration_seed if calibration else None
     record["rows"] = policy_record.measure(reported, calibration, args.policies, args.budgets, args.topk)
 

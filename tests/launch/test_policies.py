@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,31 @@ def test_the_fixed_budget_is_that_of_the_other_record() -> None:
         assert whole[:, PAGES * PAGE :].all()
         kept = policies.keep(Scored.of(parts, TOPK).pages, count)
         assert torch.equal(whole[:, : PAGES * PAGE], kept.repeat_interleave(PAGE, dim=1))
+
+
+@pytest.mark.parametrize("count", [2, 7, PAGES])
+@pytest.mark.parametrize("how", ["sum", "best", "union"])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_neighbours_share_their_pages(rows: int, how: str, count: int) -> None:
+    """Five rows: the last group is a row alone, which keeps what it would by itself."""
+    one = _scored(15)
+    got = _sets(policies.together(one, count, rows, how))
+    rows_of = one.pages.tolist()
+    scores = [[(s - statistics.fmean(row)) / statistics.stdev(row) for s in row] for row in rows_of]
+    for start in range(0, ROWS, rows):
+        group = scores[start : start + rows]
+        assert all(kept == got[start] for kept in got[start : start + rows])
+        if how == "union":
+            queues = [sorted(range(1, PAGES), key=lambda page, row=row: -row[page]) for row in group]
+            want = {0}
+            for turn in zip(*queues):  # each row names its next page, the more certain row first
+                for page in sorted(turn, key=lambda p: -max(row[p] for row in group)):
+                    want |= {page} if len(want) < count else set()
+        else:
+            merged = [sum(each) if how == "sum" else max(each) for each in zip(*group)]
+            want = _best(merged, count)
+        assert got[start] == want
+    assert got[-1] == _best(scores[-1], count)
 
 
 @pytest.mark.parametrize("kind", policies.SUPERS)

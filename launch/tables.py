@@ -231,6 +231,12 @@ def levels() -> str:
     return _table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
+def neighbours() -> str:
+    """Adjacent prefill rows that share their pages, against rows that choose alone."""
+    record = _load("recall-neighbours.json")
+    return _table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ab": ab,
     "serve": serve,
@@ -241,6 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": recall,
     "policies": policies,
     "levels": levels,
+    "neighbours": neighbours,
 }
 
 

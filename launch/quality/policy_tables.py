@@ -31,9 +31,19 @@ def levels(record: Row) -> Table:
     return ["super-blocks opened", "summaries a row scores", *_layers(record)], out
 
 
-def _by_policy(record: Row, *groups: str) -> list[dict[Any, Row]]:
+def neighbours(record: Row) -> Table:
+    """Adjacent rows with the same pages, by layer, and all layers at the largest budget as well."""
+    budget = record["budgets"][-1]
+    pairs = zip(*(_by_policy(record, "fixed", "neighbours", budget=b) for b in (None, budget)))
+    out = [[few["all"]["policy"], *map(_gain, few.values()), _gain(many["all"])] for few, many in pairs]
+    last = f"{budget // K}K of {record['context'] // K}K, all layers"
+    return ["pages shared by", *_layers(record), last], out
+
+
+def _by_policy(record: Row, *groups: str, budget: int | None = None) -> list[dict[Any, Row]]:
     """Of each policy of the groups: its rows by layer."""
-    rows = [r for r in record["rows"] if r["group"] in groups and r["budget"] == record["budgets"][1]]
+    budget = budget or record["budgets"][1]
+    rows = [r for r in record["rows"] if r["group"] in groups and r["budget"] == budget]
     names = dict.fromkeys(r["policy"] for r in rows)
     return [{r["layer"]: r for r in rows if r["policy"] == name} for name in names]
 

@@ -97,9 +97,7 @@ def choices(
         made["reuse", "layer before's pages, no filter"] = _reuse("all", 0, count, pages)
     if "neighbours" in groups:
         for rows, how in itertools.product((2, 4), ("sum", "best", "union")):
-            made["neighbours", f"{rows} rows by {how}"] = by_layer(
-                lambda one, rows=rows, how=how: (policies.together(one, count, rows, how), pages)
-            )
+            made["neighbours", f"{rows} rows by {how}"] = _together(rows, how, count, pages)
     if "two-level" in groups:
         for (size, kind), share in itertools.product(
             itertools.product(policies.SIZES, policies.SUPERS), SHARES
@@ -107,6 +105,10 @@ def choices(
             if policies.room(pages, size, share) >= count:
                 made["two-level", f"{share:g} of {size} pages' {kind}"] = _two(size, kind, share, count)
     return made
+
+
+def _together(rows: int, how: str, count: int, pages: int) -> Choose:
+    return lambda layers: [(policies.together(one, count, rows, how), pages) for one in layers]
 
 
 def _two(size: int, kind: str, share: float, count: int) -> Choose:

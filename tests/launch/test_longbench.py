@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from scipy.stats import norm
 
 from sglang_hisa.cli import main
 from sglang_hisa.launch.quality import longbench, report, scores, stats
+from tests.launch.json_server import serving
 
 STAND_IN = """
 import argparse, hashlib, json, os, pathlib
@@ -84,35 +83,17 @@ def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site))
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
+    def answer(path: str, given: dict[str, Any] | None) -> dict[str, Any]:
+        if given is not None:
+            assert path.endswith("/tokenize")
+            return {"count": len(given["prompt"].rstrip("\u2028"))}
+        if path.endswith("/server_info"):
+            return {"tokenizer_path": "/its/tokenizer"}
+        assert path.endswith("/v1/models")
+        return {"data": [{"id": "org/model", "max_model_len": 5120}]}
 
-        def answer(self, value: dict[str, Any]) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            if self.path.endswith("/server_info"):
-                self.answer({"tokenizer_path": "/its/tokenizer"})
-                return
-            assert self.path.endswith("/v1/models")
-            self.answer({"data": [{"id": "org/model", "max_model_len": 5120}]})
-
-        def do_POST(self) -> None:
-            given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path.endswith("/tokenize")
-            self.answer({"count": len(given["prompt"].rstrip("\u2028"))})
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_address[1]}"
-    yield [f"{base}/1", f"{base}/2"]
-    server.shutdown()
-    server.server_close()
+    with serving(answer) as base:
+        yield [f"{base}/1", f"{base}/2"]
 
 
 def run(urls: list[str], out: Path, contexts: str = "1k,4k") -> int:

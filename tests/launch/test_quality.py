@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sglang_hisa.cli import eval as evaluate
 from sglang_hisa.cli import main
 from sglang_hisa.config import ConfigError
 from sglang_hisa.launch.quality import client, report, stats, tasks
+from tests.launch.json_server import serving
 from tests.launch.solver import solve
 
 
@@ -61,49 +61,26 @@ def test_intervals_and_p_are_scipys() -> None:
         stats.wilson(0, 0)
 
 
-class _Server:
+def _server(blind: bool) -> AbstractContextManager[str]:
     """An OpenAI-compatible server that solves prompts, but for needles in the first half when ``blind``."""
 
-    def __init__(self, blind: bool) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args: Any) -> None:
-                pass
+    def answer(path: str, given: dict[str, Any] | None) -> dict[str, Any]:
+        if given is None:
+            assert path == "/v1/models"
+            return {"data": [{"id": "solver"}]}
+        assert path == "/v1/completions" and given["model"] == "solver"
+        text, key = given["prompt"][:-4], given["prompt"][-3:]
+        out = solve(text, key)
+        assert given["max_tokens"] == len(out) and given["temperature"] == 0
+        if blind and text.index(key) < 0.4 * len(text):
+            out = "??"
+        return {"choices": [{"text": out}], "usage": {"prompt_tokens": len(given["prompt"])}}
 
-            def answer(self, value: dict[str, Any]) -> None:
-                body = json.dumps(value).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self) -> None:
-                assert self.path == "/v1/models"
-                self.answer({"data": [{"id": "solver"}]})
-
-            def do_POST(self) -> None:
-                given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                assert self.path == "/v1/completions" and given["model"] == "solver"
-                text, key = given["prompt"][:-4], given["prompt"][-3:]
-                out = solve(text, key)
-                assert given["max_tokens"] == len(out) and given["temperature"] == 0
-                if blind and text.index(key) < 0.4 * len(text):
-                    out = "??"
-                self.answer({"choices": [{"text": out}], "usage": {"prompt_tokens": len(given["prompt"])}})
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self.url
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+    return serving(answer)
 
 
 def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with _Server(False) as good, _Server(True) as bad:
+    with _server(False) as good, _server(True) as bad:
         words = ["eval", good, bad, "--contexts", "256,1k", "--samples", "3", "--out", str(tmp_path)]
         assert main([*words, "--tasks", "needle,tracking"]) == 0
     record = report.load(tmp_path)
@@ -123,7 +100,7 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_dead_url_is_an_error(tmp_path: Path) -> None:
-    with _Server(False) as url:
+    with _server(False) as url:
         pass
     assert main(["eval", url, "--contexts", "256", "--samples", "1", "--out", str(tmp_path)]) == 2
     assert not report.load(tmp_path)["complete"]

@@ -6,16 +6,14 @@ sgl-eval is a stand-in here that takes its command line and writes its files (as
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sglang_hisa.cli import main
 from sglang_hisa.launch.quality import report, ruler
+from tests.launch.json_server import serving
 
 STAND_IN = """
 import argparse, json, os, pathlib
@@ -54,23 +52,8 @@ def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     monkeypatch.syspath_prepend(str(package.parent))
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            body = json.dumps({"data": [{"id": "org/model"}]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_address[1]}"
-    yield [f"{base}/v1/models?at=1", f"{base}/v1/models?at=2"]
-    server.shutdown()
-    server.server_close()
+    with serving(lambda path, given: {"data": [{"id": "org/model"}]}) as base:
+        yield [f"{base}/v1/models?at=1", f"{base}/v1/models?at=2"]
 
 
 def run(urls: list[str], out: Path) -> int:

@@ -30,13 +30,8 @@ def tiny(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp("model"), index_topk=TOPK)
 
 
-@contextmanager
-def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, extra=None, plugins=()):
-    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None, ``extra`` more of its environment,
-    ``plugins`` more folders of SGLang plugins.
-
-    Yields (server, read_counts).
-    """
+def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
+    """Environment of a server that the oracle watches, and the file of its counts; see :func:`watched`."""
     given = {"block": 64, "sink_tokens": 64, "local_tokens": 64, **(hisa or {})}
     out = tmp_path / "oracle.json"
     setting = {
@@ -51,8 +46,17 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
     paths = (env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(PD), *map(str, plugins))
-    env["PYTHONPATH"] = os.pathsep.join(paths)
-    env["ORACLE"] = json.dumps(setting)
+    return {**env, "PYTHONPATH": os.pathsep.join(paths), "ORACLE": json.dumps(setting)}, out
+
+
+@contextmanager
+def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, extra=None, plugins=()):
+    """A ready server; ``hisa`` is the SGLANG_HISA mapping or None, ``extra`` more of its environment,
+    ``plugins`` more folders of SGLang plugins.
+
+    Yields (server, read_counts).
+    """
+    env, out = watched_env(tmp_path, hisa, fused=fused, plugins=plugins)
     env |= extra or {}
     argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]
     with ServerProcess(argv, env=env, log=tmp_path / "server.log") as server:

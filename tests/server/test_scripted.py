@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sglang_hisa.server import cpu_env, cpu_flags
+from sglang_hisa.server import cpu_flags
 
-from .conftest import FAULTS, ORACLE, TOPK
+from .conftest import watched_env
 from .test_real_server import SMALL, assert_right
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -46,19 +46,9 @@ def arguments(model):
 
 
 def test_requests_disturbed_at_exact_steps(tmp_path, tiny):
-    hisa = {
-        "block": 64,
-        "sink_tokens": 64,
-        "local_tokens": 64,
-        **SMALL,
-        "canary": "full",
-        "canary_stop": True,
-    }
-    oracle = {"out": str(tmp_path / "oracle.json"), "topk": TOPK, "block": 64, "summary": "mean"}
-    oracle |= {"sink": 64, "local": 64, "decode": SMALL["decode_tokens"], "prefill": SMALL["prefill_tokens"]}
-    env = cpu_env(os.environ, json.dumps(hisa))
-    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(SCRIPTED)))
-    env |= {"ORACLE": json.dumps(oracle), "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+    hisa = {**SMALL, "canary": "full", "canary_stop": True}
+    env, counts = watched_env(tmp_path, hisa, plugins=[SCRIPTED])
+    env["SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND"] = "python"  # the Rust one has its source nowhere here
     words = [sys.executable, str(SCRIPTED / "drive.py"), json.dumps(arguments(tiny)), json.dumps(SCRIPTS)]
     with (tmp_path / "log").open("w") as log:
         child = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -69,4 +59,4 @@ def test_requests_disturbed_at_exact_steps(tmp_path, tiny):
                 os.killpg(child.pid, signal.SIGKILL)
     text = (tmp_path / "log").read_text()
     assert code == 0 and "all scripts ran" in text, text[-6000:]
-    assert_right(json.loads((tmp_path / "oracle.json").read_text()), rows=3000, pruned=True)
+    assert_right(json.loads(counts.read_text()), rows=3000, pruned=True)

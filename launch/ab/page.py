@@ -20,9 +20,8 @@ _BODY = """\
 
 <h2>Speed-up over {{ plan.baseline }}</h2>
 <p>Geometric mean of paired ratios with its 95 % interval; above 1 is faster. A difference is called
-only when it holds after Holm's correction over the arm (alpha {{ plan.alpha | default(0.05) }}) and is
-larger than the noise of {{ plan.baseline }}
-against itself.</p>
+only when it holds after Holm's correction over the arm (alpha {{ alpha }}) and is larger than the
+noise of {{ plan.baseline }} against itself.</p>
 {% if not arms %}<p>No arm beside the baseline.</p>{% else %}
 <div class="scroll"><table id="verdicts">
 <tr><th>cell</th>{% for arm in arms %}{% for name in shown.values() %}<th>{{ arm }}: {{ name }}</th>
@@ -83,6 +82,7 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         pictures,
         title=f"A/B: {', '.join(record['plan']['arms'])}",
         plan=record["plan"],
+        alpha=stats.alpha_of(record["plan"]),
         arms=words.others(record),
         cells=[words.cell(spec) for spec in record["plan"]["cells"]],
         shown=words.SHOWN,

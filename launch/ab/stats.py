@@ -22,6 +22,12 @@ MIN_PAIRS = 3
 _SAMPLES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s"}
 
 
+def alpha_of(plan: dict[str, Any]) -> float:
+    """A recorded plan's ``alpha``; records from before it had one went by ``ALPHA``."""
+    alpha: float = plan.get("alpha", ALPHA)
+    return alpha
+
+
 def failed(measurement: dict[str, Any]) -> bool:
     """Whether a request of it failed: what is left is a lighter load, not comparable."""
     return bool(measurement.get("errors")) or measurement["completed"] < measurement["requests"]
@@ -47,7 +53,7 @@ def by_round(record: dict[str, Any], arm: str, cell: int, metric: str) -> dict[i
     return {r: v for r, v in sorted(found.items()) if v is not None}
 
 
-def _half_width(spread: float, count: int, freedom: int) -> float:
+def half_width(spread: float, count: int, freedom: int) -> float:
     """Half of Student's interval of a mean of ``count`` values."""
     from scipy.special import stdtrit
 
@@ -73,7 +79,7 @@ def _noise(values: dict[int, float]) -> tuple[int, float | None]:
     if not logs:
         return 0, None
     rms = math.sqrt(statistics.fmean(x * x for x in logs))
-    return len(logs), _half_width(rms, len(logs), len(logs))
+    return len(logs), half_width(rms, len(logs), len(logs))
 
 
 def _compare(
@@ -92,7 +98,7 @@ def _compare(
     if logs:
         found["speedup"] = math.exp(mean := statistics.fmean(logs))
     if len(logs) > 1:
-        half = _half_width(statistics.stdev(logs), len(logs), len(logs) - 1)
+        half = half_width(statistics.stdev(logs), len(logs), len(logs) - 1)
         found |= {"low": math.exp(mean - half), "high": math.exp(mean + half), "p": _p_value(logs)}
     return found
 
@@ -129,7 +135,7 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
         ImportError: scipy is missing; SGLang depends on it.
     """
     plan, base = record["plan"], record["plan"]["baseline"]
-    alpha = plan.get("alpha", ALPHA)  # older records have none
+    alpha = alpha_of(plan)
     places = list(itertools.product(range(len(plan["cells"])), METRICS))
     noise = [dict(zip(("pairs", "half_width"), _noise(by_round(record, base, *p)))) for p in places]
     comparisons, verdicts = [], {}

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from sglang_hisa.config import PAGE
 from sglang_hisa.launch.quality.rows import Parts
 from sglang_hisa.launch.quality.scorers import fp8, mean, salient, token_scores
 
-PAGE = 64
 SIZES = (8, 16)
 """Pages that share a super-block."""
 SUPERS = {"mean": mean, "salient mean": salient}

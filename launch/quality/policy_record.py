@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from sglang_hisa.config import PAGE
+from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.quality import policies
-from sglang_hisa.launch.quality.policies import PAGE, Scored
+from sglang_hisa.launch.quality.policies import Scored
 from sglang_hisa.launch.quality.rows import layers_at, layers_of, spaced
 from sglang_hisa.launch.quality.tasks import Sample
 from sglang_hisa.launch.train.model import Model
@@ -129,11 +131,9 @@ def even(one: Scored, count: float) -> torch.Tensor:
 
 def half_width(values: list[float]) -> float | None:
     """Half of Student's 95 % interval of the mean; None for fewer than two values."""
-    from scipy.special import stdtrit
-
     if len(values) < 2:
         return None
-    return float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    return stats.half_width(statistics.stdev(values), len(values), len(values) - 1)
 
 
 def compared(prompts: list[tuple[Layers, Kept]], topk: int) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from sglang_hisa.config import PAGE
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.launch.quality import plots, policies, policy_record, tasks
+from sglang_hisa.launch.quality import plots, policy_record, tasks
 from sglang_hisa.launch.quality.rows import Parts, layers_of, load_model, prompts
 from sglang_hisa.launch.quality.scorers import VARIANTS, Variant, token_scores
 from sglang_hisa.launch.train.model import Model
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         help="of the prompts, one of each task and depth, that levels come from",
     )
     args = parser.parse_args(argv)
-    least = args.topk + 2 * policies.PAGE if args.policies else 3 * max(variant.block for variant in VARIANTS)
+    least = args.topk + 2 * PAGE if args.policies else 3 * max(variant.block for variant in VARIANTS)
     if (
         not least <= min(args.budgets) <= max(args.budgets) <= args.context
         or not 0 < args.topk < args.context

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from sglang_hisa.config import PAGE
 from sglang_hisa.launch.ab import quality
 from sglang_hisa.server import ServerProcess
 
-PAGE = 64
 RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
 """SGLang's own fault injection (srt/environ.py): retract decode requests every few forwards."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sglang_hisa import server
 from sglang_hisa.cli import live, preflight
 from sglang_hisa.config import environment
+from sglang_hisa.launch.ab.stats import ALPHA
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -74,10 +75,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--alpha",
         type=float,
-        default=0.05,
+        default=ALPHA,
         metavar="P",
-        help="chance that an arm equal to the baseline is called faster or slower anywhere (default: 0.05); "
-        "on a noisy machine take less, and more --rounds",
+        help="chance that an arm equal to the baseline is called faster or slower anywhere "
+        f"(default: {ALPHA}); on a noisy machine take less, and more --rounds",
     )
     parser.add_argument(
         "--quality",

@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {
     "fp8-kv": Case("fp8 KV: RAGGED prefill, FlashMLA KV decode", _FP8, tiny=None),
     "fp8-kv-paged": Case(
         "fp8 KV: FlashMLA KV in prefill too",
-        ("--kv-cache-dtype", "fp8_e4m3", "--dsa-prefill-backend", "flashmla_kv", *_FP8[2:]),
+        (*_FP8, "--dsa-prefill-backend", "flashmla_kv"),
         tiny=None,
     ),
     "no-overlap": Case(

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from sglang_hisa.launch.cover.cases import Case
-from sglang_hisa.launch.cover.probes import checked_receipt, prompt_of, same_tokens
+from sglang_hisa.launch.cover.probes import checked_receipt, same_tokens
 from sglang_hisa.launch.cover.run import Machine, row_of, starting
+from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.server import ServerProcess, free_port
 
 SIDES = {
@@ -22,60 +23,47 @@ SIDES = {
 }
 """Whether the prefill and the decode server run HISA. Without HISA it is the control: rounding alone can make
 the pair answer a long prompt in other words than one server does."""
+ARM = {False: "stock", True: "hisa"}
 CASE = Case("disaggregated prefill")
 _TOKENS = 24
 
 Ask = Callable[[int], Mapping[str, Any]]
 
 
-class _Machines:
-    """Servers of one model, each started once."""
+def _start(stack: ExitStack, machine: Machine, name: str, hisa: bool, gpu: int, *flags: str) -> ServerProcess:
+    """A server on one GPU, until ``stack`` ends; not ready yet."""
+    model = machine.models / "pd"
+    if not model.exists():  # once: another server may be reading it
+        machine.write_model(CASE, model)
+    given = machine.flags(CASE, model)
+    if not machine.cpu:
+        given += ["--base-gpu-id", str(gpu)]
+    env, log = machine.server_env(CASE, hisa), machine.logs / f"cover-{name}.log"
+    return stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
 
-    def __init__(self, machine: Machine, backend: str, stack: ExitStack) -> None:
-        self.machine, self.backend, self.stack = machine, backend, stack
-        self.model = machine.models / "pd"
-        if not self.model.exists():
-            machine.write_model(CASE, self.model)
 
-    def start(self, name: str, hisa: bool, gpu: int, *flags: str) -> ServerProcess:
-        machine = self.machine
-        given = machine.flags(CASE, self.model)
-        if not machine.cpu:
-            given += ["--base-gpu-id", str(gpu)]
-        env = machine.server_env(CASE, hisa)
-        log = machine.logs / f"cover-{name}.log"
-        return self.stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
+def _pair(
+    stack: ExitStack, machine: Machine, backend: str, name: str
+) -> tuple[ServerProcess, ServerProcess, Ask]:
+    """Prefill on GPU 0, decode on GPU 1, and how to ask them together for a prompt of some length."""
+    port = free_port()
+    common = ["--disaggregation-transfer-backend", backend]
+    common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
+    pair = []
+    for gpu, (mode, hisa) in enumerate(zip(("prefill", "decode"), SIDES[name])):
+        own = ("--disaggregation-mode", mode, "--nccl-port", str(free_port()))
+        pair.append(_start(stack, machine, f"{name}-{mode}", hisa, gpu, *own, *common))
+    prefill, decode = pair
+    for mode, one in (("prefill", prefill), ("decode", decode)):
+        one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {mode}"))
+    rooms, pool = itertools.count(1), stack.enter_context(ThreadPoolExecutor(16))
 
-    def wait(self, **servers: ServerProcess) -> None:
-        for name, one in servers.items():
-            one.wait_ready(self.machine.timeout, starting(self.machine.tell, name))
+    def ask(length: int) -> Mapping[str, Any]:
+        room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
+        sides = [pool.submit(one.generate, prompt(length, length), _TOKENS, **room) for one in pair]
+        return [side.result() for side in sides][1]
 
-    def pair(self, name: str, sides: tuple[bool, bool]) -> tuple[ServerProcess, ServerProcess, Ask]:
-        """Prefill on GPU 0, decode on GPU 1, and how to ask them together for a prompt of some length."""
-        port = free_port()
-        common = ["--disaggregation-transfer-backend", self.backend]
-        common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
-        prefill, decode = (
-            self.start(
-                f"{name}-{mode}",
-                hisa,
-                gpu,
-                *("--disaggregation-mode", mode, "--nccl-port", str(free_port()), *common),
-            )
-            for gpu, (mode, hisa) in enumerate(zip(("prefill", "decode"), sides))
-        )
-        self.wait(**{f"{name}: prefill": prefill, f"{name}: decode": decode})
-        rooms, pool = itertools.count(1), self.stack.enter_context(ThreadPoolExecutor(16))
-
-        def ask(length: int) -> Mapping[str, Any]:
-            room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
-            sides = [
-                pool.submit(one.generate, prompt_of(length, length), _TOKENS, **room)
-                for one in (prefill, decode)
-            ]
-            return [side.result() for side in sides][1]
-
-        return prefill, decode, ask
+    return prefill, decode, ask
 
 
 def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
@@ -84,17 +72,19 @@ def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
     return sizes.short, [sizes.longest - 64 * i - i for i in range(4)]
 
 
-def _alone(machine: Machine, backend: str) -> dict[bool, list[Mapping[str, Any]]]:
+def _alone(machine: Machine) -> dict[bool, list[Mapping[str, Any]]]:
     """Answers of a stock (False) and a HISA server to all prompts, one at a time."""
     within, beyond = _lengths(machine)
+    answers: dict[bool, list[Mapping[str, Any]]] = {}
     with ExitStack() as stack:
-        servers = _Machines(machine, backend, stack)
-        stock, hisa = servers.start("pd-alone-stock", False, 0), servers.start("pd-alone-hisa", True, 1)
-        servers.wait(**{"alone: stock": stock, "alone: hisa": hisa})
-        return {
-            arm: [one.generate(prompt_of(n, n), _TOKENS) for n in (*within, *beyond)]
-            for arm, one in ((False, stock), (True, hisa))
+        started = {
+            hisa: _start(stack, machine, f"pd-alone-{ARM[hisa]}", hisa, gpu=int(hisa))
+            for hisa in (False, True)
         }
+        for hisa, one in started.items():
+            one.wait_ready(machine.timeout, starting(machine.tell, f"alone: {ARM[hisa]}"))
+            answers[hisa] = [one.generate(prompt(n, n), _TOKENS) for n in (*within, *beyond)]
+    return answers
 
 
 def _combination(
@@ -107,10 +97,10 @@ def _combination(
 ) -> None:
     """One of ``SIDES``; ``alone`` is asked for first where nobody has yet."""
     if not alone:
-        alone.update(_alone(machine, backend))
+        alone.update(_alone(machine))
     within, beyond = _lengths(machine)
     with ExitStack() as stack:
-        prefill, decode, ask = _Machines(machine, backend, stack).pair(name, SIDES[name])
+        prefill, decode, ask = _pair(stack, machine, backend, name)
         answers = [ask(n) for n in (*within, *beyond)]
         few = len(within)
         facts["equals_stock_within"] = same_tokens(alone[False][:few], answers[:few])
@@ -136,6 +126,6 @@ def run_pd(machine: Machine, backend: str, save: Callable[[dict[str, Any]], None
     """Rows of all of ``SIDES``, each saved as soon as it is there."""
     alone: dict[bool, list[Mapping[str, Any]]] = {}
     for name, (prefill, decode) in SIDES.items():
-        shows = f"prefill {'HISA' if prefill else 'stock'}, decode {'HISA' if decode else 'stock'}, {backend}"
+        shows = f"prefill {ARM[prefill]}, decode {ARM[decode]}, {backend}"
         probe = partial(_combination, machine, backend, name, alone)
         save(row_of(name, Case(shows), machine, probe))

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from sglang_hisa.config import PAGE
+from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.launch.stress import scenes
 from sglang_hisa.server import ServerProcess
 
@@ -21,8 +23,8 @@ class Sizes:
     budget: int
     short: tuple[int, ...]
     longest: int
-    longer: int
     at_once: int
+    longer: int = 0
 
 
 @dataclass
@@ -36,16 +38,10 @@ class Pair:
     problems: list[str] = field(default_factory=list)
 
 
-def prompt_of(length: int, seed: int) -> list[int]:
-    """Random token ids of the byte tokenizer."""
-    dice = random.Random(seed)
-    return [dice.randrange(3, 256) for _ in range(length)]
-
-
 def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
     """One at a time, with an empty cache."""
     server.flush_cache()
-    return [server.generate(prompt_of(n, n), count) for n in lengths]
+    return [server.generate(prompt(n, n), count) for n in lengths]
 
 
 def same_tokens(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> float:
@@ -83,7 +79,7 @@ def beyond(pair: Pair) -> None:
         found = scenes.radix(pair.hisa, load, source)
         pair.problems += found.problems
     pair.facts |= {"requests": 2 * found.requests, **found.facts}
-    if found.facts["cached_tokens"] < scenes.PAGE:
+    if found.facts["cached_tokens"] < PAGE:
         pair.problems.append("no request found a prefix in the cache")
 
 
@@ -124,7 +120,7 @@ def evicted(pair: Pair) -> None:
     """Prompts twice as long together as the device's pool, three times: pages come back from the host."""
     lengths = [pair.sizes.longest - 7 * i for i in range(8)]
     for _ in range(3):
-        answers = [pair.hisa.generate(prompt_of(n, n), 4) for n in lengths]
+        answers = [pair.hisa.generate(prompt(n, n), 4) for n in lengths]
     back = [(a["meta_info"].get("cached_tokens_details") or {}).get("host", 0) for a in answers]
     pair.facts["tokens_from_host"] = sum(back)
     rebuilt = sum((r or {}).get("summary_rebuilds", {}).get("hicache_load", 0) for r in pair.hisa.receipts())
@@ -135,7 +131,7 @@ def evicted(pair: Pair) -> None:
 def sleep(pair: Pair) -> None:
     """The KV cache's memory released and given back; what is asked after it must be right."""
     for server in (pair.stock, pair.hisa):
-        server.generate(prompt_of(pair.sizes.longest, 3), 4)
+        server.generate(prompt(pair.sizes.longest, 3), 4)
         server.flush_cache()
         for path in ("/release_memory_occupation", "/resume_memory_occupation"):
             server.request(path, {"tags": ["kv_cache"]})
@@ -147,7 +143,7 @@ def long(pair: Pair) -> None:
 
     def seconds(server: ServerProcess, length: int, count: int) -> float:
         begin = time.perf_counter()
-        server.generate(prompt_of(length, 2), count)
+        server.generate(prompt(length, 2), count)
         return time.perf_counter() - begin
 
     for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
@@ -161,9 +157,9 @@ def long(pair: Pair) -> None:
 
 def idle_beside_busy(pair: Pair) -> None:
     """Ranks of DP attention without a request, then all at once."""
-    pair.hisa.generate(prompt_of(pair.sizes.longest, 8), 8)
+    pair.hisa.generate(prompt(pair.sizes.longest, 8), 8)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda n: pair.hisa.generate(prompt_of(n, n), 8), (pair.sizes.longest, 65, 7)))
+        list(pool.map(lambda n: pair.hisa.generate(prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
 
 
 PROBES: dict[str, Callable[[Pair], None]] = {

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
-from sglang_hisa.launch.cover.probes import checked_receipt, prompt_of
+from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of, starting
+from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.server import ServerFailed, ServerProcess
 
 CASE = Case("two ranks", ("--tp", "2", NO_MULTICAST, "--cuda-graph-backend-decode", "disabled"), gpus=2)
@@ -39,7 +40,7 @@ def _same(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[
     with server:
         server.wait_ready(machine.timeout, starting(machine.tell, "ranks-same"))
         for length in (*sizes.short, sizes.longest, sizes.longest - 65):
-            server.generate(prompt_of(length, length), 16)
+            server.generate(prompt(length, length), 16)
         facts["receipt"], wrong = checked_receipt(server.receipts()[0])
         problems += wrong
     seen = [json.loads((told / f"{rank}.json").read_text()) for rank in (0, 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.server import Progress, ServerProcess
 
-GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, longer=0, at_once=8)
-CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, longer=0, at_once=3)
-
+GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
+CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
 
 Probe = Callable[[dict[str, Any], list[str]], None]
 """Adds to the facts and problems of a row."""
@@ -37,13 +36,16 @@ class Machine:
     tell: Callable[[str], None]
     timeout: float = 400
 
+    @property
+    def usual(self) -> Sizes:
+        return CPU if self.cpu else GPU
+
     def sizes(self, case: Case) -> Sizes:
-        base = CPU if self.cpu else GPU
-        return Sizes(base.budget, base.short, base.longest, case.context or base.longest, base.at_once)
+        return replace(self.usual, longer=case.context or self.usual.longest)
 
     def setting(self) -> str:
         """HISA that prunes at the probes' sizes, every summary checked in every forward."""
-        budget = self.sizes(Case("")).budget
+        budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
         return json.dumps({**given, "canary": "full"})
 

@@ -6,7 +6,8 @@
 
 A case is a model slice and SGLang's flags. Both servers answer prompts within the budget (HISA must answer
 as stock does) and HISA prompts beyond it (canary full). A case that fails is a row with its problems and the
-ends of the logs, and the next one runs; the exit code is then 1. A row replaces an older one of its case.
+ends of the logs, and the next one runs; the exit code is then 1. A row replaces an older one of its case;
+calls may share a record at the same time, on a GPU each (CUDA_VISIBLE_DEVICES).
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from sglang_hisa.launch.cover.cases import CASES
 from sglang_hisa.launch.cover.pd import SIDES, run_pd
 from sglang_hisa.launch.cover.ranks import RANKS, run_ranks
 from sglang_hisa.launch.cover.run import Machine, run_case
-from sglang_hisa.launch.report.files import save
-from sglang_hisa.launch.stress.run import load_record
+from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.patches.contract import installed_version
 
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         and not (args.cpu and case.tiny is None)
         and installed_version() in case.versions
     ]
-    record, begin = load_record(args.out, shlex.join(sys.argv)), time.monotonic()
+    record, begin = RowRecord(args.out, shlex.join(sys.argv), key="case"), time.monotonic()
     if args.missing:
         chosen = [name for name in chosen if name not in right(record)]
     tell = partial(print, flush=True)
@@ -76,8 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
 
         def keep(row: dict[str, Any]) -> None:
-            record["rows"] = [old for old in record["rows"] if old["case"] != row["case"]] + [row]
-            save(record, args.out.parent, args.out.name)
+            record.put(row)
             tell(f"{row['case']}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
 
         if args.disaggregate:
@@ -95,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     return int(not right(record) >= set(chosen))
 
 
-def right(record: dict[str, Any]) -> set[str]:
+def right(record: RowRecord) -> set[str]:
     """Cases of the record without a problem."""
-    return {row["case"] for row in record["rows"] if not row["problems"]}
+    return {row["case"] for row in record.rows() if not row["problems"]}
 
 
 if __name__ == "__main__":

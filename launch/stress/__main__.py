@@ -7,8 +7,8 @@
 Arguments that it does not know are SGLang's. A race is seen if it lasts until the canary looks: delays
 (--jitter) should be longer than a forward.
 
-Rows are added to --out, so that long runs may be made of several calls. The exit code is 1 if a summary was
-wrong, a server died or an answer was not whole.
+Rows are added to --out, so that long runs may be made of several calls, also at the same time. The exit code
+is 1 if a summary was wrong, a server died or an answer was not whole.
 
 scenes:
   radix    prompts from a random tree of shared prefixes, more than the server has slots
@@ -32,8 +32,8 @@ from sglang_hisa import models, server
 from sglang_hisa.config import CANARY, ENV_JITTER, environment, parse
 from sglang_hisa.launch.ab.plan import parse_tokens
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
-from sglang_hisa.launch.report.files import save
-from sglang_hisa.launch.stress.run import Stress, load_record
+from sglang_hisa.launch.report.rows import RowRecord
+from sglang_hisa.launch.stress.run import Stress
 from sglang_hisa.launch.stress.scenes import SCENES, Load
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     arms = {(arm if not arm.startswith("{") else "hisa"): _setting(arm, args.canary) for arm in args.arms}
     longest = args.longest or (900 if args.cpu else 16 << 10)
     base = environment() | ({ENV_JITTER: str(args.jitter)} if args.jitter else {})
-    record = load_record(args.out, shlex.join(sys.argv))
+    record = RowRecord(args.out, shlex.join(sys.argv), key="id")
     with tempfile.TemporaryDirectory() as folder:
         if args.cpu:
             model = models.make_tiny(Path(folder) / "model")
@@ -85,7 +85,6 @@ def main(argv: list[str] | None = None) -> int:
             # A pool of a quarter of the working set: pages are evicted and reused all the time.
             flags += ["--max-total-tokens", str(max(4, args.at_once // 2) * longest)]
             make_env = partial(server.child_env, base, HF_HUB_OFFLINE="1")
-        record["model"] = "tiny" if args.cpu else args.slice
         stress = Stress(
             flags=[*flags, *more],
             make_env=make_env,
@@ -93,8 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             load=Load(longest, args.at_once),
             seconds=60 * args.minutes,
             logs=args.out.parent,
+            model="tiny" if args.cpu else args.slice,
             record=record,
-            save=lambda: save(record, args.out.parent, args.out.name),
             tell=lambda text: print(text, flush=True),
         )
         return stress.play(args.scenes)

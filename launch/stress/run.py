@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from sglang_hisa.launch.ab.run import retractions
 from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress.scenes import SCENES, Load
 from sglang_hisa.server import ServerFailed, ServerProcess
 
@@ -26,8 +28,8 @@ class Stress:
         flags: SGLang's flags.
         make_env: environment of a server whose ``SGLANG_HISA`` is given.
         arms: name -> ``SGLANG_HISA``, None for stock.
-        record: the record so far; rows are added.
-        save: writes it.
+        model: what is served, for the rows.
+        record: rows are added to it.
     """
 
     flags: Sequence[str]
@@ -36,8 +38,8 @@ class Stress:
     load: Load
     seconds: float
     logs: Path
-    record: dict[str, Any]
-    save: Callable[[], object]
+    model: str
+    record: RowRecord
     tell: Told
     start_timeout: float = 600
     _starts: int = field(default=0, init=False)
@@ -51,14 +53,14 @@ class Stress:
                 together = [name for name in left if SCENES[name].env == env]
                 left = [name for name in left if name not in together]
                 self._serve(arm, setting, env, together)
-        bad = [r for r in self.record["rows"] if r["violations"] or r["crashes"] or r["problems"]]
+        bad = [r for r in self.record.rows() if r["violations"] or r["crashes"] or r["problems"]]
         return int(bool(bad))
 
     def _serve(self, arm: str, setting: str | None, env: Mapping[str, str], names: list[str]) -> None:
         """One server plays ``names``. One that dies is told of in its row; the next scene has a new one."""
         while names:
             self._starts += 1
-            log = self.logs / f"stress-{arm}-{self._starts}.log"
+            log = self.logs / f"stress-{os.getpid()}-{arm}-{self._starts}.log"
             server = ServerProcess(self.flags, env={**self.make_env(setting), **env}, log=log)
             with server:
                 self.tell(f"{arm}: starting (log: {log})")
@@ -71,14 +73,14 @@ class Stress:
     def _scene(self, arm: str, name: str, server: ServerProcess) -> bool:
         """Rounds of one scene; whether the server is still there."""
         row: dict[str, Any] = {
-            **{"test": name, "arm": arm, "minutes": 0.0, "rounds": 0, "requests": 0},
+            **{"id": uuid.uuid4().hex[:8], "test": name, "arm": arm, "model": self.model},
+            **{"minutes": 0.0, "rounds": 0, "requests": 0},
             **{"canary_pages_checked": 0, "violations": 0, "pages_rebuilt": 0},
             **{"retractions": 0, "crashes": 0},
             **{"problems": [], "facts": {}, "provenance": provenance()},
         }
-        self.record["rows"].append(row)
         before, retracted = _canary(server), retractions(server.log)
-        source, begin, told = random.Random(f"{name} {len(self.record['rows'])}"), time.monotonic(), 0.0
+        source, begin, told = random.Random(row["id"]), time.monotonic(), 0.0
         while True:
             try:
                 found = SCENES[name].play(server, self.load, source)
@@ -87,7 +89,7 @@ class Stress:
                 row["crashes"] += 1
                 row["problems"].append(f"{type(error).__name__}: {error}; exit code {server.exit_code()}")
                 self.tell(f"{arm}, {name}: {row['problems'][-1]}\n{server.tail(20)}")
-                self.save()
+                self.record.put(row)
                 return False
             row["rounds"] += 1
             row["requests"] += found.requests
@@ -101,7 +103,7 @@ class Stress:
             row["retractions"] = retractions(server.log) - retracted
             if now["first"]:
                 row["first_violation"] = now["first"]
-            self.save()
+            self.record.put(row)
             over = time.monotonic() - begin >= self.seconds
             if over or time.monotonic() - told > 10:
                 told = time.monotonic()
@@ -119,13 +121,3 @@ def _canary(server: ServerProcess) -> dict[str, Any]:
     if receipt is None:
         return {"checks": 0, "violations": 0, "first": None, "rebuilt": 0}
     return {**receipt["canary"], "rebuilt": sum(receipt["summary_rebuilds"].values())}
-
-
-def load_record(path: Path, command: str) -> dict[str, Any]:
-    """The record at ``path``, to be added to, or a new one."""
-    record: dict[str, Any] = (
-        json.loads(path.read_text()) if path.is_file() else {"schema_version": 1, "rows": []}
-    )
-    record["commands"] = [*record.get("commands", []), command]
-    record["provenance"] = provenance()
-    return record

@@ -146,7 +146,7 @@ def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
         "cover-torch-topk-stock": ["the end"],
     }
     code, rows = call("torch-topk plain", "--missing")
-    assert code == 0 and list(rows) == ["plain", "torch-topk"], "the row is replaced, the other stays"
+    assert code == 0 and list(rows) == ["torch-topk", "plain"], "the row is replaced, the other stays"
     assert len(Server.started) == 2, "what is right is not asked again"
 
 

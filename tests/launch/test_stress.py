@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress import run, scenes
 from sglang_hisa.launch.stress.__main__ import _setting
 
@@ -67,15 +68,12 @@ def _stress(folder: Path, arms: dict[str, str | None], monkeypatch: pytest.Monke
     kind = type("Other", (Server,), server)
     Server.started = []
     monkeypatch.setattr(run, "ServerProcess", kind)
-    record = run.load_record(folder / "stress.json", "stress")
+    record = RowRecord(folder / "stress.json", "stress", key="id")
     told: list[str] = []
-
-    def save() -> None:
-        (folder / "stress.json").write_text(json.dumps(record))
-
     load = scenes.Load(longest=300, at_once=3)
     given = {"flags": [], "make_env": lambda setting: {"HISA": setting or ""}, "arms": arms, "load": load}
-    return run.Stress(**given, seconds=0.0, logs=folder, record=record, save=save, tell=told.append), told
+    given |= {"seconds": 0.0, "logs": folder, "model": "tiny", "record": record, "tell": told.append}
+    return run.Stress(**given), told
 
 
 def test_every_scene_is_a_row_and_nothing_wrong_is_exit_0(

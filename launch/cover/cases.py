@@ -53,7 +53,7 @@ _DRAFTS = (
 NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
 _TP = ("--tp", "2", NO_MULTICAST)
 _DP = (*_TP, "--enable-dp-attention", "--dp", "2")
-_PREFILL_GRAPH = "--cuda-graph-backend-prefill"
+PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 
 
 def _with_draft(out: Path) -> Path:
@@ -83,9 +83,9 @@ CASES: dict[str, Case] = {
         "mixed chunked prefill, no overlap schedule", ("--enable-mixed-chunk", "--disable-overlap-schedule")
     ),
     "torch-topk": Case("top-k of torch", ("--dsa-topk-backend", "torch")),
-    "prefill-breakable": Case("breakable prefill graphs", (_PREFILL_GRAPH, "breakable"), tiny=None),
+    "prefill-breakable": Case("breakable prefill graphs", (PREFILL_GRAPH, "breakable"), tiny=None),
     "prefill-piecewise": Case(
-        "piecewise prefill graphs", (_PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=(V17,)
+        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=(V17,)
     ),
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",

@@ -12,11 +12,12 @@ from typing import Any
 
 from sglang_hisa import models, server
 from sglang_hisa.launch.ab.plan import SHARED_GPU
-from sglang_hisa.launch.cover.cases import Case
+from sglang_hisa.launch.ab.validity import arm_problems
+from sglang_hisa.launch.cover.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.server import Progress, ServerProcess
+from sglang_hisa.server import Progress, ServerFailed, ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
 CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
@@ -50,7 +51,11 @@ class Machine:
         return json.dumps({**given, "canary": "full"})
 
     def flags(self, case: Case, model: Path) -> list[str]:
-        """SGLang's flags of both servers; their pools are small, so that pages are evicted and used again."""
+        """SGLang's flags of both servers.
+
+        Their pools are small, so that pages are evicted and used again. Prefill graphs take half a minute and
+        gigabytes of each server: only the cases that are about them have them.
+        """
         sizes = self.sizes(case)
         if self.cpu:
             given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
@@ -60,7 +65,9 @@ class Machine:
         if not case.dummy:
             at = given.index("--load-format")
             del given[at : at + 2]
-        return [*given, *SHARED_GPU, "--max-total-tokens", str(pool), *case.flags]
+        given += [*SHARED_GPU, "--max-total-tokens", str(pool)]
+        graphs = () if PREFILL_GRAPH in case.flags else (PREFILL_GRAPH, "disabled")
+        return [*given, *graphs, *case.flags]
 
     def write_model(self, case: Case, out: Path) -> Path:
         """The model of a case, or its tiny form.
@@ -77,9 +84,12 @@ class Machine:
     def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
         setting = self.setting() if hisa else None
         make = server.cpu_env if self.cpu else server.child_env
-        dense = {} if self.cpu else {"SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0"}
+        gpu = {
+            "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
+            "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
+        }
         ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
-        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **dense, **ranks, **case.env}
+        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **({} if self.cpu else gpu), **ranks, **case.env}
 
 
 def starting(tell: Callable[[str], None], who: str) -> Progress:
@@ -132,6 +142,8 @@ def _side_by_side(
             ready = one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {arm}"))
             facts[f"{arm}_ready_s"] = round(ready)
             machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
+            if wrong := arm_problems(arm, machine.setting() if arm == "hisa" else None, one.receipts()):
+                raise ServerFailed("; ".join(wrong))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):
             machine.tell(f"{name}: {probe}")
             PROBES[probe](pair)

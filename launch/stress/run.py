@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.ab.run import retractions
+from sglang_hisa.launch.ab.validity import arm_problems
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress.scenes import SCENES, Load
@@ -45,7 +46,11 @@ class Stress:
     _starts: int = field(default=0, init=False)
 
     def play(self, names: Sequence[str]) -> int:
-        """Every scene on every arm, for ``seconds`` each; 1 where anything was wrong, else 0."""
+        """Every scene on every arm, for ``seconds`` each; 1 where anything was wrong, else 0.
+
+        Raises:
+            ServerFailed: a server did not start, or does not serve its arm.
+        """
         for arm, setting in self.arms.items():
             left = list(names)
             while left:
@@ -65,6 +70,8 @@ class Stress:
             with server:
                 self.tell(f"{arm}: starting (log: {log})")
                 server.wait_ready(self.start_timeout)
+                if wrong := arm_problems(arm, setting, server.receipts()):
+                    raise ServerFailed("; ".join(wrong))
                 while names:
                     name = names.pop(0)
                     if not self._scene(arm, name, server):

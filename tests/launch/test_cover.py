@@ -122,8 +122,8 @@ def test_a_case_that_serves_is_a_row_of_facts(call) -> None:
     [
         ({"off": 1}, "within the budget HISA's answers are not stock's"),
         ({"found": 0}, "no request found a prefix"),
-        ({"stock_receipt": {"active": True}}, "the stock server has a receipt"),
-        ({"receipt": {"active": False}}, "rank 0: no active receipt"),
+        ({"stock_receipt": {"active": True}}, "ServerFailed: arm stock: serves HISA"),
+        ({"receipt": {"active": False}}, "ServerFailed: arm hisa: the receipt says that HISA is not active"),
         ({"receipt": {"canary": {"checks": 9, "violations": 1}}}, "rank 0: canary"),
         ({"receipt": {"canary": {"checks": 0, "violations": 0}}}, "rank 0: canary"),
         ({"receipt": {"hisa_steps": {"decode": 3}}}, "rank 0: HISA's steps"),

@@ -11,16 +11,18 @@ import pytest
 from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress import run, scenes
 from sglang_hisa.launch.stress.__main__ import _setting
+from sglang_hisa.server import ServerFailed
 
 
 class Server:
     """Answers every request at once; has ``wrong`` violations, and ``dies`` after so many requests."""
 
     started: ClassVar[list[dict[str, str]]] = []
-    wrong, dies, tokens = 0, 10**9, None
+    wrong, dies, tokens, active = 0, 10**9, None, True
 
     def __init__(self, flags: Any, *, env: dict[str, str], log: Path) -> None:
         self.log, self.asked, self.seen, self.paths = log, 0, 0, []
+        self.hisa = bool(env["HISA"])
         log.write_text("#retracted_reqs: 2\n")
         Server.started.append(env)
 
@@ -56,12 +58,15 @@ class Server:
         meta |= {"input_top_logprobs": [None, row], "output_top_logprobs": [row]}
         return {"output_ids": [1] * (self.tokens or count), "meta_info": meta}
 
-    def receipts(self) -> list[dict[str, Any]]:
+    def receipts(self) -> list[dict[str, Any] | None]:
+        if not self.hisa:
+            return [None]
         self.seen += 1
-        wrong = self.wrong if self.seen > 1 else 0
+        wrong = self.wrong if self.seen > 2 else 0
         first = "page 7" if wrong else None
         canary = {"checks": 100 * self.seen, "violations": wrong, "first": first}
-        return [{"canary": canary, "summary_rebuilds": {"hicache_load": 5 * self.seen, "pd_receive": 2}}]
+        rebuilt = {"hicache_load": 5 * self.seen, "pd_receive": 2}
+        return [{"active": self.active, "canary": canary, "summary_rebuilds": rebuilt}]
 
 
 def _stress(folder: Path, arms: dict[str, str | None], monkeypatch: pytest.MonkeyPatch, **server: Any) -> Any:
@@ -86,8 +91,8 @@ def test_every_scene_is_a_row_and_nothing_wrong_is_exit_0(
         (arm, name) for arm in ("paper", "stock") for name in scenes.SCENES
     ]
     assert [r["requests"] for r in rows[:5]] == [9, 6, 3, 3, 9]
-    assert all(r["canary_pages_checked"] == 100 and r["rounds"] == 1 for r in rows)
-    assert all(r["pages_rebuilt"] == 5 for r in rows)
+    seen = [(r["canary_pages_checked"], r["pages_rebuilt"], r["rounds"]) for r in rows]
+    assert seen == [(100, 5, 1)] * 5 + [(0, 0, 1)] * 5, "stock has no canary"
     assert rows[1]["facts"] == {"aborted": 3} and rows[3]["facts"]["kl_warm_cold"] == 0
     assert Server.started == [
         {"HISA": "{}"},
@@ -123,6 +128,15 @@ def test_a_second_call_adds_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         stress.play(["warm"])
     record = json.loads((tmp_path / "stress.json").read_text())
     assert len(record["rows"]) == 2 and record["commands"] == ["stress", "stress"]
+
+
+def test_an_arm_that_serves_something_else_is_not_stressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stress, _ = _stress(tmp_path, {"paper": "{}"}, monkeypatch, active=False)
+    with pytest.raises(ServerFailed, match="arm paper: the receipt says that HISA is not active"):
+        stress.play(["radix"])
+    assert json.loads((tmp_path / "stress.json").read_text())["rows"] == []
 
 
 def test_settings_of_arms() -> None:

@@ -84,12 +84,16 @@ class Machine:
     def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
         setting = self.setting() if hisa else None
         make = server.cpu_env if self.cpu else server.child_env
-        gpu = {
-            "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
-            "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
-        }
+        given = (
+            {}
+            if self.cpu
+            else {
+                "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
+                "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
+            }
+        )
         ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
-        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **({} if self.cpu else gpu), **ranks, **case.env}
+        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
 
 def starting(tell: Callable[[str], None], who: str) -> Progress:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
+import os
 import pkgutil
+import sys
 from typing import NoReturn
 
 from sglang_hisa import __version__
@@ -16,12 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def refuse(what: str, reasons: list[str], fix: str) -> NoReturn:
-    """Stop the process with one message. Raises ``SystemExit`` (code 1)."""
+    """Stop the process with one message. Raises ``SystemExit`` (code 1); a worker ends without it.
+
+    A worker's ``SystemExit`` waits for every thread, and NIXL's never ends: SGLang would wait for it.
+    """
     lines = "\n".join(f"  - {reason}" for reason in reasons)
-    raise SystemExit(
+    message = (
         f"sglang-hisa {__version__}: refusing to start: {what}\n{lines}\n"
         f"Fix: {fix}\nUnset SGLANG_HISA to serve stock DSA."
     )
+    if multiprocessing.parent_process() is not None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    raise SystemExit(message)
 
 
 def _hook(name: str) -> object:

@@ -35,9 +35,10 @@ def _check_receipt(state: runtime.Runtime, server_args: Any) -> list[str]:
         problems.append("no DSA KV pool was built, so there are no page summaries")
     if state.stock_graphs and state.config.decode.active:
         problems.append(f"captured decode graphs call the stock indexer (rows {sorted(state.stock_graphs)})")
-    graphs_off = server_args.disable_cuda_graph or server_args.disable_decode_cuda_graph
+    # SGLang resolves every flag to this; a prefill server has no decode graphs either.
+    captured = server_args.cuda_graph_config.decode.backend != "disabled"
     on_gpu = (server_args.device or "cuda") == "cuda"
-    if on_gpu and state.config.decode.active and not graphs_off and not state.graphs:
+    if on_gpu and state.config.decode.active and captured and not state.graphs:
         problems.append("no captured decode graph runs HISA (pass --disable-cuda-graph if that is meant)")
     return problems
 

@@ -295,6 +295,7 @@ def make_tiny(
     out: Path,
     *,
     layers: int = 3,
+    hidden: int = 128,
     index_topk: int = 64,
     index_heads: int = 4,
     seed: int = 0,
@@ -318,7 +319,8 @@ def make_tiny(
         raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
     from safetensors.torch import save_file
 
-    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
+    changes = {"num_hidden_layers": layers, "hidden_size": hidden}
+    changes |= {"index_topk": index_topk, "index_n_heads": index_heads}
     if index_topk_freq > 1:
         changes["index_topk_freq"] = index_topk_freq
     if draft:

@@ -23,6 +23,7 @@ from typing import Any, Self
 Progress = Callable[[float, str], None]
 """Called about once a second while a server starts: (seconds so far, last line of its log)."""
 
+SGLANG = "sglang.launch_server"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # loaded here: a forked child must not take the loader's lock
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -153,12 +154,16 @@ class ServerProcess:
         log: Path,
         port: int = 0,
         python: str = sys.executable,
-        module: str = "sglang.launch_server",
+        module: str = SGLANG,
         host: str = "127.0.0.1",
     ) -> None:
         self.port = port or free_port()
         self.log = log
-        self.argv = [python, "-m", module, *flags, "--host", host, "--port", str(self.port)]
+        own = ["--host", host, "--port", str(self.port)]
+        if module == SGLANG and not any(flag.startswith("--nccl-port") for flag in flags):
+            # SGLang's own choice may be taken before its workers, many seconds later, listen there.
+            own = ["--nccl-port", str(free_port()), *own]
+        self.argv = [python, "-m", module, *flags, *own]
         self._env = dict(env)
         self._begin = 0.0
         self._child: subprocess.Popen[bytes] | None = None
@@ -293,8 +298,12 @@ class ServerProcess:
         return [state.get("sglang_hisa") for state in states]
 
     def flush_cache(self) -> None:
-        """Drop the radix cache."""
-        self.request("/flush_cache", {})
+        """Drop the radix cache, once the scheduler is done with what it has answered (at most a minute).
+
+        Raises:
+            urllib.error.HTTPError: it is still busy.
+        """
+        self.request("/flush_cache?timeout=60", {})
 
 
 def child_env(base: Mapping[str, str], hisa: str | None, **extra: str) -> dict[str, str]:

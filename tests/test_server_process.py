@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.answer("Cache flushed." if self.path == "/flush_cache" else body)
+        self.answer("Cache flushed." if self.path == "/flush_cache?timeout=60" else body)
 
 
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()

@@ -51,8 +51,8 @@ def _pair(
     common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
     pair = []
     for gpu, (mode, hisa) in enumerate(zip(("prefill", "decode"), SIDES[name])):
-        own = ("--disaggregation-mode", mode, "--nccl-port", str(free_port()))
-        pair.append(_start(stack, machine, f"{name}-{mode}", hisa, gpu, *own, *common))
+        flags = ("--disaggregation-mode", mode, *common)
+        pair.append(_start(stack, machine, f"{name}-{mode}", hisa, gpu, *flags))
     prefill, decode = pair
     for mode, one in (("prefill", prefill), ("decode", decode)):
         one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {mode}"))

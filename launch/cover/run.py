@@ -20,6 +20,10 @@ from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.server import Progress, ServerFailed, ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
+GPU_ENV = {
+    "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
+    "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
+}
 CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
 
 Probe = Callable[[dict[str, Any], list[str]], None]
@@ -44,11 +48,11 @@ class Machine:
     def sizes(self, case: Case) -> Sizes:
         return replace(self.usual, longer=case.context or self.usual.longest)
 
-    def setting(self) -> str:
-        """HISA that prunes at the probes' sizes, every summary checked in every forward."""
+    def setting(self, case: Case) -> str:
+        """HISA that prunes at the probes' sizes, with the canary of the case."""
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
-        return json.dumps({**given, "canary": "full"})
+        return json.dumps({**given, "canary": case.canary})
 
     def flags(self, case: Case, model: Path) -> list[str]:
         """SGLang's flags of both servers.
@@ -82,16 +86,9 @@ class Machine:
         return models.make_tiny(out, **case.tiny)
 
     def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
-        setting = self.setting() if hisa else None
+        setting = self.setting(case) if hisa else None
         make = server.cpu_env if self.cpu else server.child_env
-        given = (
-            {}
-            if self.cpu
-            else {
-                "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
-                "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
-            }
-        )
+        given = {} if self.cpu else GPU_ENV
         ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
@@ -146,7 +143,7 @@ def _side_by_side(
             ready = one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {arm}"))
             facts[f"{arm}_ready_s"] = round(ready)
             machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
-            if wrong := arm_problems(arm, machine.setting() if arm == "hisa" else None, one.receipts()):
+            if wrong := arm_problems(arm, machine.setting(case) if arm == "hisa" else None, one.receipts()):
                 raise ServerFailed("; ".join(wrong))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):
             machine.tell(f"{name}: {probe}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from sglang_hisa.launch.ab.run import retractions
 from sglang_hisa.launch.ab.validity import arm_problems
@@ -93,7 +94,7 @@ class Stress:
                 found = SCENES[name].play(server, self.load, source)
                 now = _canary(server)
             except (OSError, ServerFailed) as error:
-                row["crashes"] += 1
+                row["crashes"] += not isinstance(error, HTTPError)  # who refuses a request is alive
                 row["problems"].append(f"{type(error).__name__}: {error}; exit code {server.exit_code()}")
                 self.tell(f"{arm}, {name}: {row['problems'][-1]}\n{server.tail(20)}")
                 self.record.put(row)

@@ -58,8 +58,45 @@ def test_another_key_width_is_refused(state):
     assert not state.layers
 
 
+def gpu_server(decode_graphs):
+    graphs = SimpleNamespace(decode=SimpleNamespace(backend=decode_graphs))
+    return SimpleNamespace(cuda_graph_config=graphs, device="cuda")
+
+
 def test_a_server_without_an_indexer_is_refused(state):
-    arguments = SimpleNamespace(disable_cuda_graph=True, disable_decode_cuda_graph=True, device="cuda")
-    assert scheduler._check_receipt(state, arguments) == [
+    assert scheduler._check_receipt(state, gpu_server("disabled")) == [
         "no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model"
     ]
+
+
+def test_decode_graphs_without_hisa_are_refused_where_there_are_any(state):
+    """A prefill server of a disaggregated pair captures none, and is served."""
+    state.layers, state.summary_bytes = {0, 1}, 1
+    assert scheduler._check_receipt(state, gpu_server("disabled")) == []
+    (reason,) = scheduler._check_receipt(state, gpu_server("full"))
+    assert "no captured decode graph runs HISA" in reason
+    state.graphs = 1
+    assert scheduler._check_receipt(state, gpu_server("full")) == []
+
+
+WORKER = """
+import multiprocessing, threading, time
+
+def work():
+    from sglang_hisa.patches.plugin import refuse
+    threading.Thread(target=time.sleep, args=(300,)).start()
+    refuse("the test asks for it", ["one", "two"], "nothing")
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join(60)
+    print("ended:", worker.exitcode)
+    worker.kill()
+"""
+
+
+def test_a_worker_that_refuses_ends_whatever_its_threads_do():
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "ended: 1\n"
+    assert "refusing to start: the test asks for it\n  - one\n  - two\nFix: nothing" in done.stderr

@@ -91,8 +91,6 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
             flags += ["--disaggregation-bootstrap-port", str(bootstrap["bootstrap_port"])]
             # Less than the default, so that the pool takes several requests and one of them can be retracted.
             flags += ["--chunked-prefill-size", "256", "--num-reserved-decode-tokens", "64"]
-            # SGLang's own choice is a port that the other server's connections may take before it listens.
-            flags += ["--nccl-port", str(free_port())]
             one = watched(tmp_path / mode, tiny, HISA, flags, pool_tokens=2048, extra={**no_gpu, **more})
             pair.append(stack.enter_context(one))
 

@@ -76,22 +76,32 @@ def _pick_row(
     pick,
     length,
     score,
+    score_stride,
+    members,
     table,
     physical,
     logical,
+    out_stride,
     width,
     sink_blocks,
     local_tokens,
     PAGE: tl.constexpr,
     PER_BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    GROUP: tl.constexpr,
     LOGICAL: tl.constexpr,
 ):
-    """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS."""
+    """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS.
+
+    A group of ``members`` <= GROUP rows keeps those of the best sums, and each of its rows is written.
+    """
     block = tl.arange(0, BLOCKS)
     inside = block < earlier
     scored = tl.where(pick < earlier, earlier, 0)
     value = tl.load(score + block, mask=block < scored, other=float("-inf"))
+    for member in tl.static_range(1, GROUP):
+        more = tl.where(members > member, scored, 0)
+        value += tl.load(score + member * score_stride + block, mask=block < more, other=0.0)
     keep = inside
     place = block
     if pick < earlier:
@@ -109,10 +119,12 @@ def _pick_row(
     for part in tl.static_range(PER_BLOCK):
         page = block * PER_BLOCK + part
         to = place * PER_BLOCK + part
-        write = keep & (to < width)
-        tl.store(physical + to, tl.load(table + page, mask=keep, other=0), mask=write)
-        if LOGICAL:
-            tl.store(logical + to, page, mask=write)
+        found = tl.load(table + page, mask=keep, other=0)
+        for member in tl.static_range(GROUP):
+            write = keep & (to < tl.where(members > member, width, 0))
+            tl.store(physical + member * out_stride + to, found, mask=write)
+            if LOGICAL:
+                tl.store(logical + member * out_stride + to, page, mask=write)
 
 
 @triton.jit
@@ -127,6 +139,7 @@ def _pick_kernel(
     score_stride,
     table_stride,
     out_stride,
+    rows,
     width,
     sink_blocks,
     local_tokens,
@@ -137,11 +150,13 @@ def _pick_kernel(
     LARGE: tl.constexpr,
     MANY: tl.constexpr,
     WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
     MAPPED: tl.constexpr,
     LOGICAL: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * GROUP
+    members = tl.minimum(rows - row, GROUP)
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -159,23 +174,23 @@ def _pick_kernel(
     # A graph's bound is the longest context; most rows are shorter and take a cheaper branch.
     if earlier <= FEW:
         _pick_row(
-            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
-            *(PAGE, PER_BLOCK, FEW, LOGICAL),
+            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL),
         )
     elif earlier <= MID:
         _pick_row(
-            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
-            *(PAGE, PER_BLOCK, MID, LOGICAL),
+            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL),
         )
     elif earlier <= LARGE:
         _pick_row(
-            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
-            *(PAGE, PER_BLOCK, LARGE, LOGICAL),
+            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL),
         )
     else:
         _pick_row(
-            *(earlier, pick, length, score, table, physical, logical, width, sink_blocks, local_tokens),
-            *(PAGE, PER_BLOCK, MANY, LOGICAL),
+            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL),
         )
 
     # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.
@@ -183,10 +198,11 @@ def _pick_kernel(
     page = (earlier - pick) * PER_BLOCK + column
     own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
     value = tl.load(table + page, mask=own, other=0)
-    tail = (column >= pick * PER_BLOCK) & (column < width)
-    tl.store(physical + column, value, mask=tail)
-    if LOGICAL:
-        tl.store(logical + column, tl.where(own, page, 0), mask=tail)
+    for member in tl.static_range(GROUP):
+        tail = (column >= pick * PER_BLOCK) & (column < tl.where(members > member, width, 0))
+        tl.store(physical + member * out_stride + column, value, mask=tail)
+        if LOGICAL:
+            tl.store(logical + member * out_stride + column, tl.where(own, page, 0), mask=tail)
 
 
 def pick_pages(
@@ -202,6 +218,7 @@ def pick_pages(
     logical: torch.Tensor | None,
     backend: str,
     overlap: bool = False,
+    group: int = 1,
 ) -> None:
     """Write each row's candidate page table, ascending, its own block last, padded with page 0.
 
@@ -214,10 +231,13 @@ def pick_pages(
         physical: int32 ``[rows, width]``, out: physical pages; ``width`` must hold the widest row.
         logical: the same shape, out: logical pages, or None.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
+        group: so many adjacent rows choose together, by the sum of their scores. Their lengths, picks and
+            table rows must be equal: those of the group's first row are read.
     """
     args = (lengths, picks, table, table_rows)
     if backend == "torch":
-        reference.pick_pages(scores, *args, pages_per_block, sink_blocks, local_tokens, physical, logical)
+        forced = (sink_blocks, local_tokens)
+        reference.pick_pages(scores, *args, pages_per_block, *forced, physical, logical, group)
         return
     rows, width = physical.shape
     if not rows:
@@ -225,7 +245,7 @@ def pick_pages(
     blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
-    _pick_kernel[(rows,)](
+    _pick_kernel[(triton.cdiv(rows, group),)](
         scores,
         lengths,
         picks,
@@ -236,6 +256,7 @@ def pick_pages(
         scores.stride(0),
         table.stride(0),
         physical.stride(0),
+        rows,
         width,
         sink_blocks,
         local_tokens,
@@ -246,6 +267,7 @@ def pick_pages(
         LARGE=min(LARGE, blocks),
         MANY=blocks,
         WIDTH=max(16, triton.next_power_of_2(width)),
+        GROUP=group,
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,
         OVERLAP=overlap,

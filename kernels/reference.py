@@ -139,19 +139,22 @@ def pick_pages(
     local_tokens: int,
     physical: torch.Tensor,
     logical: torch.Tensor | None,
+    group: int = 1,
 ) -> None:
     """Candidate pages of each row; see :func:`sglang_hisa.kernels.pick.pick_pages`."""
     block = pages_per_block * PAGE
     physical.zero_()
     if logical is not None:
         logical.zero_()
-    for row, (length, pick) in enumerate(zip(lengths.tolist(), picks.tolist())):
+    for first in range(0, scores.shape[0], group):
+        row = slice(first, first + group)
+        length, pick = int(lengths[first]), int(picks[first])
         if length <= 0:
             continue
         earlier = (length - 1) // block
         kept = torch.arange(earlier, device=scores.device)
         if pick < earlier:
-            score = scores[row, :earlier].clone()
+            score = scores[row, :earlier].sum(dim=0)
             forced = kept < sink_blocks
             forced |= kept >= max(length - local_tokens, 0) // block
             score[forced] = float("inf")
@@ -161,7 +164,7 @@ def pick_pages(
         pages = (kept[:, None] * pages_per_block + inside).flatten()
         own = torch.arange(earlier * pages_per_block, (length + PAGE - 1) // PAGE, device=scores.device)
         chosen = torch.cat((pages, own))
-        source = row if table_rows is None else int(table_rows[row])
+        source = first if table_rows is None else int(table_rows[first])
         physical[row, : len(chosen)] = table[source, chosen]
         if logical is not None:
             logical[row, : len(chosen)] = chosen.to(logical.dtype)

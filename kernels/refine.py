@@ -25,36 +25,45 @@ def _refine_kernel(
     row_floats,
     table_stride,
     out_stride,
+    rows,
     heads,
+    GROUP: tl.constexpr,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     KEY_BYTES: tl.constexpr,
     PAGES: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * GROUP
     first = tl.program_id(1) * PAGES
-    length = tl.load(length_ptr + row)
+    member = tl.arange(0, GROUP)
+    lengths = tl.load(length_ptr + row + member, mask=row + member < rows, other=0)
+    length = tl.max(lengths, axis=0)
     if first * PAGE >= length:
         return
-    head = tl.arange(0, HEADS)
+    # The heads of a group's rows lie side by side: one product gives the scores of all of them.
+    column = tl.arange(0, GROUP * HEADS)
+    source, head = row + column // HEADS, column % HEADS
+    real = (head < heads) & (source < rows)
     dim = tl.arange(0, DIM)
     token = tl.arange(0, PAGE)
     q = tl.load(
-        q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
-        mask=head[None, :] < heads,
+        q_ptr + source[None, :] * q_stride + head[None, :] * DIM + dim[:, None],
+        mask=real[None, :],
         other=0.0,
     )
-    weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
+    weight = tl.load(weight_ptr + source * weight_stride + head, mask=real, other=0.0)
     last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
     for at in range(first, last):
         page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
         key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :])
         scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
         score = tl.dot(key, q)
-        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+        total = tl.maximum(score, 0.0) * weight[None, :]
+        total = tl.sum(tl.reshape(total, (PAGE, GROUP, HEADS)), axis=2) * scale[:, None]
         to = at * PAGE + token
-        tl.store(out_ptr + row * out_stride + to, total, mask=to < length)
+        out = out_ptr + (row + member)[None, :] * out_stride + to[:, None]
+        tl.store(out, total, mask=to[:, None] < lengths[None, :])
 
 
 def refine_logits(
@@ -65,6 +74,8 @@ def refine_logits(
     lengths: torch.Tensor,
     out: torch.Tensor,
     backend: str,
+    *,
+    group: int = 1,
 ) -> None:
     """Score the tokens of each row's candidate pages (arXiv 2603.28458, stage 2: the DSA score).
 
@@ -73,6 +84,7 @@ def refine_logits(
         index_k: uint8 ``[pages, 8448]``.
         table: int32 ``[rows, width]`` candidate pages; lengths: int32 ``[rows]`` candidate tokens.
         out: fp32 ``[rows, width * 64]``; columns from ``lengths`` on are left as they are.
+        group: so many adjacent rows have the same pages, which are then loaded once (a power of two).
     """
     if backend == "torch":
         reference.refine_logits(q, weights, index_k, table, lengths, out)
@@ -84,7 +96,7 @@ def refine_logits(
         return
     # Few rows need many programs to fill the chip; many rows would rather load q once.
     pages = 2 if rows * table.shape[1] < 4096 else 8
-    _refine_kernel[(rows, triton.cdiv(table.shape[1], pages))](
+    _refine_kernel[(triton.cdiv(rows, group), triton.cdiv(table.shape[1], pages))](
         q,
         weights,
         key_view(index_k),
@@ -98,7 +110,9 @@ def refine_logits(
         index_k.stride(0) // 4,
         table.stride(0),
         out.stride(0),
+        rows,
         heads,
+        GROUP=group,
         HEADS=max(16, triton.next_power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,

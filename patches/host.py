@@ -70,8 +70,9 @@ class SglangHost:
         max_length: int,
     ) -> torch.Tensor:
         pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
+        grouped = q.unflatten(0, lengths_2d.shape)
         logits = paged_logits_fn()(
-            q.unsqueeze(1), pages, weights, lengths_2d, table, schedule, max_length, clean_logits=False
+            grouped, pages, weights, lengths_2d, table, schedule, max_length, clean_logits=False
         )
         if logits.shape[0] <= 1:
             # DLPack sets the stride of a single row to 1, the top-k kernel wants a multiple of 4

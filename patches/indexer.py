@@ -173,8 +173,7 @@ def _capturing(q: torch.Tensor) -> bool:
 
 
 def _count_rows(state: runtime.Runtime, kind: str, plan: paths.Plan, padding: int = 0) -> None:
-    for chunk in plan.chunks:
-        state.rows.add(kind, chunk.lengths, chunk.candidates[: chunk.stop - chunk.start], padding)
+    state.rows.add(kind, plan.rows.lengths, plan.of_rows("candidates"), padding)
 
 
 def _longest_padding(metadata: Any, rows: int) -> int:
@@ -287,7 +286,10 @@ def _prefill_step(
     width = max(rule.width(length) for rule, length in zip(rules, contexts))
     table = metadata.get_page_table_64()
     view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
-    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q))
+    counts = metadata.get_dsa_extend_len_cpu()
+    if sum(counts) != lengths.shape[0]:  # padded rows have no request
+        counts = None
+    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), counts)
     if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
     return Step(plan, state.audit.sample(plan, contexts, state.config, host, state.refine))

@@ -26,8 +26,15 @@ def _hf_config(server_args: Any) -> Any:
     )
 
 
-def _check_receipt(state: runtime.Runtime, server_args: Any) -> list[str]:
-    """Reasons why a server that started does not serve HISA."""
+def _has_decode_graphs(scheduler: Any) -> bool:
+    """Whether it captured any: a prefill server of a disaggregated pair has none, whatever its flags say."""
+    from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
+
+    return isinstance(scheduler.tp_worker.model_runner.decode_cuda_graph_runner, DecodeCudaGraphRunner)
+
+
+def _check_receipt(state: runtime.Runtime, decode_graphs: bool) -> list[str]:
+    """Reasons why a server that started, and captured decode graphs or none, does not serve HISA."""
     problems = []
     if not state.layers:
         problems.append("no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model")
@@ -35,10 +42,7 @@ def _check_receipt(state: runtime.Runtime, server_args: Any) -> list[str]:
         problems.append("no DSA KV pool was built, so there are no page summaries")
     if state.stock_graphs and state.config.decode.active:
         problems.append(f"captured decode graphs call the stock indexer (rows {sorted(state.stock_graphs)})")
-    # SGLang resolves every flag to this; a prefill server has no decode graphs either.
-    captured = server_args.cuda_graph_config.decode.backend != "disabled"
-    on_gpu = (server_args.device or "cuda") == "cuda"
-    if on_gpu and state.config.decode.active and captured and not state.graphs:
+    if decode_graphs and state.config.decode.active and not state.graphs:
         problems.append("no captured decode graph runs HISA (pass --disable-cuda-graph if that is meant)")
     return problems
 
@@ -51,7 +55,7 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         refuse("these settings are not served by HISA", problems, "change the flags as said above")
     state.speculative = bool(server_args.speculative_algorithm)
     original(self, server_args, *args, **kwargs)
-    problems = _check_receipt(state, server_args)
+    problems = _check_receipt(state, _has_decode_graphs(self))
     if problems:
         refuse("the server is up but does not run HISA", problems, "run `hisa doctor`")
     # Only the scheduler of a TP group that tells SGLang's own metrics: counters of all ranks would add up.

@@ -81,7 +81,7 @@ class Audit:
         if first >= count:  # torch.arange refuses an empty range that starts past its end
             return None
         chosen = torch.arange(first, count, self._stride, device=rows.lengths.device)
-        picks = torch.cat([chunk.picks for chunk in plan.chunks])[chosen]
+        picks = plan.of_rows("picks")[chosen]
         lengths = rows.lengths[chosen]
         whole = Rows(
             lengths,

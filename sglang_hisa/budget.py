@@ -50,14 +50,15 @@ def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, loc
     """The rule of ``phase`` ("decode" or "prefill"); a phase left to stock DSA keeps everything.
 
     A row must hold at least ``min(length, index_topk)`` candidate tokens even when its own block holds
-    one token (fa3 does not mask -1), and all of its sink and local blocks.
+    one token (fa3 does not mask -1), and all of its sink and local blocks (of a pair: those of both rows).
     """
     setting = getattr(config, phase)
     block = config.block
     if not setting.active:
         return Rule(KEEP_ALL, 0, block)
     floor = _ceil_div(index_topk, block) + 1
-    forced = sink_blocks(config, init_tokens) + _ceil_div(max(config.local_tokens, local_tokens), block) + 1
+    local = max(config.local_tokens, local_tokens) + (config.prefill_group - 1 if phase == "prefill" else 0)
+    forced = sink_blocks(config, init_tokens) + _ceil_div(local, block) + 1
     share = _ceil_div(round(setting.fraction * (1 << 32)), 1 << 16)
     return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block)
 

@@ -26,6 +26,7 @@ PAGE = 64
 MOST_TOKENS = 2**31 - 1
 """Lengths are int32 on the device."""
 BLOCKS = (64, 128, 256)
+GROUPS = (1, 2)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
@@ -71,6 +72,9 @@ class Config:
     """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
+    prefill_group: int = 1
+    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
+    each key once, and keep about what one keeps with a budget a few per cent smaller."""
     dense_last_chunk: bool = True
     """Serve the chunk that ends a prompt with stock DSA (what follows depends most on these rows)."""
     sink_tokens: int = 64
@@ -131,7 +135,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
 
-_CHOICES = {"summary": SUMMARY, "refine": REFINE, "kernels": KERNELS, "canary": CANARY}
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "prefill_group": GROUPS,
+    "summary": SUMMARY,
+    "refine": REFINE,
+    "kernels": KERNELS,
+    "canary": CANARY,
+}
 
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
@@ -140,6 +150,7 @@ _HINTS: dict[str, str] = {
     "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",
     "prefill_fraction": "a number from 0 to 1",
+    "prefill_group": "1 or 2",
     "dense_last_chunk": "true or false",
     "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
     "local_tokens": f"0 or more, at most {MOST_TOKENS}",

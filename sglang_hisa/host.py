@@ -17,7 +17,7 @@ class Host(Protocol):
     """Whether :meth:`topk_slots` (top-k and page table in one launch) is the server's top-k."""
 
     def schedule(self, lengths_2d: torch.Tensor) -> Any:
-        """DeepGEMM's work split for int32 ``[rows, 1]`` lengths."""
+        """DeepGEMM's work split for int32 ``[rows / group, group]`` lengths."""
 
     def paged_logits(
         self,
@@ -29,7 +29,11 @@ class Host(Protocol):
         schedule: Any,
         max_length: int,
     ) -> torch.Tensor:
-        """DeepGEMM's paged MQA logits, fp32 ``[rows, max_length]``; row stride a multiple of 4."""
+        """DeepGEMM's paged MQA logits, fp32 ``[rows, max_length]``; row stride a multiple of 4.
+
+        lengths_2d int32 ``[rows / group, group]``, table int32 ``[rows / group, pages]``: adjacent rows share
+        a table, and the last one of a group is its longest.
+        """
 
     def flat_logits(
         self,

@@ -7,12 +7,13 @@ which page table a row reads and in how many rows come at once.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import kernels, pairs
 from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
@@ -52,7 +53,8 @@ class Chunk:
 
     start: int
     stop: int
-    lengths: torch.Tensor
+    bounds: torch.Tensor
+    """int32 ``[rows]``: length that pages are chosen for, the row's own or that of its pair's last row."""
     table_rows: torch.Tensor | None
     picks: torch.Tensor
     candidates: torch.Tensor
@@ -78,6 +80,18 @@ class Plan:
     gathered: torch.Tensor | None = None
     """int32: pages of every request's earlier blocks, one request after the other, whose summaries
     DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
+    group: int = 1
+    """Adjacent rows that choose their pages together (:mod:`sglang_hisa.pairs`)."""
+    order: torch.Tensor | None = None
+    """int64: the step's row that stands at each place of the chunks; None where none moved."""
+    back: torch.Tensor | None = None
+    """int64 ``[rows]``: the place of each of the step's rows."""
+
+    def of_rows(self, field: str) -> torch.Tensor:
+        """A field of the chunks (``picks`` or ``candidates``), int32 ``[rows]`` in the order of the step."""
+        parts = [getattr(chunk, field)[: chunk.stop - chunk.start] for chunk in self.chunks]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole if self.back is None else whole[self.back]
 
 
 @dataclass(frozen=True)
@@ -136,38 +150,75 @@ def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, sea
     return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, seals)
 
 
-def make_prefill_plan(rows: Rows, contexts: list[int], config: Config, host: Host, refine: str) -> Plan:
-    """Plan of an extend step; ``contexts`` are the lengths of its requests, on the host."""
+def make_prefill_plan(
+    rows: Rows,
+    contexts: list[int],
+    config: Config,
+    host: Host,
+    refine: str,
+    counts: Sequence[int] | None = None,
+) -> Plan:
+    """Plan of an extend step.
+
+    Args:
+        contexts: lengths of its requests, on the host.
+        counts: rows of each of them, which may then choose in pairs; None for rows that do not follow one
+            another.
+    """
     score_blocks = max(1, -(-rows.max_length // config.block) - 1)
-    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
+    group, order, back = 1, None, None
+    given, bounds = rows, rows.lengths
+    if counts is not None and max(counts) > 1 and config.prefill_group > 1:
+        group = pairs.GROUP
+        if (moved := pairs.arrange(contexts, counts)) is not None:
+            order, back = (index.to(rows.lengths.device) for index in moved)
+            given = _at(rows, order)
+        bounds = pairs.last_of_each(given.lengths)
+    picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
+    candidates -= bounds - given.lengths
     flat = refine == "deepgemm" and rows.lengths.is_cuda
     gathered = starts = ends = None
-    if flat and rows.table_rows is not None:
+    if flat and given.table_rows is not None:
         gathered, firsts = _gather_list(rows, contexts, config)
-        starts = firsts[rows.table_rows.long()]
-        earlier = torch.div((rows.lengths - 1).clamp_min(0), config.block, rounding_mode="floor")
+        starts = firsts[given.table_rows.long()]
+        earlier = torch.div((bounds - 1).clamp_min(0), config.block, rounding_mode="floor")
         ends = starts + torch.where(picks < earlier, earlier, 0)
     row_bytes = (rows.width * (PAGE + 2) + score_blocks) * 4
     limit = max(32, (config.workspace_mb << 20) // row_bytes)
     limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
     chunks = []
-    for start, stop, padded in _spans(rows.lengths.shape[0], limit, flat):
+    for start, stop, padded in _spans(bounds.shape[0], limit, flat):
         part = torch.nn.functional.pad(candidates[start:stop], (0, padded - (stop - start)))
         chunks.append(
             Chunk(
                 start,
                 stop,
-                rows.lengths[start:stop],
-                None if rows.table_rows is None else rows.table_rows[start:stop],
+                bounds[start:stop],
+                None if given.table_rows is None else given.table_rows[start:stop],
                 picks[start:stop],
                 part,
-                host.schedule(part[:, None]) if refine == "deepgemm" else None,
+                host.schedule(part.view(-1, group)) if refine == "deepgemm" else None,
                 host.topk_plan(part[: stop - start]) if host.table_topk else None,
                 None if starts is None else starts[start:stop],
                 None if ends is None else ends[start:stop],
             )
         )
-    return Plan(rows, tuple(chunks), score_blocks, refine, gathered=gathered)
+    return Plan(rows, tuple(chunks), score_blocks, refine, False, gathered, group, order, back)
+
+
+def _at(rows: Rows, order: torch.Tensor) -> Rows:
+    """The rows at ``order`` (int64); some may stand twice."""
+
+    def taken(value: Any) -> Any:
+        return value[order] if isinstance(value, torch.Tensor) else value
+
+    return replace(
+        rows,
+        lengths=rows.lengths[order],
+        table_rows=taken(rows.table_rows),
+        blocks=taken(rows.blocks),
+        share=taken(rows.share),
+    )
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -200,7 +251,7 @@ def candidates(
     if chunk.table_rows is None:
         table = table[chunk.start : chunk.stop]
     sink = sink_blocks(config, host.init_tokens)
-    local = max(config.local_tokens, host.local_tokens)
+    local = max(config.local_tokens, host.local_tokens) + plan.group - 1
     # Few rows are bound by launches, which programmatic dependent launch hides (sm_90 and later).
     overlap = rows <= OVERLAP_ROWS and can_overlap(q.device)
     if summary is not None:
@@ -208,7 +259,7 @@ def candidates(
         scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
     else:
         scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
-        which = (table, chunk.table_rows, chunk.lengths, chunk.picks, per_block)
+        which = (table, chunk.table_rows, chunk.bounds, chunk.picks, per_block)
         kernels.coarse_scores(
             *(q, weights, layer.keys, layer.scales, *which, scores, backend),
             seal_from=layer.index_k if plan.seals else None,
@@ -216,9 +267,10 @@ def candidates(
             overlap=overlap,
         )
     kernels.pick_pages(
-        *(scores, chunk.lengths, chunk.picks, table, chunk.table_rows, per_block, sink, local),
+        *(scores, chunk.bounds, chunk.picks, table, chunk.table_rows, per_block, sink, local),
         *(physical[:rows], None if positions is None else positions[:rows], backend),
         overlap=overlap,
+        group=plan.group,
     )
     return physical, positions
 
@@ -245,14 +297,15 @@ def _select_chunk(
             _padded(q, padded),
             layer.index_k,
             _padded(weights, padded),
-            chunk.candidates[:, None],
-            physical,
+            chunk.candidates.view(-1, plan.group),
+            physical[:: plan.group],
             chunk.schedule,
             width,
         )[:rows]
     else:
         logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
-        kernels.refine_logits(q, weights, layer.index_k, physical, chunk.candidates, logits, backend)
+        pages = (layer.index_k, physical, chunk.candidates)
+        kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group)
     lengths = chunk.candidates[:rows]
     host.boost(logits, lengths)
 
@@ -287,6 +340,14 @@ def select(
     Returns:
         int32 ``[rows, index_topk]``, -1 padded (``out`` if it was given).
     """
+    if plan.order is not None:
+        offsets = None if output.offsets is None else output.offsets[plan.order]
+        arranged = (q[plan.order], weights[plan.order], layer, replace(plan, order=None))
+        chosen = select(*arranged, config, host, replace(output, offsets=offsets), backend)[plan.back]
+        if out is None:
+            return chosen
+        out[: chosen.shape[0]] = chosen
+        return out
     summary = None
     if plan.gathered is not None:
         per_block = config.pages_per_block

@@ -32,7 +32,8 @@ class Host:
 
     def paged_logits(self, q, index_k, weights, lengths_2d, table, schedule, max_length):
         pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
-        return mqa.paged_logits(q.unsqueeze(1), pages, weights, lengths_2d, table, None, max_length)
+        grouped = q.unflatten(0, lengths_2d.shape)
+        return mqa.paged_logits(grouped, pages, weights, lengths_2d, table, None, max_length)
 
     def boost(self, logits, lengths):
         return None
@@ -49,8 +50,11 @@ class Host:
         return topk.positions(logits, lengths, TOPK)
 
 
-def brute_force(case, row, table_row, keep, block):
-    """The row's chosen positions: best blocks by reference scores, then best tokens inside."""
+def brute_force(case, row, table_row, keep, block, partner=None):
+    """The row's chosen positions: best blocks by reference scores, then best tokens inside.
+
+    ``partner``: the row that it chooses its blocks with, itself if it stands alone among rows that do.
+    """
     length = int(case.lengths[row])
     if not length:
         return set()
@@ -61,9 +65,11 @@ def brute_force(case, row, table_row, keep, block):
         summary = case.keys.float() * case.scales[:, None]
         pages = case.table[table_row, : last * block // PAGE].long()
         mean = summary[pages].view(last, block // PAGE, -1).mean(dim=1)
-        score = (torch.relu(mean @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
+        both = [row] if partner is None else [row, partner]
+        score = sum((torch.relu(mean @ case.q[r].float().T) * case.weights[r]).sum(dim=1) for r in both)
         score[0] = float("inf")
-        score[max(length - PAGE, 0) // block :] = float("inf")
+        longer = max(length, int(case.lengths[both[-1]]))
+        score[max(longer - PAGE - (partner is not None), 0) // block :] = float("inf")
         chosen = set(score.topk(keep - 1).indices.tolist()) | {last}
     score = (torch.relu(keys.flatten(0, 1)[:length] @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
     inside = torch.tensor([t // block in chosen for t in range(length)])
@@ -120,6 +126,76 @@ def test_prefill_rows_of_two_requests(workspace_mb):
         keep = 4 if table_row == 0 else KEEP_ALL
         want = {p + int(offsets[row]) for p in brute_force(case, row, table_row, keep, 64)}
         assert set(out[row][out[row] >= 0].tolist()) == want, (row, end)
+
+
+def pairs_of(requests):
+    """Rows of each request as (first position, count) -> (ends, owner, partner of each row or itself)."""
+    ends, owner, partner = [], [], []
+    for request, (first, count) in requests.items():
+        for position in range(first, first + count):
+            other = position ^ 1
+            inside = first <= other < first + count
+            partner.append(len(ends) + (other - position if inside else 0))
+            ends.append(position + 1)
+            owner.append(request)
+    return ends, owner, partner
+
+
+@pytest.mark.parametrize("refine", ["triton", "deepgemm"])
+@pytest.mark.parametrize("block", [64, 128])
+@pytest.mark.parametrize(
+    "requests",
+    [
+        {0: (64 * 15 - 42, 42)},
+        {0: (64 * 15 - 41, 40), 2: (64 * 6 - 30, 35)},
+        {0: (64 * 15, 1), 1: (64 * 9 - 7, 71), 2: (64 * 12 - 1, 2)},
+    ],
+    ids=["even", "odd ends", "a lone row, pairs over a page's end"],
+)
+def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
+    """Partners see the blocks of the best sums, each up to its own length; a row alone chooses alone."""
+    ends, owner, partner = pairs_of(requests)
+    assert any(row == other for row, other in enumerate(partner)) == (len(requests) > 1)
+    case = make_case(torch.device("cpu"), ends, heads=16, mapped=True, seed=block)
+    # Budgets by request; chunks of 32 rows, and fewer pages than a pair's local window and sink need.
+    given = from_mapping({"block": block, "prefill_group": 2, "local_tokens": 64})
+    config = dataclasses.replace(given, workspace_mb=0)
+    owner_t = torch.tensor(owner, dtype=torch.int32)
+    keep = torch.tensor([5 if o != 2 else 4 for o in owner], dtype=torch.int32)
+    rows = Rows(case.lengths, case.table, owner_t, max(ends), keep, torch.zeros_like(keep), 10)
+    contexts = [max([e for e, o in zip(ends, owner) if o == request], default=0) for request in range(3)]
+    counts = [owner.count(request) for request in range(3)]
+    host = Host(True)
+    plan = make_prefill_plan(rows, contexts, config, host, refine, counts)
+    assert plan.group == 2 and (plan.order is None) == (len(requests) == 1)
+    own = case.lengths - torch.div(case.lengths - 1, block, rounding_mode="floor") * block
+    expected = torch.where(keep * block < case.lengths, (keep - 1) * block + own, case.lengths)
+    assert torch.equal(plan.of_rows("candidates"), expected.int())
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    for output in (Output(True), Output(False), Output(False, torch.arange(len(ends)).int() * 10_000)):
+        out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
+        args = (case.q, case.weights, layer, plan, config, host, output, "torch")
+        assert (
+            torch.equal(select(*args, out=out)[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
+        )
+        for row, table_row in enumerate(owner):
+            want = brute_force(case, row, table_row, int(keep[row]), block, partner[row])
+            if output.physical:
+                want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
+            elif output.offsets is not None:
+                want = {p + int(output.offsets[row]) for p in want}
+            assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
+
+
+def test_rows_that_do_not_follow_one_another_choose_alone():
+    case = make_case(torch.device("cpu"), [64 * 9, 64 * 7 + 1], heads=16, mapped=True)
+    rows = Rows(case.lengths, case.table, case.table_rows, 64 * 9, 4, 0, 4)
+    config, host = from_mapping({"prefill_group": 2}), Host(True)
+    assert make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], config, host, "triton").group == 1
+    decode_rows = make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], config, host, "triton", [1, 1])
+    assert decode_rows.group == 1, "one row each: twice the work for nothing"
+    alone = from_mapping({"prefill_group": 1})
+    assert make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], alone, host, "triton", [2, 0]).group == 1
 
 
 @pytest.mark.parametrize("rows", [1, 31, 33, 1023, 1024, 1025, 8191, 8192, 9000])

@@ -58,13 +58,15 @@ def paged_logits(
     clean_logits: bool = False,
     indices: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """q fp8 ``[rows, 1, heads, 128]``, kv_cache uint8 ``[pages, 64, 1, 132]`` (64 keys, then 64 fp32 scales),
-    weights fp32 ``[rows, heads]``, context_lens int32 ``[rows, 1]`` or ``[rows]``, block_table int32
-    ``[rows, pages]`` -> fp32 ``[rows, max_len]``; past the row's length NaN, as :func:`flat_logits`.
+    """q fp8 ``[rows, n, heads, 128]``, kv_cache uint8 ``[pages, 64, 1, 132]`` (64 keys, then 64 fp32 scales),
+    weights fp32 ``[rows * n, heads]``, context_lens int32 ``[rows, n]`` (``[rows]`` if n is 1), block_table
+    int32 ``[rows, pages]`` -> fp32 ``[rows * n, max_len]``; past a token's length NaN (:func:`flat_logits`).
     """
+    if indices is not None:
+        raise NotImplementedError("no row indices on a CPU")
+    block_table = block_table.repeat_interleave(q.shape[1], dim=0)
+    q = q.flatten(0, 1)
     rows = q.shape[0]
-    if q.shape[1] != 1 or indices is not None:
-        raise NotImplementedError("one query token a row, and no row indices, on a CPU")
     lengths = context_lens.reshape(rows)
     pages = min(block_table.shape[1], -(-max_len // PAGE))
     inside = torch.arange(pages) * PAGE < lengths[:, None]
@@ -73,7 +75,7 @@ def paged_logits(
     scales = raw[..., PAGE * DIM :].contiguous().view(torch.float32).view(rows, -1, 1)
     nothing = float("-inf") if clean_logits else float("nan")
     out = torch.full((rows, -(-max_len // 4) * 4), nothing)[:, :max_len]
-    scores = _scores(q[:, 0], keys * scales, weights)[:, :max_len]
+    scores = _scores(q, keys * scales, weights)[:, :max_len]
     out[:, : scores.shape[1]] = scores
     return out.masked_fill_(torch.arange(max_len) >= lengths[:, None], nothing)
 

@@ -29,6 +29,23 @@ def test_refine(device, heads, scale):
             assert error <= 1e-3 * truth[row, :length].abs().max()
 
 
+@pytest.mark.parametrize("rows", [2, 5])
+@pytest.mark.parametrize("heads", [4, 64])
+def test_refine_of_rows_that_share_their_pages(device, heads, rows):
+    """Adjacent lengths, a pair that ends at a page's end, a last row alone."""
+    lengths = [640 - 1, 640, 65, 66, 191][:rows]
+    case = make_case(device, lengths, heads=heads, seed=heads)
+    table = case.table.clamp_max(case.index_k.shape[0] - 1)
+    table[1::2] = table[::2][: len(table[1::2])]
+    ours, truth = (torch.full((rows, 640), float("nan"), device=device) for _ in range(2))
+    args = (case.q, case.weights, case.index_k, table, case.lengths)
+    kernels.refine_logits(*args, ours, "triton", group=2)
+    kernels.refine_logits(*args, truth, "torch")
+    assert torch.equal(ours.isnan(), truth.isnan())
+    written = ~truth.isnan()
+    assert (ours - truth)[written].abs().max() <= 1e-3 * truth[written].abs().max()
+
+
 @pytest.mark.parametrize("per_block", [1, 2, 4])
 def test_gather(device, per_block):
     case = make_case(device, [64 * 30], heads=4)

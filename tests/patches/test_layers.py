@@ -58,13 +58,8 @@ def test_another_key_width_is_refused(state):
     assert not state.layers
 
 
-def gpu_server(decode_graphs):
-    graphs = SimpleNamespace(decode=SimpleNamespace(backend=decode_graphs))
-    return SimpleNamespace(cuda_graph_config=graphs, device="cuda")
-
-
 def test_a_server_without_an_indexer_is_refused(state):
-    assert scheduler._check_receipt(state, gpu_server("disabled")) == [
+    assert scheduler._check_receipt(state, decode_graphs=False) == [
         "no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model"
     ]
 
@@ -72,11 +67,11 @@ def test_a_server_without_an_indexer_is_refused(state):
 def test_decode_graphs_without_hisa_are_refused_where_there_are_any(state):
     """A prefill server of a disaggregated pair captures none, and is served."""
     state.layers, state.summary_bytes = {0, 1}, 1
-    assert scheduler._check_receipt(state, gpu_server("disabled")) == []
-    (reason,) = scheduler._check_receipt(state, gpu_server("full"))
+    assert scheduler._check_receipt(state, decode_graphs=False) == []
+    (reason,) = scheduler._check_receipt(state, decode_graphs=True)
     assert "no captured decode graph runs HISA" in reason
-    state.graphs = 1
-    assert scheduler._check_receipt(state, gpu_server("full")) == []
+    state.graphs.add(4)
+    assert scheduler._check_receipt(state, decode_graphs=True) == []
 
 
 WORKER = """

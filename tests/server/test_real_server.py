@@ -78,9 +78,10 @@ def assert_metrics_match(server, receipt):
 
 
 def test_small_budget_under_load(tmp_path, tiny):
-    """Concurrency, chunked prefill, mixed batches, and a pool smaller than the working set."""
+    """Concurrency, chunked prefill, mixed batches, a pool smaller than the working set; rows in pairs."""
     flags = ["--chunked-prefill-size", "256", "--enable-mixed-chunk"]
-    with watched(tmp_path, tiny, SMALL, flags, pool_tokens=2048) as (server, counts):
+    hisa = {**SMALL, "prefill_group": 2}
+    with watched(tmp_path, tiny, hisa, flags, pool_tokens=2048) as (server, counts):
         answers = shared_prefix_load(server)
         assert all(len(a["output_ids"]) == 9 for a in answers)
         assert any(a["meta_info"]["cached_tokens"] >= 64 for a in answers), "no prefix was shared"
@@ -109,9 +110,10 @@ def test_fresh_equals_cached(tmp_path, tiny):
 
 @pytest.mark.parametrize("fused,summary", [(False, "mean"), (True, "salient")], ids=["unfused", "fused"])
 def test_large_blocks_sink_and_local(tmp_path, tiny, fused, summary):
-    """128-token blocks, three sink pages, a wide local window; positions and slots; both summaries."""
+    """128-token blocks, three sink pages, a wide local window; positions and slots; both summaries; rows that
+    choose alone and in pairs."""
     hisa = {**SMALL, "block": 128, "sink_tokens": 150, "local_tokens": 130, "refine": "deepgemm"}
-    hisa["summary"] = summary
+    hisa |= {"summary": summary, "prefill_group": 2 if fused else 1}
     with watched(tmp_path, tiny, hisa, fused=fused) as (server, counts):
         shared_prefix_load(server, count=8, at_once=4)
         server.generate(text(1100, 5), 70)

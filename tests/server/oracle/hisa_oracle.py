@@ -2,7 +2,8 @@
 
 Runs inside the scheduler, outermost on the indexer's two selection methods, and shares no code with HISA
 but the rebuild of summaries (whose bits it compares). Settings come from ORACLE (JSON): budget in tokens
-(0: everything), block, sink and local tokens, and where to write the counts.
+(0: everything), block, sink and local tokens, prefill rows that choose together (group), and where to write
+the counts.
 """
 
 import json
@@ -26,19 +27,22 @@ def page_keys(buffer, pages):
     return (keys.float() * scales[:, :, None]).double()
 
 
-def candidate_blocks(summary_scores, length, budget):
-    """(sure, possible) bool masks over the row's blocks; they differ where scores tie up to rounding."""
+def candidate_blocks(summary_scores, length, budget, more):
+    """(sure, possible) bool masks over the row's blocks; they differ where scores tie up to rounding.
+
+    ``more``: tokens by which the local window is wider, so that it is that of both rows of a pair."""
     block = SET["block"]
     count = -(-length // block)
     keep = max(-(-budget // block), -(-SET["topk"] // block) + 1)
-    keep = max(keep, -(-SET["sink"] // block) + -(-SET["local"] // block) + 1)
+    local = SET["local"] + more
+    keep = max(keep, -(-SET["sink"] // block) + -(-local // block) + 1)
     everything = torch.ones(count, dtype=torch.bool)
     if not budget or keep >= count:
         return everything, everything, False
     earlier = count - 1
     values = summary_scores[:earlier].clone()
     index = torch.arange(earlier)
-    forced = (index < max(1, -(-SET["sink"] // block))) | (index >= max(length - SET["local"], 0) // block)
+    forced = (index < max(1, -(-SET["sink"] // block))) | (index >= max(length - local, 0) // block)
     values[forced] = float("inf")
     cut = values.sort(descending=True).values[keep - 2]
     slack = 1e-3 * float(values[~forced].abs().max())
@@ -47,8 +51,9 @@ def candidate_blocks(summary_scores, length, budget):
     return sure, torch.cat((values >= cut - slack, own)), True
 
 
-def check_row(row, values, summary_scores, length, positions, budget):
-    sure, possible, pruned = candidate_blocks(summary_scores, length, budget)
+def check_row(row, values, summary_scores, length, positions, budget, bound, more):
+    """``bound``: length of the last row that chose with it; both end in the same block."""
+    sure, possible, pruned = candidate_blocks(summary_scores, bound, budget, more)
     COUNTS["pruned"] += pruned
     chosen = positions[positions >= 0].long()
     if chosen.unique().numel() != chosen.numel() or (chosen >= length).any():
@@ -116,7 +121,7 @@ def write():
     os.replace(name + ".new", name)
 
 
-def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets):
+def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets, group=1):
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 
@@ -139,6 +144,7 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
         tokens, blocks = scores_of_request(buffer, pages, longest, q[mine], weights[mine])
         where = torch.full((buffer.shape[0],), -1)
         where[pages[: -(-longest // PAGE)].long()] = torch.arange(-(-longest // PAGE))
+        together = (lengths[mine] - 1) // group  # rows that chose by the sum of their scores
         for at, row in enumerate(mine.tolist()):
             length, positions = int(lengths[row]), result[row]
             if envs.SGLANG_DSA_FUSE_TOPK.get():  # slots: back to positions through the row's own pages
@@ -148,7 +154,9 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
                 if (positions < 0).any():
                     COUNTS["wrong"].append(f"layer {layer_id} row {row}: a slot of another request")
                     continue
-            problem = check_row(row, tokens[at], blocks[at], length, positions, budgets[row])
+            members = together == together[at]
+            chose = (blocks[members].sum(dim=0), length, positions, budgets[row])
+            problem = check_row(row, tokens[at], *chose, int(lengths[mine][members].max()), group - 1)
             COUNTS["rows"] += 1
             if problem:
                 COUNTS["wrong"].append(f"layer {layer_id} {problem}")
@@ -185,7 +193,8 @@ def around_ragged(original, self, dual, forward_batch, layer_id, q_fp8, weights,
     lengths, owner = metadata.get_seqlens_expanded(), metadata.get_token_to_batch_idx()
     COUNTS["prefill_steps"] += 1
     budgets, before = [SET["prefill"]] * len(lengths), COUNTS["pruned"]
-    verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)
+    group = SET["group"] if torch.bincount(owner).max() > 1 else 1
+    verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets, group)
     pool = str(len(get_pool().index_k_with_scale_buffer))
     COUNTS["pruned_prefill"][pool] = COUNTS["pruned_prefill"].get(pool, 0) + COUNTS["pruned"] - before
     write()

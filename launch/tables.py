@@ -1,6 +1,6 @@
-"""Write the tables of README.md and docs/quality.md from launch/results, so that no figure is typed in.
+"""Write the tables of README.md and of two pages of docs from launch/results, so that no figure is typed in.
 
-python -m sglang_hisa.launch.tables          rewrite both
+python -m sglang_hisa.launch.tables          rewrite them
 python -m sglang_hisa.launch.tables --check  exit 1 if it would change
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 from sglang_hisa.launch.bench.report import totals
 from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
+from sglang_hisa.launch.report import text as markdown
+from sglang_hisa.launch.stress import tables as stress_tables
 
 K = 1024
 ROOT = Path(__file__).parent.parent
@@ -27,12 +29,8 @@ def _load(name: str) -> dict[str, Any]:
     return record
 
 
-def _source(record: dict[str, Any], name: str) -> str:
-    where = record["provenance"]
-    return (
-        f"<sub>{where['gpu']}, SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}, "
-        f"{where['date'][:10]}; [`launch/results/{name}`](launch/results/{name})</sub>"
-    )
+def _source(record: dict[str, Any], name: str, gpus: int = 1) -> str:
+    return markdown.source(record["provenance"], f"launch/results/{name}", gpus)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -139,6 +137,16 @@ def ab() -> str:
     return _table(head, rows) + "\n\n" + "\n\n".join(origins)
 
 
+def ab_tp2() -> str:
+    """`hisa ab` on two GPUs, four layers of full width."""
+    name = "ab-v32-4l-tp2"
+    record = _load(f"{name}/report.json")
+    ranks = int(record["flags"][record["flags"].index("--tp") + 1])
+    arms = [f"`{arm}`" for arm in record["plan"]["arms"][1:]]
+    head = ["prompt × at once", "TTFT, stock", *arms, "ITL, stock", *arms]
+    return _table(head, _ab_rows(record)) + "\n\n" + _source(record, f"{name}/report.md", ranks)
+
+
 def quality() -> str:
     """Exact answers of the trained model, by task, context and arm."""
     record = _load("quality.json")
@@ -237,8 +245,23 @@ def neighbours() -> str:
     return _table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
 
 
+def stress() -> str:
+    """What servers were put through with the canary on, by scene, model and arm."""
+    record = _load("stress-h100.json")
+    where = markdown.source(markdown.together(record["rows"]), "launch/results/stress-h100.json")
+    return "\n\n".join(
+        filter(None, (_table(*stress_tables.scenes(record)), stress_tables.left(record), where))
+    )
+
+
+def stress_kl() -> str:
+    """Answers with a full cache against those with an empty one, HISA beside stock."""
+    return _table(*stress_tables.warm(_load("stress-h100.json")))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ab": ab,
+    "ab_tp2": ab_tp2,
     "serve": serve,
     "decode": decode,
     "prefill": prefill,
@@ -248,10 +271,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "levels": levels,
     "neighbours": neighbours,
+    "stress": stress,
+    "stress_kl": stress_kl,
 }
 
 
-PAGES = ("README.md", "docs/quality.md")
+PAGES = ("README.md", "docs/quality.md", "docs/reliability.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from sglang_hisa.launch import supported, tables
+from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.cover import tables as cover
 from sglang_hisa.launch.cover.cases import CASES
 from sglang_hisa.launch.cover.pd import SIDES
@@ -180,3 +182,12 @@ def test_the_two_gpu_table_is_that_of_its_report():
     assert "{} [{}, {}]".format(*ttft) in tables.ab_tp2() and "{} [{}, {}]".format(*itl) in tables.ab_tp2()
     assert f"**{ttft[0]} [" in tables.ab_tp2() and f"| {itl[0]} [" in tables.ab_tp2()
     assert "<sub>2 × NVIDIA H100" in tables.ab_tp2()
+
+
+@pytest.mark.parametrize(("verdict", "bold"), [(stats.SLOWER, 1), (stats.SAME, 0), (stats.TOO_FEW, 0)])
+def test_only_a_difference_that_was_seen_is_bold(verdict, bold):
+    record = json.loads((tables.ROOT / "launch/results/ab-v32-4l-tp2/report.json").read_text())
+    for one in record["stats"]["comparisons"]:
+        one["verdict"] = verdict if one["metric"] == "ttft" else stats.SAME
+    _, (row,) = ab_tables.medians(record)
+    assert "".join(row).count("**") == 2 * bold

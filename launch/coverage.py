@@ -30,6 +30,9 @@ _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
 _AB = "launch/results/ab-v32-tp8-rank/report.json"
 _AB_LONG = "launch/results/ab-v32-tp8-rank-256k/report.json"
+_QUALITY = "launch/results/quality.json"
+_AB_TWO = "launch/results/ab-v32-4l-tp2/report.json"
+_STRESS = "launch/results/stress-h100.json"
 
 
 CASE_RECORDS = ("launch/results/coverage-h100.json", "launch/results/two-gpu.json")
@@ -60,7 +63,9 @@ COVERAGE: tuple[Coverage, ...] = (
         (f"{_SERVER}test_small_budget_under_load",),
         cases=("no-overlap",),
     ),
-    Coverage(V32, "stock's answers within the budget", (f"{_SERVER}{_WITHIN}", _SERVE), cases=("plain",)),
+    Coverage(
+        V32, "stock's answers within the budget", (f"{_SERVER}{_WITHIN}", _SERVE, _QUALITY), cases=("plain",)
+    ),
     Coverage(V32, "blocks of 128", (f"{_SERVER}test_large_blocks_sink_and_local", _SERVE)),
     Coverage(
         V32,
@@ -94,14 +99,15 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "retraction, abort, pause, flush, new weights",
-        (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights",),
+        "retraction, abort, pause, flush",
+        (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights", _STRESS),
     ),
+    Coverage(V32, "new weights", (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights",)),
     Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
     Coverage(
         V32,
         "HiCache: pages back from the host",
-        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries",),
+        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries", _STRESS),
         cases=("hicache",),
     ),
     Coverage(
@@ -120,7 +126,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "memory saver: release and resume (its package, which needs CUDA, is a stand-in)",
+        "memory saver: release and resume (its package needs CUDA: a stand-in on CPUs)",
         (f"{_STORM}test_memory_released_and_resumed",),
         cases=("sleep",),
     ),
@@ -157,9 +163,15 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "prefill CUDA graphs: piecewise", versions=(V17,), cases=("prefill-piecewise",)),
     Coverage(
         V32,
-        "tensor parallel: two ranks choose alike; `SGLANG_DSA_TOPK_BROADCAST`; no overlap schedule",
+        "tensor parallel: two ranks; `SGLANG_DSA_TOPK_BROADCAST`",
+        (f"{_RANKS}test_both_ranks_serve_and_choose_the_same", _AB_TWO),
+        cases=("tp2", "tp2-broadcast"),
+    ),
+    Coverage(
+        V32,
+        "tensor parallel: both ranks choose the same tokens",
         (f"{_RANKS}test_both_ranks_serve_and_choose_the_same",),
-        cases=("tp2", "tp2-broadcast", "ranks-same"),
+        cases=("ranks-same",),
     ),
     Coverage(
         V32,
@@ -191,10 +203,11 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         GLM52,
-        "index sharing: `index_topk_freq`; `--enable-return-indexer-topk`",
-        (_SHARED,),
+        "index sharing: `index_topk_freq`",
+        (_SHARED, _STRESS),
         cases=("shared-layers",),
     ),
+    Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),
     Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
     Coverage(

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100:
+# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (cover2, ranks2,
+# pd2 and ab-tp2: on two of one machine):
 #
 #   records_h100.sh STEP OUT
 #
@@ -21,10 +22,12 @@
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tests       the kernel tests that need a GPU
 #
-# Steps that end early keep what they have. PYTHON names the interpreter that has SGLang (python3).
+# Steps that end early keep what they have. stress, stress2 and cover may be called several times at once on a machine with
+# more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
+# made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,24p' "$0" >&2; exit 2; }
+usage() { sed -n '2,27p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || [ "$step" = tests ] || usage
 python=${PYTHON:-python3}

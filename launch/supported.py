@@ -7,14 +7,30 @@ python -m sglang_hisa.launch.supported --check  exit 1 if it would change
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from sglang_hisa.launch.coverage import COVERAGE, cell, shown_by
+from sglang_hisa.launch.cover import tables
+from sglang_hisa.launch.cover.run import GPU
+from sglang_hisa.launch.coverage import CASE_RECORDS, COVERAGE, ROOT, cell, shown_by
+from sglang_hisa.launch.report import text
 from sglang_hisa.patches.features import FEATURES
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "supported.md"
+
+ON_GPUS = f"""## Cases on GPUs
+`python -m sglang_hisa.launch.cover` served each with stock DSA and with HISA side by side: a few
+prompts within HISA's budget of {GPU.budget:,} tokens, one at a time, and then, with the canary on,
+*requests* of up to {GPU.longest:,} tokens with shared prefixes, {2 * GPU.at_once} at once. Cases
+`pd-...` compare a prefill and a decode server with one server. The candidate share is that of the rank
+that pruned least.
+
+Read *tokens as stock's* as a smoke test: with dummy weights (all but `mtp`'s) the next token follows
+from the last one alone, whatever attention read, so it shows that nothing broke, not that the choice
+was right. The canary does not rest on it. That rows within the budget answer as stock does is shown by
+the tests with an oracle and by [the trained model](../launch/results/quality.json) of the README."""
 
 
 def _mark(versions: object, version: str) -> str:
@@ -36,10 +52,28 @@ def _matrix() -> list[str]:
         cells = " | ".join(cell(row, version) for version in VERSIONS)
         links = [_link(path) for path in row.evidence]
         if any(shown_by(row, version) for version in VERSIONS):
-            links += [f"`cover --cases {' '.join(row.cases)}`"]
+            links += [f"[`cover --cases {' '.join(row.cases)}`](#cases-on-gpus)"]
         where = ", ".join(links) or "–"
         feature = f"{row.feature}: {row.declined}" if row.declined else row.feature
         out.append(f"| {row.model} | {feature} | {cells} | {where} |")
+    return out
+
+
+def _cases() -> list[str]:
+    """The records of :mod:`sglang_hisa.launch.cover`, on one GPU and on two."""
+    out = []
+    for gpus, path in enumerate(CASE_RECORDS, start=1):
+        rows = json.loads((ROOT / path).read_text())["rows"]
+        out += [
+            "",
+            f"On {'one GPU' if gpus == 1 else f'{gpus} GPUs'}:",
+            "",
+            text.table(*tables.cases(rows)),
+            "",
+        ]
+        if left := tables.left(rows, gpus):
+            out += [f"Not run yet: {', '.join(f'`{name}`' for name in left)}.", ""]
+        out.append(text.source(text.together(rows), f"../{path}", gpus))
     return out
 
 
@@ -56,11 +90,15 @@ def render() -> str:
         "",
         "## Models and features",
         "*CPU server*: a test with a real server of a tiny model. A GPU's name: the record of a run on it,",
-        "with dummy weights. *Not run*: served by the same code, but nobody has run it here.",
+        "with dummy weights (`quality`: the trained model). *Not run*: served by the same code, but",
+        "nobody has run it here.",
         "",
         f"| model | feature {head} tested where |",
         f"| --- | --- {line} --- |",
         *_matrix(),
+        "",
+        ON_GPUS,
+        *_cases(),
         "",
         "## Patched",
         f"| target | kind | why {head}",

@@ -1,12 +1,13 @@
-"""Write the tables of README.md and docs/quality.md from launch/results, so that no figure is typed in.
+"""Write the tables of README.md and of two pages of docs from launch/results, so that no figure is typed in.
 
-python -m sglang_hisa.launch.tables          rewrite both
+python -m sglang_hisa.launch.tables          rewrite them
 python -m sglang_hisa.launch.tables --check  exit 1 if it would change
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -14,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.bench.report import totals
 from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
+from sglang_hisa.launch.report.text import source, table, together
+from sglang_hisa.launch.stress import tables as stress_tables
 
 K = 1024
 ROOT = Path(__file__).parent.parent
@@ -27,17 +31,8 @@ def _load(name: str) -> dict[str, Any]:
     return record
 
 
-def _source(record: dict[str, Any], name: str) -> str:
-    where = record["provenance"]
-    return (
-        f"<sub>{where['gpu']}, SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}, "
-        f"{where['date'][:10]}; [`launch/results/{name}`](launch/results/{name})</sub>"
-    )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+def _source(record: dict[str, Any], name: str, gpus: int = 1) -> str:
+    return source(record["provenance"], f"launch/results/{name}", gpus)
 
 
 def serve() -> str:
@@ -65,7 +60,7 @@ def serve() -> str:
         *("prompt", "TTFT, stock", "TTFT, `paper`"),
         *(f"{many} at once, stock", f"{many} at once, `paper`", "recall of random keys"),
     ]
-    return _table(head, out) + "\n\n" + _source(record, "h100-serve.json")
+    return table(head, out) + "\n\n" + _source(record, "h100-serve.json")
 
 
 def decode() -> str:
@@ -83,7 +78,7 @@ def decode() -> str:
             )
         out.append([f"{context // K}K", *cells])
     head = ["context", *(f"B={batch}" for batch in batches)]
-    return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
+    return table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
 
 
 def prefill() -> str:
@@ -102,41 +97,28 @@ def prefill() -> str:
             ]
         )
     head = ["context", "rows", "budget", "stock", "HISA", ""]
-    return _table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
+    return table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
 
 
-def _ab_rows(record: dict[str, Any]) -> list[list[str]]:
-    found = {(c["arm"], c["cell"], c["metric"]): c for c in record["stats"]["comparisons"]}
-    arms = [arm for arm in record["plan"]["arms"] if arm != record["plan"]["baseline"]]
-
-    def effect(one: dict[str, Any]) -> str:
-        text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
-        return text if one["verdict"] == "no difference seen" else f"**{text}**"
-
-    out = []
-    for number, cell in enumerate(record["plan"]["cells"]):
-        stock = [found[arms[0], number, metric]["baseline_median"] for metric in ("ttft", "itl")]
-        out.append(
-            [
-                f"{cell['input_tokens'] // K}K × {cell['concurrency']}",
-                f"{stock[0]:.2f} s",
-                *(effect(found[arm, number, "ttft"]) for arm in arms),
-                f"{stock[1] * 1e3:.1f} ms",
-                *(effect(found[arm, number, "itl"]) for arm in arms),
-            ]
-        )
-    return out
+def _ab(*folders: str) -> str:
+    """Records of `hisa ab` that have the same arms."""
+    records = {f"{folder}/report.md": _load(f"{folder}/report.json") for folder in folders}
+    heads, rows = zip(*map(ab_tables.medians, records.values()))
+    origins = []
+    for name, record in records.items():
+        ranks = dict(zip(record["flags"], record["flags"][1:])).get("--tp", "1")
+        origins.append(_source(record, name, int(ranks)))
+    return "\n\n".join((table(heads[0], itertools.chain(*rows)), *origins))
 
 
 def ab() -> str:
-    """`hisa ab` on one GPU's share of DeepSeek-V3.2 under TP 8; both records have the same arms."""
-    folders = ["ab-v32-tp8-rank", "ab-v32-tp8-rank-256k"]
-    records = [_load(f"{folder}/report.json") for folder in folders]
-    arms = [f"`{arm}`" for arm in records[0]["plan"]["arms"][1:]]
-    head = ["prompt × at once", "TTFT, stock", *arms, "ITL, stock", *arms]
-    rows = [row for record in records for row in _ab_rows(record)]
-    origins = [_source(record, f"{folder}/report.md") for record, folder in zip(records, folders)]
-    return _table(head, rows) + "\n\n" + "\n\n".join(origins)
+    """One GPU's share of DeepSeek-V3.2 under TP 8."""
+    return _ab("ab-v32-tp8-rank", "ab-v32-tp8-rank-256k")
+
+
+def ab_tp2() -> str:
+    """Two GPUs, four layers of full width."""
+    return _ab("ab-v32-4l-tp2")
 
 
 def quality() -> str:
@@ -155,7 +137,7 @@ def quality() -> str:
         for task, context in places
     ]
     head = ["task", "context", *(f"`{arm}`" for arm in arms)]
-    return _table(head, out) + "\n\n" + _source(record, "quality.json")
+    return table(head, out) + "\n\n" + _source(record, "quality.json")
 
 
 def _or_dash(value: float | None) -> str:
@@ -191,7 +173,7 @@ def pruned() -> str:
         "recall",
         "missed mass",
     ]
-    return _table(head, out)
+    return table(head, out)
 
 
 def recall() -> str:
@@ -210,7 +192,7 @@ def recall() -> str:
     ]
     head = ["summary", "bytes that a page needs"]
     head += [f"{budget // K}K of {record['context'] // K}K, layer {n}" for budget in budgets for n in layers]
-    return _table(head, out) + "\n\n" + _cpu_source(record, "recall.json")
+    return table(head, out) + "\n\n" + _cpu_source(record, "recall.json")
 
 
 def _cpu_source(record: dict[str, Any], name: str) -> str:
@@ -222,23 +204,38 @@ def _cpu_source(record: dict[str, Any], name: str) -> str:
 def policies() -> str:
     """Budgets by row and choices used again, against a fixed budget that keeps as many tokens."""
     record = _load("recall-policies.json")
-    return _table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
+    return table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
 def levels() -> str:
     """Two levels of summaries against one, at the same budget."""
     record = _load("recall-policies.json")
-    return _table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
+    return table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
 
 
 def neighbours() -> str:
     """Adjacent prefill rows that share their pages, against rows that choose alone."""
     record = _load("recall-neighbours.json")
-    return _table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
+    return table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
+
+
+def stress() -> str:
+    """What servers were put through with the canary on, by scene, model and arm."""
+    record = _load("stress-h100.json")
+    where = source(together(record["rows"]), "launch/results/stress-h100.json")
+    return "\n\n".join(
+        filter(None, (table(*stress_tables.scenes(record)), stress_tables.left(record), where))
+    )
+
+
+def stress_kl() -> str:
+    """Answers with a full cache against those with an empty one, HISA beside stock."""
+    return table(*stress_tables.warm(_load("stress-h100.json")))
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "ab": ab,
+    "ab_tp2": ab_tp2,
     "serve": serve,
     "decode": decode,
     "prefill": prefill,
@@ -248,10 +245,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "levels": levels,
     "neighbours": neighbours,
+    "stress": stress,
+    "stress_kl": stress_kl,
 }
 
 
-PAGES = ("README.md", "docs/quality.md")
+PAGES = ("README.md", "docs/quality.md", "docs/reliability.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:
@@ -264,8 +263,8 @@ def render(text: str, page: str = PAGES[0]) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        table = TABLES[match[1]]().replace("](launch/", f"]({'../' * page.count('/')}launch/")
-        return f"<!-- table:{match[1]} -->\n{table}\n<!-- end -->"
+        made = TABLES[match[1]]().replace("](launch/", f"]({'../' * page.count('/')}launch/")
+        return f"<!-- table:{match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 

@@ -22,6 +22,23 @@ def origin(where: Mapping[str, Any], model: str, *more: str) -> str:
     return ", ".join(str(part) for part in (*parts, *more, (where.get("date") or "")[:10]) if part)
 
 
+def source(where: Mapping[str, Any], path: str, gpus: int = 1) -> str:
+    """The line below a table of a GPU record: machine, versions, commit, date, and the link to ``path``."""
+    gpu = f"{gpus} × {where['gpu']}" if gpus > 1 else where["gpu"]
+    versions = f"SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}"
+    return f"<sub>{gpu}, {versions}, {where['date'][:10]}; [`{path.lstrip('./')}`]({path})</sub>"
+
+
+def together(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """One provenance for :func:`source` of rows that have one each: lists of what differs, newest date."""
+    made = [row["provenance"] for row in rows]
+    found = {
+        key: ", ".join(dict.fromkeys(where[key] for where in made))
+        for key in ("gpu", "sglang", "torch", "commit")
+    }
+    return {**found, "date": max(where["date"] for where in made)}
+
+
 def plain(text: str) -> str:
     """``text`` as Markdown that shows it literally, in a table cell too."""
     one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,90 @@
+"""docs/supported.md's tables of the cover records: what each case showed, and what has not run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.pd import SIDES
+from sglang_hisa.launch.cover.ranks import RANKS
+from sglang_hisa.launch.report.text import plain
+
+Row = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+
+NOTES = {
+    ("43da4bff9be3", "shared-layers"): (
+        "the port that SGLang chose for its ranks' rendezvous was taken, with many servers on one machine "
+        "(ports are named now); to be run again"
+    ),
+    ("43da4bff9be3", "mtp"): (
+        "SGLang's fused draft norm, stock's too, wants a hidden size above 256 that is a multiple of 256, "
+        "and the case's model had 128 (it has 512 now); to be run again"
+    ),
+    ("43da4bff9be3", "1m"): (
+        "times are not shown: the canary read the keys of every summary, so they say nothing of HISA; "
+        "to be run again"
+    ),
+}
+"""What is known of a case's row of a commit; the records themselves are left as they were made."""
+
+_SEEN: dict[str, Callable[[Any], str]] = {
+    "tokens_from_host": lambda n: f"{n:,} tokens back from the host",
+    "slept": lambda _: "KV memory released and resumed",
+    "stock_tokens_a_step": lambda n: f"{n:.2f} tokens a verify step of stock",
+    "hisa_tokens_a_step": lambda n: f"{n:.2f} of HISA",
+    "equals_alone_beyond": lambda n: f"beyond the budget {n:.0%} of one server's tokens",
+    "calls": lambda n: f"{n:,} calls, the same choices on both ranks",
+    "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
+}
+
+
+def cases(rows: Iterable[Row]) -> Table:
+    """A row for each case of a record, in the order of the cases."""
+    found = {row["case"]: row for row in rows}
+    names = [name for name in (*CASES, *SIDES, *RANKS) if name in found]
+    head = ["case", "shows", "tokens as stock's, within the budget", "requests"]
+    head += ["candidate share, prefill", "decode", "summaries checked", "wrong", "what was seen"]
+    return head, [_case(found[name]) for name in names]
+
+
+def left(rows: Iterable[Row], gpus: int) -> list[str]:
+    """Cases for ``gpus`` that a record lacks."""
+    wanted = [name for name, case in CASES.items() if case.gpus == gpus]
+    wanted += [*SIDES, *RANKS] if gpus == 2 else []
+    there = {row["case"] for row in rows}
+    return [name for name in wanted if name not in there]
+
+
+def _case(row: Row) -> list[str]:
+    facts = row["facts"]
+    # Of each rank, of one server, or of both sides of a pair; empty where HISA was not active.
+    receipts = [*facts.get("ranks", []), *(facts.get(name) for name in ("receipt", "prefill", "decode"))]
+    receipts = [one for one in receipts if one]
+    equal = facts.get("hisa_equals_stock", facts.get("equals_stock_within"))
+    cells = ["–" if equal is None else f"{equal:.0%}"]
+    if facts.get("stock_repeats", 1) < 1:
+        cells[0] += f" (stock again: {facts['stock_repeats']:.0%})"
+    cells.append(str(facts.get("requests", "–")))
+    cells += [_share(receipts, phase) for phase in ("prefill", "decode")]
+    wrong = sum(one["violations"] for one in receipts)
+    checks = sum(one["canary_checks"] for one in receipts)
+    cells += [f"{checks:,}", f"**{wrong:,}**" if wrong else "0"] if receipts else ["–", "–"]
+    return [f"`{row['case']}`", row["shows"], *cells, _seen(row, receipts)]
+
+
+def _share(receipts: list[Row], phase: str) -> str:
+    """The largest of the ranks: where least was pruned."""
+    known = [one["candidate_share"].get(phase) for one in receipts]
+    return f"{max(share for share in known if share is not None):.2f}" if any(known) else "–"
+
+
+def _seen(row: Row, receipts: list[Row]) -> str:
+    """Problems first, then what only this case has."""
+    said = [f"**not right**: {plain(text)}" for text in row["problems"]]
+    said += [say(row["facts"][key]) for key, say in _SEEN.items() if row["facts"].get(key) is not None]
+    rebuilt = sum(sum(one["summary_rebuilds"].values()) for one in receipts)
+    said += [f"{rebuilt:,} summaries rebuilt"] if rebuilt else []
+    note = NOTES.get((row["provenance"]["commit"], row["case"]))
+    return "; ".join([*said, note] if note else said) or "–"

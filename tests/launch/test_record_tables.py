@@ -1,0 +1,193 @@
+"""Tables of the stress and cover records: odd records, and the kept ones counted in another way."""
+
+import json
+import re
+
+import pytest
+
+from sglang_hisa.launch import supported, tables
+from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.ab import tables as ab_tables
+from sglang_hisa.launch.cover import tables as cover
+from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.pd import SIDES
+from sglang_hisa.launch.cover.ranks import RANKS
+from sglang_hisa.launch.coverage import CASE_RECORDS
+from sglang_hisa.launch.report import text
+from sglang_hisa.launch.stress import tables as stress
+
+REFUSED = "HTTPError: HTTP Error 400: Bad Request; exit code None"
+OFF = "stress --cuda-graph-backend-prefill disabled"
+
+
+def played(test, minutes, *, arm="paper", model="m|1", command=OFF, commit="43da4bff9be3", **more):
+    row = {"test": test, "arm": arm, "model": model, "minutes": minutes, "rounds": 2, "requests": 1000}
+    row |= {"canary_pages_checked": 5000, "violations": 0, "retractions": 3, "pages_rebuilt": 7}
+    where = {"commit": commit, "command": command}
+    return {**row, "problems": [], "facts": {}, "provenance": where, **more}
+
+
+def by(table, *names):
+    """Rows of a table as dictionaries, by the cells of the named columns."""
+    head, rows = table
+    assert all(len(row) == len(head) for row in rows)
+    found = {tuple(row[head.index(name)] for name in names): dict(zip(head, row)) for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_calls_of_one_scene_are_one_row_with_their_options():
+    rows = [
+        played("retract", 1.24),
+        played("retract", 0.5, command=f"{OFF} --jitter=2 --enable-hierarchical-cache"),
+        played("radix", 2.0, command="stress --jitter 0.5"),
+        played("retract", 0.11),
+    ]
+    found = by(stress.scenes({"rows": rows}), "scene")
+    assert list(found) == [("radix",), ("retract",), ("**all**",)], "scenes in their order"
+    one = found["retract",]
+    assert one["server minutes"] == "1.9 (0.5 with HiCache and delays up to 2 ms)"
+    assert (one["requests"], one["summaries checked"], one["wrong"]) == ("3,000", "15,000", "0")
+    assert (one["retractions"], one["pages rebuilt"], one["problems"]) == ("9", "21", "–")
+    minutes = "2.0 (2.0 with delays up to 0.5 ms and prefill graphs)"
+    assert found["radix",]["server minutes"] == minutes
+    total = found["**all**",]
+    assert (total["server minutes"], total["requests"], total["problems"]) == ("3.9", "4,000", "–")
+
+
+def test_problems_and_wrong_summaries_show_and_what_is_known_of_them():
+    rows = [
+        played("warm", 1.0, arm="stock", canary_pages_checked=0),
+        played("warm", 1.0, problems=[REFUSED]),
+        played("warm", 1.0, problems=[REFUSED, "3 of 24 tokens: *abort*"], violations=12),
+        played("warm", 1.0, model="other", problems=[REFUSED], commit="another"),
+    ]
+    found = by(stress.scenes({"rows": rows}), "model", "arm")
+    assert list(found) == [("m|1", "`paper`"), ("other", "`paper`"), ("m|1", "`stock`"), ("", "")]
+    one = found["m|1", "`paper`"]
+    known = stress.NOTES["43da4bff9be3", REFUSED]
+    assert one["problems"] == f"2 × {known}; 3 of 24 tokens: \\*abort\\*" and one["wrong"] == "**12**"
+    assert found["other", "`paper`"]["problems"] == REFUSED, "a newer commit is not excused"
+    stock = found["m|1", "`stock`"]
+    assert (stock["summaries checked"], stock["wrong"], stock["requests"]) == ("–", "–", "1,000")
+    assert (found["", ""]["problems"], found["", ""]["wrong"]) == ("4", "**12**")
+
+
+def test_kl_is_the_largest_of_the_calls_and_stock_may_be_missing():
+    def asked(warm, cold, **more):
+        return played("warm", 1.0, facts={"kl_warm_cold": warm, "kl_cold_cold": cold}, **more)
+
+    rows = [
+        asked(0.0, 2e-7),
+        asked(3e-5, 0.0),
+        played("warm", 0.0),
+        asked(0, 0, model="x"),
+        played("radix", 1),
+    ]
+    found = by(stress.warm({"rows": rows}), "model", "arm")
+    assert list(found) == [("m|1", "`paper`"), ("x", "`paper`")]
+    assert list(found["m|1", "`paper`"].values())[2:] == ["4", "3.0e-05", "2.0e-07"]
+    assert list(found["x", "`paper`"].values())[2:] == ["2", "0", "0"]
+
+
+def test_minutes_that_are_wanted_are_told_until_they_are_there():
+    assert stress.left({"rows": [played("radix", 20.5)]}) == "20.5 of the 30 server minutes that are wanted."
+    assert stress.left({"rows": [played("radix", 20.0), played("abort", 10.0)]}) == ""
+
+
+def test_the_kept_stress_record_is_counted_whole():
+    """The columns below each other add up to the last row, and that to the record."""
+    record = json.loads((tables.ROOT / "launch/results/stress-h100.json").read_text())
+    head, rows = stress.scenes(record)
+    *lines, total = (line.split(" | ") for line in text.table(head, rows).splitlines()[2:])
+    keys = ("requests", "canary_pages_checked", "violations", "retractions", "pages_rebuilt")
+    for at, key in enumerate(keys, start=4):
+        column = [int(re.sub(r"\D", "", line[at]) or 0) for line in lines]
+        assert sum(column) == int(re.sub(r"\D", "", total[at])) == sum(row[key] for row in record["rows"])
+    assert len(lines) == len({(row["test"], row["model"], row["arm"]) for row in record["rows"]})
+
+
+def receipt(checks, violations=0, decode=0.5, **rebuilt):
+    share = {"prefill": None, "decode": decode}
+    kept = {"canary_checks": checks, "violations": violations, "candidate_share": share}
+    return {**kept, "summary_rebuilds": rebuilt}
+
+
+def shown(case, problems=(), commit="another", **facts):
+    row = {"case": case, "shows": "something", "facts": facts, "problems": list(problems)}
+    return {**row, "provenance": {"commit": commit}}
+
+
+def test_cases_are_rows_with_the_sums_of_their_ranks():
+    ranks = [receipt(1000, decode=0.25, hicache_load=40), receipt(2345, decode=0.333, hicache_load=2)]
+    both = {"ranks": ranks, "hisa_equals_stock": 0.98, "stock_repeats": 0.96, "requests": 48}
+    rows = [
+        shown("pd-both", equals_stock_within=1.0, requests=20, prefill=receipt(7), decode=receipt(8, 3)),
+        shown("dp2", tokens_from_host=12345, **both),
+        shown("pd-stock", equals_stock_within=1.0, equals_alone_beyond=0.5, requests=20),
+        shown("ranks-same", calls=1234, receipt=receipt(9)),
+    ]
+    found = {name: list(row.values())[2:] for (name,), row in by(cover.cases(rows), "case").items()}
+    assert list(found) == ["`dp2`", "`pd-stock`", "`pd-both`", "`ranks-same`"], "in the order of the cases"
+    seen = "12,345 tokens back from the host; 42 summaries rebuilt"
+    assert found["`dp2`"] == ["98% (stock again: 96%)", "48", "–", "0.33", "3,345", "0", seen]
+    assert found["`pd-both`"] == ["100%", "20", "–", "0.50", "15", "**3**", "–"]
+    alone = "beyond the budget 50% of one server's tokens"
+    assert found["`pd-stock`"] == ["100%", "20", "–", "–", "–", "–", alone], "no HISA, no canary"
+    assert found["`ranks-same`"][4:] == ["9", "0", "1,234 calls, the same choices on both ranks"]
+
+
+def test_a_case_that_failed_says_why_and_a_newer_one_is_not_excused():
+    rows = [shown("mtp", ["Failed: _x_"]), shown("shared-layers", ["Failed"], "43da4bff9be3", ranks=[{}])]
+    found = {name: list(row.values())[2:] for (name,), row in by(cover.cases(rows), "case").items()}
+    assert found["`mtp`"] == [*["–"] * 6, "**not right**: Failed: \\_x\\_"]
+    note = cover.NOTES["43da4bff9be3", "shared-layers"]
+    assert found["`shared-layers`"] == [*["–"] * 6, f"**not right**: Failed; {note}"]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_each_case_is_in_the_page_or_named_as_not_run(gpus):
+    """Read from the rendered page, not from the functions that make it."""
+    page = supported.render().split("## Cases on GPUs")[1].split("## Patched")[0]
+    part = page.split("On one GPU:")[1].split("On 2 GPUs:")[gpus - 1]
+    rows = json.loads((tables.ROOT / CASE_RECORDS[gpus - 1]).read_text())["rows"]
+    run = set(re.findall(r"^\| `([\w-]+)` \|", part, re.MULTILINE))
+    missing = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"Not run yet: (.*)", part))))
+    wanted = {name for name, case in CASES.items() if case.gpus == gpus}
+    assert run == {row["case"] for row in rows} and not run & missing
+    assert run | missing == wanted | ({*SIDES, *RANKS} if gpus == 2 else set())
+    assert part.count("**not right**") == sum(bool(row["problems"]) for row in rows)
+
+
+def test_one_provenance_of_rows_that_differ():
+    def made(commit, date):
+        where = {"gpu": "NVIDIA H100 80GB HBM3", "sglang": "0.5.17", "torch": "2.11.0"}
+        return {"provenance": {**where, "commit": commit, "date": date}}
+
+    rows = [made("b", "2026-11-25T01:00"), made("a", "2026-11-26T01:00"), made("b", "2026-11-24T01:00")]
+    line = text.source(text.together(rows), "../launch/x.json", 2)
+    assert line == (
+        "<sub>2 × NVIDIA H100 80GB HBM3, SGLang 0.5.17, torch 2.11.0, commit b, a, 2026-11-26; "
+        "[`launch/x.json`](../launch/x.json)</sub>"
+    )
+
+
+def test_the_two_gpu_table_is_that_of_its_report():
+    """report.md was written by another function, on the machine that measured."""
+    folder = tables.ROOT / "launch/results/ab-v32-4l-tp2"
+    (line,) = [
+        line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| 128K in")
+    ]
+    ttft, itl = re.findall(r"(\S+×) \\\[(\S+), (\S+)\\\]", line)[:2]
+    assert "{} [{}, {}]".format(*ttft) in tables.ab_tp2() and "{} [{}, {}]".format(*itl) in tables.ab_tp2()
+    assert f"**{ttft[0]} [" in tables.ab_tp2() and f"| {itl[0]} [" in tables.ab_tp2()
+    assert "<sub>2 × NVIDIA H100" in tables.ab_tp2()
+
+
+@pytest.mark.parametrize(("verdict", "bold"), [(stats.SLOWER, 1), (stats.SAME, 0), (stats.TOO_FEW, 0)])
+def test_only_a_difference_that_was_seen_is_bold(verdict, bold):
+    record = json.loads((tables.ROOT / "launch/results/ab-v32-4l-tp2/report.json").read_text())
+    for one in record["stats"]["comparisons"]:
+        one["verdict"] = verdict if one["metric"] == "ttft" else stats.SAME
+    _, (row,) = ab_tables.medians(record)
+    assert "".join(row).count("**") == 2 * bold

@@ -30,10 +30,14 @@ WITHIN_BUDGET = (4000, 8000)
 AUDIT = 1 / 128
 
 
-def flags(model: Path, context: int) -> list[str]:
-    """SGLang's flags; FlashMLA everywhere, so that stock and HISA differ in the indexer alone."""
+def flags(model: Path, context: int, dummy: bool = True) -> list[str]:
+    """SGLang's flags; FlashMLA everywhere, so that stock and HISA differ in the indexer alone.
+
+    ``dummy``: SGLang makes the weights; False where the model has them.
+    """
     return [
-        *("--model-path", str(model), "--load-format", "dummy", "--context-length", str(context)),
+        *("--model-path", str(model), "--load-format", "dummy" if dummy else "auto"),
+        *("--context-length", str(context)),
         *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
         *("--grammar-backend", "none", "--mem-fraction-static", "0.85", "--skip-server-warmup"),
         *("--max-running-requests", "16", "--chunked-prefill-size", "8192", "--enable-metrics"),

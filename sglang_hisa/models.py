@@ -7,6 +7,7 @@ public DeepSeek-V3.2 and GLM-5 configurations.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,14 @@ def make_slice(name: str, out: Path, context: int | None = None) -> Path:
     return out
 
 
+def described(model: Path) -> str:
+    """One line on the model in a folder, for records."""
+    config = json.loads((model / "config.json").read_text())
+    kind, layers, heads = config["model_type"], config["num_hidden_layers"], config["index_n_heads"]
+    weights = "own weights" if list(model.glob("*.safetensors")) else "dummy weights"
+    return f"{kind}, {layers} layers of width {config['hidden_size']}, {heads} index heads, {weights}"
+
+
 def shared_layers(config: dict[str, Any]) -> list[int]:
     """Layers that reuse an earlier layer's choice and have no indexer weights (``index_topk_freq``)."""
     freq = config.get("index_topk_freq", 1)
@@ -295,7 +304,6 @@ def make_tiny(
     out: Path,
     *,
     layers: int = 3,
-    hidden: int = 128,
     index_topk: int = 64,
     index_heads: int = 4,
     seed: int = 0,
@@ -303,12 +311,14 @@ def make_tiny(
     family: str = "v32",
     index_topk_freq: int = 1,
     draft: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a random model of 5 MB with real latent, rope and index dimensions to ``out``.
 
     ``family``: "v32" (DeepSeek-V3.2) or "glm5" (GLM-5: interleaved index rope, other attention dimensions).
     ``index_topk_freq``: after layer 1, one layer in so many has an indexer; the others reuse its choice.
     ``draft``: one more layer for speculative decoding (MTP), whose drafts are often right and often wrong.
+    ``more``: other fields of the configuration.
     Greedy text of it is noise; it is for running the server, not for reading. Equal arguments write equal
     bytes.
 
@@ -319,15 +329,27 @@ def make_tiny(
         raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
     from safetensors.torch import save_file
 
-    changes = {"num_hidden_layers": layers, "hidden_size": hidden}
-    changes |= {"index_topk": index_topk, "index_n_heads": index_heads}
+    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
     if index_topk_freq > 1:
         changes["index_topk_freq"] = index_topk_freq
     if draft:
         changes["num_nextn_predict_layers"] = 1
-    config = _with_context({**FAMILIES[family], **_TINY, **changes}, context)
+    config = _with_context({**FAMILIES[family], **_TINY, **changes, **(more or {})}, context)
     out.mkdir(parents=True, exist_ok=True)
     save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
     write_json(out / "config.json", config)
     write_tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
     return out
+
+
+def make_small(out: Path, *, layers: int = 2, index_heads: int = 64, **settings: Any) -> Path:
+    """Write a model of :func:`make_tiny`'s kind for one GPU: DSA's real top-k and index heads, the attention
+    heads of a TP8 rank.
+
+    Unlike a slice it has weights of its own: with dummy ones the next token follows from the last one alone,
+    whatever a row attended to. Raises as :func:`make_tiny` does.
+    """
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
+    # 512: SGLang's kernel that norms a draft's inputs takes multiples of 256 above 256 alone.
+    more = {**heads, "hidden_size": 512, "first_k_dense_replace": layers}
+    return make_tiny(out, layers=layers, index_topk=2048, index_heads=index_heads, more=more, **settings)

@@ -205,3 +205,20 @@ def test_context_out_of_range(tmp_path: Path, context: int) -> None:
 def test_unknown_slice(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"'v4'; allowed: {', '.join(models.SLICES)}"):
         models.make_slice("v4", tmp_path)
+
+
+def test_small_has_weights_at_full_index_geometry(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = models.make_small(tmp_path, family="glm5", index_heads=32, index_topk_freq=2, layers=4)
+    config, weights = config_of(folder), load_file(folder / "model.safetensors")
+    assert (
+        config["index_topk"] == 2048 and config["num_attention_heads"] == 16 and config["hidden_size"] == 512
+    )
+    assert weights["model.layers.1.self_attn.indexer.wq_b.weight"].shape == (32 * 128, 64)
+    assert "model.layers.2.self_attn.indexer.wq_b.weight" not in weights, "layer 2 reuses layer 1's choice"
+    assert not any("experts" in name for name in weights)
+    assert models.described(folder) == "glm_moe_dsa, 4 layers of width 512, 32 index heads, own weights"
+    assert config_of(models.make_small(tmp_path))["index_n_heads"] == 64
+    sliced = models.make_slice("v32-2l", tmp_path / "slice")
+    assert models.described(sliced) == "deepseek_v32, 2 layers of width 7168, 64 index heads, dummy weights"

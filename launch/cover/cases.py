@@ -11,8 +11,6 @@ from typing import Any
 from sglang_hisa import models
 from sglang_hisa.patches.table import V17, VERSIONS
 
-_SLICE = partial(models.make_slice, "v32-2l")
-
 
 @dataclass(frozen=True)
 class Case:
@@ -26,7 +24,6 @@ class Case:
         gpus: as many are needed.
         env: of both servers.
         extra: probes of :mod:`.probes` beside those of every case.
-        dummy: weights are made by SGLang, not read.
         context: longest prompt, in tokens, if longer than usual.
         canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
             than choosing among them.
@@ -35,12 +32,11 @@ class Case:
 
     shows: str
     flags: tuple[str, ...] = ()
-    model: Callable[[Path], Path] = _SLICE
+    model: Callable[[Path], Path] = models.make_small
     tiny: Mapping[str, Any] | None = field(default_factory=dict)
     gpus: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
-    dummy: bool = True
     context: int = 0
     canary: str = "full"
     versions: tuple[str, ...] = VERSIONS
@@ -59,24 +55,16 @@ _DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 
 
-def _with_draft(out: Path) -> Path:
-    """Small and with weights of its own: a dummy model's drafts would never be right.
-
-    512: SGLang's kernel that norms a draft's inputs takes no fewer than 256 columns, nor 256 themselves.
-    """
-    return models.make_tiny(out, hidden=512, index_topk=2048, index_heads=32, draft=True, context=1 << 16)
-
-
 CASES: dict[str, Case] = {
     "plain": Case("bf16 KV, decode graphs, overlap schedule"),
     "glm5": Case(
         "GLM-5: 32 index heads, fused norm-rope-store",
-        model=partial(models.make_slice, "glm5-4l"),
+        model=partial(models.make_small, family="glm5", index_heads=32),
         tiny={"family": "glm5"},
     ),
     "shared-layers": Case(
         "GLM-5.2: layers that reuse a choice",
-        model=partial(models.make_slice, "glm52-4l"),
+        model=partial(models.make_small, family="glm5", index_heads=32, index_topk_freq=2, layers=4),
         tiny={"family": "glm5", "index_topk_freq": 2, "layers": 4},
     ),
     "fp8-kv": Case("fp8 KV: RAGGED prefill, FlashMLA KV decode", _FP8, tiny=None),
@@ -96,9 +84,8 @@ CASES: dict[str, Case] = {
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",
         _DRAFTS,
-        model=_with_draft,
+        model=partial(models.make_small, draft=True),
         tiny={"draft": True},
-        dummy=False,
     ),
     "hicache": Case(
         "pages back from the host",
@@ -110,7 +97,7 @@ CASES: dict[str, Case] = {
     ),
     "1m": Case(
         "a context of a million tokens",
-        model=partial(models.make_slice, "v32-2l", context=M),
+        model=partial(models.make_small, context=M),
         tiny=None,
         extra=("long",),
         context=M - 256,

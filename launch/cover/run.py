@@ -65,10 +65,7 @@ class Machine:
             given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
             return [*given, "--chunked-prefill-size", "256", *case.flags]
         pool = max(4 * sizes.longest, sizes.longer + 4096)
-        given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128)
-        if not case.dummy:
-            at = given.index("--load-format")
-            del given[at : at + 2]
+        given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128, dummy=False)
         given += [*SHARED_GPU, "--max-total-tokens", str(pool)]
         graphs = () if PREFILL_GRAPH in case.flags else (PREFILL_GRAPH, "disabled")
         return [*given, *graphs, *case.flags]
@@ -128,6 +125,7 @@ def _side_by_side(
     name: str, case: Case, machine: Machine, facts: dict[str, Any], problems: list[str]
 ) -> None:
     model = machine.write_model(case, machine.models / name)
+    facts["model"] = models.described(model)
     flags = machine.flags(case, model)
     stock, hisa = (
         ServerProcess(

@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenes", nargs="+", default=list(SCENES), choices=list(SCENES), metavar="SCENE")
     parser.add_argument("--minutes", type=float, default=1.0, help="of each scene on each arm (1)")
     parser.add_argument("--canary", choices=CANARY[1:], default="full")
-    parser.add_argument("--slice", default="v32-4l", help="model slice, on a GPU")
+    parser.add_argument(
+        "--slice",
+        default="v32-4l",
+        help="model, on a GPU: a slice (v32-4l; its dummy weights make every KL 0), or small (own weights)",
+    )
     parser.add_argument("--longest", type=parse_tokens, default=None, metavar="TOKENS", help="prompt (16k)")
     parser.add_argument("--at-once", type=int, default=16, metavar="N", help="requests in flight")
     parser.add_argument(
@@ -80,8 +84,10 @@ def main(argv: list[str] | None = None) -> int:
             flags = [*server.cpu_flags(model, pool_tokens=4096), "--chunked-prefill-size", "256"]
             make_env = partial(server.cpu_env, base)
         else:
-            model = models.make_slice(args.slice, Path(folder) / "model")
-            flags = gpu_flags(model, longest + 4096)
+            small = args.slice == "small"
+            make = models.make_small if small else partial(models.make_slice, args.slice)
+            model = make(Path(folder) / "model")
+            flags = gpu_flags(model, longest + 4096, dummy=not small)
             # A pool of a quarter of the working set: pages are evicted and reused all the time.
             flags += ["--max-total-tokens", str(max(4, args.at_once // 2) * longest)]
             make_env = partial(server.child_env, base, HF_HUB_OFFLINE="1")

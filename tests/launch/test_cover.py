@@ -165,7 +165,7 @@ def test_cases_on_a_gpu(tmp_path: Path) -> None:
         assert sizes.longer < int(value["--max-total-tokens"])
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert int(value["--context-length"]) <= config["max_position_embeddings"]
-        assert ("--load-format" in flags) != (tmp_path / name / "model.safetensors").exists()
+        assert value["--load-format"] == "auto" and (tmp_path / name / "model.safetensors").exists()
         assert set(case.extra) <= set(run.PROBES)
     assert max(run.GPU.short) + 24 < run.GPU.budget < run.GPU.longest
     assert max(run.CPU.short) + 24 < run.CPU.budget < run.CPU.longest

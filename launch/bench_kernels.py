@@ -21,7 +21,12 @@ PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
 CELL = ("phase", "context", "batch", "rows", "heads", "budget", "refine", "stage")
 
 
-def _config(budget: str) -> Config:
+def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What names a row of the record."""
+    return (*(row.get(key) for key in CELL), report.group_of(row))
+
+
+def _config(budget: str, group: int) -> Config:
     """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
     tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
     return from_mapping(
@@ -30,6 +35,7 @@ def _config(budget: str) -> Config:
             "decode_fraction": share,
             "prefill_tokens": tokens,
             "prefill_fraction": share,
+            "prefill_group": group,
             "dense_last_chunk": False,
         }
     )
@@ -61,6 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", **number, default=[8192], help="rows of a prefill chunk")
     parser.add_argument("--heads", **number, default=[64], help="index heads")
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
+    parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
     parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
@@ -80,6 +87,7 @@ def _line(row: dict[str, Any]) -> str:
     floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
     return (
         f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} budget {row['budget']:6} "
+        f"{'pairs' if report.group_of(row) > 1 else '':5} "
         f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
         f"floor {floor}"
     )
@@ -124,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     for heads in args.heads:
         for refine in args.refine:
             for budget in args.budgets:
-                config = _config(budget)
+                config = _config(budget, 1)
                 for context in args.decode_contexts:
                     for batch in args.batches:
                         if batch * (-(-context // 64)) > cache.pages:
@@ -137,20 +145,20 @@ def main(argv: list[str] | None = None) -> int:
                         )
                 for context in args.prefill_contexts:
                     for size in args.rows:
-                        if size > context:
-                            continue
-                        cell(
-                            f"prefill {context} x {size} budget {budget} {refine}",
-                            lambda c=context, n=size, h=heads, f=config, r=refine: prefill.run_case(
-                                cache, c, n, h, f, r, max(5, args.repeats // 2), flops
-                            ),
-                        )
-    fresh = {tuple(row[key] for key in CELL if key in row) for row in rows}
+                        for group in args.groups if size <= context else ():
+                            config = _config(budget, group)
+                            cell(
+                                f"prefill {context} x {size} budget {budget} {refine} group {group}",
+                                lambda c=context, n=size, h=heads, f=config, r=refine: prefill.run_case(
+                                    cache, c, n, h, f, r, max(5, args.repeats // 2), flops
+                                ),
+                            )
+    fresh = {_cell(row) for row in rows}
     kept: dict[str, Any] = {}
     if args.out and args.out.is_file():
         kept = json.loads(args.out.read_text())
         failures = kept["failures"] + failures
-        kept_rows = [r for r in kept["rows"] if tuple(r[key] for key in CELL if key in r) not in fresh]
+        kept_rows = [row for row in kept["rows"] if _cell(row) not in fresh]
         rows = kept_rows + rows
     commands = [*kept.get("commands", []), shlex.join(sys.argv)]
     record = {

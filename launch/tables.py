@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.ab import tables as ab_tables
-from sglang_hisa.launch.bench.report import totals
+from sglang_hisa.launch.bench.report import group_of, totals
 from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
 from sglang_hisa.launch.report.text import source, table, together
@@ -85,12 +85,13 @@ def prefill() -> str:
     """Speed-up of a prefill chunk."""
     record = _load("kernels-h100.json")
     out = []
-    for row in sorted(totals(record, "prefill"), key=lambda r: (r["context"], r["rows"], r["budget"])):
+    order = ("context", "rows", "budget")
+    for row in sorted(totals(record, "prefill"), key=lambda r: (*map(r.get, order), group_of(r))):
         out.append(
             [
                 f"{row['context'] // K}K",
                 str(row["rows"]),
-                f"{row['budget'] // K}K",
+                f"{row['budget'] // K}K" + (", pairs" if group_of(row) > 1 else ""),
                 f"{row['stock_us'] / 1000:.2f} ms",
                 f"{row['hisa_us'] / 1000:.2f} ms",
                 f"{row['speedup']:.2f}×",

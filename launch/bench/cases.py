@@ -61,12 +61,14 @@ def check_rows(
     block: int,
     rows: list[int],
     topk: int,
+    group: int = 1,
 ) -> None:
     """Check chosen slots of some rows against plain PyTorch, tie-aware. Raises ``AssertionError``.
 
     The slots must lie in the pages of blocks whose coarse score is among the ``picks`` best (up to
     rounding), there must be ``min(candidates, topk)`` distinct ones, and no token left out may score
-    higher than the lowest one taken (up to rounding).
+    higher than the lowest one taken (up to rounding). Of a ``group`` of 2, a row chose with its neighbour in
+    the same page, at an even position and after it.
     """
     per_block = block // PAGE
     for row in rows:
@@ -87,9 +89,13 @@ def check_rows(
             summary = layer.keys[pages[: earlier * per_block]].float()
             summary = summary * layer.scales[pages[: earlier * per_block], None]
             mean = summary.view(earlier, per_block, HEAD_DIM).mean(dim=1)
-            coarse = reference.mqa_scores(q[row], weights[row], mean)
+            pair = [row] if group == 1 else [row, row + 1 if length % 2 else row - 1]
+            chose = [r for r in pair if 0 <= r < len(lengths) and (lengths[r] - 1) // 2 == (length - 1) // 2]
+            each = [reference.mqa_scores(q[r], weights[r], mean) for r in chose or [row]]
+            coarse = torch.stack(each).sum(dim=0)
             coarse[0] = float("inf")
-            coarse[max(length - PAGE, 0) // block :] = float("inf")
+            last = max((lengths[r] for r in chose), default=length)
+            coarse[max(last - PAGE - group + 1, 0) // block :] = float("inf")
             tolerance = 0.02 * float(coarse[coarse.isfinite()].std())
             kept[:earlier] = coarse >= coarse.topk(picks[row]).values[-1] + tolerance
             maybe = coarse >= coarse.topk(picks[row]).values[-1] - tolerance

@@ -41,7 +41,7 @@ def run_case(
     layer = cache.layer
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
     step = Rows(stock.ends, table, which, context, rule.blocks, rule.share, rule.width(context))
-    plan = make_prefill_plan(step, [context], config, host, refine)
+    plan = make_prefill_plan(step, [context], config, host, refine, [rows])
     output = Output(physical=True)
 
     def hisa() -> torch.Tensor:
@@ -62,10 +62,10 @@ def run_case(
     def stock_total() -> torch.Tensor:
         return pick_topk(stock.logits(q, weights, *stock.gather(layer.index_k)))
 
-    picks = torch.cat([chunk.picks for chunk in plan.chunks]).tolist()
+    picks = plan.of_rows("picks").tolist()
     sample = [0, rows // 3, rows - 1]
-    lengths = stock.ends.tolist()
-    check_rows(hisa(), q, weights, layer, table, [0] * rows, lengths, picks, rule.block, sample, TOPK)
+    truth = (table, [0] * rows, stock.ends.tolist(), picks, rule.block, sample, TOPK, plan.group)
+    check_rows(hisa(), q, weights, layer, *truth)
 
     each: dict[str, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {
         "total": (stock_total, hisa)
@@ -93,10 +93,12 @@ def run_case(
 
         def refine_() -> torch.Tensor:
             if refine == "deepgemm":
-                args = (chunk.candidates[:, None], physical, chunk.schedule, width)
+                lengths = chunk.candidates.view(-1, plan.group)
+                args = (lengths, physical[:: plan.group], chunk.schedule, width)
                 return host.paged_logits(qs, layer.index_k, ws, *args)
             out = torch.empty((qs.shape[0], width), dtype=torch.float32, device="cuda")
-            kernels.refine_logits(qs, ws, layer.index_k, physical, chunk.candidates, out, "triton")
+            pages = (layer.index_k, physical, chunk.candidates)
+            kernels.refine_logits(qs, ws, *pages, out, "triton", group=plan.group)
             return out
 
         logits = refine_()
@@ -131,6 +133,7 @@ def run_case(
                 "heads": heads,
                 "budget": min(budget, context),
                 "block": rule.block,
+                "group": config.prefill_group,
                 "preset": config.preset,
                 "refine": refine,
                 "stage": stage,

@@ -8,8 +8,8 @@ from typing import Any
 
 K = 1024
 COLUMNS = (
-    *("phase", "context", "batch", "rows", "heads", "budget", "block", "refine", "stage", "layers"),
-    *("stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
+    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "refine", "stage"),
+    *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
     *("speedup", "floor_us"),
 )
 
@@ -25,7 +25,7 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
 def totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows.
 
-    One row for each context, size and budget: the last, where a cell was measured more than once.
+    One row for each context, size, budget and group: the last, where a cell was measured more than once.
     """
     rows = [r for r in record["rows"] if r["phase"] == phase and r["stage"] == "total" and r["stock_us"]]
     if not rows:
@@ -34,7 +34,13 @@ def totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     refine = "deepgemm" if any(r["refine"] == "deepgemm" for r in rows) else rows[0]["refine"]
     size = "batch" if phase == "decode" else "rows"
     kept = [r for r in rows if r["heads"] == heads and r["refine"] == refine]
-    return list({(r["context"], r[size], r["budget"]): r for r in kept}.values())
+    return list({(r["context"], r[size], r["budget"], group_of(r)): r for r in kept}.values())
+
+
+def group_of(row: dict[str, Any]) -> int:
+    """Rows that chose together; older records have no such field."""
+    group: int = row.get("group", 1)
+    return group
 
 
 def _curve(axis: Any, rows: list[dict[str, Any]], label: str, color: str) -> None:
@@ -73,9 +79,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
     prefill = totals(record, "prefill")
     if prefill:
         size = max(r["rows"] for r in prefill)
-        for i, budget in enumerate(sorted({r["budget"] for r in prefill})):
-            rows = [r for r in prefill if r["rows"] == size and r["budget"] == budget]
-            _curve(axes[1], rows, f"budget {budget // K}K", f"C{i}")
+        for i, (budget, group) in enumerate(sorted({(r["budget"], group_of(r)) for r in prefill})):
+            rows = [r for r in prefill if (r["rows"], r["budget"], group_of(r)) == (size, budget, group)]
+            _curve(axes[1], rows, f"budget {budget // K}K" + (", pairs" if group > 1 else ""), f"C{i}")
         axes[1].set_title(f"prefill, one layer, {size} rows at the end of the context")
     for axis in axes:
         axis.set(xscale="log", yscale="log", xlabel="context (K tokens)", ylabel="µs")

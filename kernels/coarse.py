@@ -13,6 +13,24 @@ from sglang_hisa.kernels.seal import seal_page
 
 PROGRAMS = 1024
 """Programs in flight on an H100; more work than that loops inside the programs, its loads pipelined."""
+REGISTERS = 96
+"""A thread's, where programs wait for a place on the chip: five of them fit on a multiprocessor."""
+FILLED = 528
+"""Programs from which on they wait: four on each of an H100's 132 multiprocessors."""
+
+
+@triton.jit
+def _block_scores(key, scale, q, weight, BLOCKS: tl.constexpr, PER_BLOCK: tl.constexpr, HEADS: tl.constexpr):
+    """fp32 ``[BLOCKS]``: sum over heads of w * relu(q . k) of each block's mean key."""
+    score = tl.dot(key, q)
+    if PER_BLOCK > 1:
+        # The mean comes before the ReLU: the score is that of the block's mean key.
+        score = score * scale[:, None]
+        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
+    else:
+        total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
+    return total
 
 
 @triton.jit
@@ -36,6 +54,7 @@ def _coarse_kernel(
     row_bytes,
     row_floats,
     heads,
+    columns,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
@@ -49,50 +68,67 @@ def _coarse_kernel(
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    start = tl.program_id(1) * BLOCKS * TILES
+    tile = tl.program_id(1)
     if OVERLAP:
         gdc_launch_dependents()
-        gdc_wait()
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
+    table = table_ptr + source * table_stride
     length = tl.load(length_ptr + row)
-    pick = tl.load(pick_ptr + row)
+    if SEAL:
+        # The first program of each row, so that a page's rebuild runs beside the scores. The page that this
+        # step's token completed is the row's own: no program reads its summary now.
+        if tile == 0:
+            if OVERLAP:
+                gdc_wait()
+            if (length % PAGE == 0) & (length > 0):
+                done = tl.load(table + length // PAGE - 1).to(tl.int64)
+                seal_page(
+                    *(done, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
+                    *(PAGE, DIM, KEY_BYTES, SALIENT),
+                )
+            return
+        tile -= 1
+    start = tile * BLOCKS * TILES
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
-    if SEAL:  # noqa: SIM102 - a constexpr: without it the code below must not be compiled
-        # The page that this step's token completed is the row's own: no program reads its summary now.
-        if (tl.program_id(1) == tl.num_programs(1) - 1) & (length % PAGE == 0) & (length > 0):
-            done = tl.load(table_ptr + source * table_stride + length // PAGE - 1).to(tl.int64)
-            seal_page(
-                *(done, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
-                *(PAGE, DIM, KEY_BYTES, SALIENT),
-            )
-    if (start < earlier) & (pick < earlier):
-        head = tl.arange(0, HEADS)
-        dim = tl.arange(0, DIM)
-        q = tl.load(
-            q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None],
-            mask=head[None, :] < heads,
-            other=0.0,
-        )
-        weight = tl.load(weight_ptr + row * weight_stride + head, mask=head < heads, other=0.0)
-        stop = tl.minimum(start + BLOCKS * TILES, earlier)
-        for first in tl.range(start, stop, BLOCKS):
-            at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-            inside = at < earlier * PER_BLOCK
-            page = tl.load(table_ptr + source * table_stride + at, mask=inside, other=0).to(tl.int64)
-            key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
-            scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
-            score = tl.dot(key, q)
-            if PER_BLOCK > 1:
-                # The mean comes before the ReLU: the score is that of the block's mean key.
-                score = score * scale[:, None]
-                score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
-                total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
-            else:
-                total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
-            block = first + tl.arange(0, BLOCKS)
-            tl.store(out_ptr + row * out_stride + block, total, mask=block < earlier)
+    scored = tl.where(tl.load(pick_ptr + row) < earlier, earlier, 0)
+    head = tl.arange(0, HEADS)
+    dim = tl.arange(0, DIM)
+    q_at = q_ptr + row * q_stride + head[None, :] * DIM + dim[:, None]
+    weight_at = weight_ptr + row * weight_stride + head
+    block = start + tl.arange(0, BLOCKS)
+    if TILES == 1:
+        # Table, lengths and the summaries of complete pages are older than this step's kernels, so they are
+        # read before the predecessor (the queries) ends; the table does not wait for the length either.
+        at = start * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+        page = tl.load(table + at, mask=at < columns * PER_BLOCK, other=0)
+        inside = at < scored * PER_BLOCK
+        page = tl.where(inside, page, 0).to(tl.int64)
+        key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+        scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+        if OVERLAP:
+            gdc_wait()
+        q = tl.load(q_at, mask=(head < heads)[None, :], other=0.0)
+        weight = tl.load(weight_at, mask=head < heads, other=0.0)
+        total = _block_scores(key, scale, q, weight, BLOCKS, PER_BLOCK, HEADS)
+        tl.store(out_ptr + row * out_stride + block, total, mask=block < scored)
+    else:
+        if OVERLAP:
+            gdc_wait()
+        if start < scored:
+            q = tl.load(q_at, mask=(head < heads)[None, :], other=0.0)
+            weight = tl.load(weight_at, mask=head < heads, other=0.0)
+            stop = tl.minimum(start + BLOCKS * TILES, scored)
+            for first in tl.range(start, stop, BLOCKS):
+                at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+                inside = at < scored * PER_BLOCK
+                page = tl.load(table + at, mask=inside, other=0).to(tl.int64)
+                key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+                scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+                total = _block_scores(key, scale, q, weight, BLOCKS, PER_BLOCK, HEADS)
+                block = first + tl.arange(0, BLOCKS)
+                tl.store(out_ptr + row * out_stride + block, total, mask=block < scored)
 
 
 def coarse_scores(
@@ -144,7 +180,8 @@ def coarse_scores(
     blocks = 64 // pages_per_block
     tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // PROGRAMS))
     raw = keys.view(torch.uint8) if seal_from is None else seal_from
-    _coarse_kernel[(rows, triton.cdiv(out.shape[1], blocks * tiles))](
+    programs = triton.cdiv(out.shape[1], blocks * tiles) + (seal_from is not None)
+    _coarse_kernel[(rows, programs)](
         q,
         weights,
         keys,
@@ -164,6 +201,7 @@ def coarse_scores(
         raw.stride(0),
         raw.stride(0) // 4,
         heads,
+        min(out.shape[1], table.shape[1] // pages_per_block),
         HEADS=max(16, triton.next_power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
@@ -176,5 +214,6 @@ def coarse_scores(
         SALIENT=salient,
         OVERLAP=overlap,
         num_warps=4,
+        **({"maxnreg": REGISTERS} if tiles == 1 and rows * programs > FILLED else {}),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -90,6 +90,7 @@ def _pick_row(
     BLOCKS: tl.constexpr,
     GROUP: tl.constexpr,
     LOGICAL: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS.
 
@@ -98,6 +99,12 @@ def _pick_row(
     block = tl.arange(0, BLOCKS)
     inside = block < earlier
     scored = tl.where(pick < earlier, earlier, 0)
+    if OVERLAP:
+        # The table is older than the scores: few rows read all of it while their predecessor still runs.
+        first = tl.load(table + block * PER_BLOCK, mask=inside, other=0)
+        if PER_BLOCK > 1:
+            second = tl.load(table + block * PER_BLOCK + 1, mask=inside, other=0)
+        gdc_wait()
     value = tl.load(score + block, mask=block < scored, other=float("-inf"))
     for member in tl.static_range(1, GROUP):
         more = tl.where(members > member, scored, 0)
@@ -119,7 +126,12 @@ def _pick_row(
     for part in tl.static_range(PER_BLOCK):
         page = block * PER_BLOCK + part
         to = place * PER_BLOCK + part
-        found = tl.load(table + page, mask=keep, other=0)
+        if OVERLAP and part == 0:
+            found = first
+        elif OVERLAP and part == 1:
+            found = second
+        else:
+            found = tl.load(table + page, mask=keep, other=0)
         for member in tl.static_range(GROUP):
             write = keep & (to < tl.where(members > member, width, 0))
             tl.store(physical + member * out_stride + to, found, mask=write)
@@ -159,7 +171,6 @@ def _pick_kernel(
     members = tl.minimum(rows - row, GROUP)
     if OVERLAP:
         gdc_launch_dependents()
-        gdc_wait()
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
@@ -175,22 +186,22 @@ def _pick_kernel(
     if earlier <= FEW:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL, OVERLAP),
         )
     elif earlier <= MID:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL, OVERLAP),
         )
     elif earlier <= LARGE:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL, OVERLAP),
         )
     else:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL, OVERLAP),
         )
 
     # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.

@@ -69,8 +69,13 @@ def _coarse_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
+    # In a decode step (SEAL) only the queries may be the predecessor's: lengths and table were made for all
+    # layers, and summaries were sealed by earlier steps. Elsewhere this step may just have sealed them.
+    EARLY: tl.constexpr = SEAL and TILES == 1
     if OVERLAP:
         gdc_launch_dependents()
+        if not EARLY:
+            gdc_wait()
     source = row
     if MAPPED:
         source = tl.load(table_row_ptr + row).to(tl.int64)
@@ -80,7 +85,7 @@ def _coarse_kernel(
         # The first program of each row, so that a page's rebuild runs beside the scores. The page that this
         # step's token completed is the row's own: no program reads its summary now.
         if tile == 0:
-            if OVERLAP:
+            if OVERLAP and EARLY:
                 gdc_wait()
             if (length % PAGE == 0) & (length > 0):
                 done = tl.load(table + length // PAGE - 1).to(tl.int64)
@@ -99,36 +104,31 @@ def _coarse_kernel(
     weight_at = weight_ptr + row * weight_stride + head
     block = start + tl.arange(0, BLOCKS)
     if TILES == 1:
-        # Table, lengths and the summaries of complete pages are older than this step's kernels, so they are
-        # read before the predecessor (the queries) ends; the table does not wait for the length either.
         at = start * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-        page = tl.load(table + at, mask=at < columns * PER_BLOCK, other=0)
+        page = tl.load(table + at, mask=at < columns * PER_BLOCK, other=0)  # does not wait for the length
         inside = at < scored * PER_BLOCK
         page = tl.where(inside, page, 0).to(tl.int64)
         key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
         scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
-        if OVERLAP:
+        if OVERLAP and EARLY:
             gdc_wait()
         q = tl.load(q_at, mask=(head < heads)[None, :], other=0.0)
         weight = tl.load(weight_at, mask=head < heads, other=0.0)
         total = _block_scores(key, scale, q, weight, BLOCKS, PER_BLOCK, HEADS)
         tl.store(out_ptr + row * out_stride + block, total, mask=block < scored)
-    else:
-        if OVERLAP:
-            gdc_wait()
-        if start < scored:
-            q = tl.load(q_at, mask=(head < heads)[None, :], other=0.0)
-            weight = tl.load(weight_at, mask=head < heads, other=0.0)
-            stop = tl.minimum(start + BLOCKS * TILES, scored)
-            for first in tl.range(start, stop, BLOCKS):
-                at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
-                inside = at < scored * PER_BLOCK
-                page = tl.load(table + at, mask=inside, other=0).to(tl.int64)
-                key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
-                scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
-                total = _block_scores(key, scale, q, weight, BLOCKS, PER_BLOCK, HEADS)
-                block = first + tl.arange(0, BLOCKS)
-                tl.store(out_ptr + row * out_stride + block, total, mask=block < scored)
+    elif start < scored:
+        q = tl.load(q_at, mask=(head < heads)[None, :], other=0.0)
+        weight = tl.load(weight_at, mask=head < heads, other=0.0)
+        stop = tl.minimum(start + BLOCKS * TILES, scored)
+        for first in tl.range(start, stop, BLOCKS):
+            at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+            inside = at < scored * PER_BLOCK
+            page = tl.load(table + at, mask=inside, other=0).to(tl.int64)
+            key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])
+            scale = tl.load(scale_ptr + page, mask=inside, other=0.0)
+            total = _block_scores(key, scale, q, weight, BLOCKS, PER_BLOCK, HEADS)
+            block = first + tl.arange(0, BLOCKS)
+            tl.store(out_ptr + row * out_stride + block, total, mask=block < scored)
 
 
 def coarse_scores(

@@ -90,7 +90,7 @@ def _pick_row(
     BLOCKS: tl.constexpr,
     GROUP: tl.constexpr,
     LOGICAL: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS.
 
@@ -99,8 +99,8 @@ def _pick_row(
     block = tl.arange(0, BLOCKS)
     inside = block < earlier
     scored = tl.where(pick < earlier, earlier, 0)
-    if OVERLAP:
-        # The table is older than the scores: few rows read all of it while their predecessor still runs.
+    if EARLY:
+        # The whole table, while the predecessor still runs.
         first = tl.load(table + block * PER_BLOCK, mask=inside, other=0)
         if PER_BLOCK > 1:
             second = tl.load(table + block * PER_BLOCK + 1, mask=inside, other=0)
@@ -126,9 +126,9 @@ def _pick_row(
     for part in tl.static_range(PER_BLOCK):
         page = block * PER_BLOCK + part
         to = place * PER_BLOCK + part
-        if OVERLAP and part == 0:
+        if EARLY and part == 0:
             found = first
-        elif OVERLAP and part == 1:
+        elif EARLY and part == 1:
             found = second
         else:
             found = tl.load(table + page, mask=keep, other=0)
@@ -166,11 +166,14 @@ def _pick_kernel(
     MAPPED: tl.constexpr,
     LOGICAL: tl.constexpr,
     OVERLAP: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
     members = tl.minimum(rows - row, GROUP)
     if OVERLAP:
         gdc_launch_dependents()
+        if not EARLY:
+            gdc_wait()
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
@@ -186,22 +189,22 @@ def _pick_kernel(
     if earlier <= FEW:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL, OVERLAP),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL, EARLY),
         )
     elif earlier <= MID:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL, OVERLAP),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL, EARLY),
         )
     elif earlier <= LARGE:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL, OVERLAP),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL, EARLY),
         )
     else:
         _pick_row(
             *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL, OVERLAP),
+            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL, EARLY),
         )
 
     # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.
@@ -229,6 +232,7 @@ def pick_pages(
     logical: torch.Tensor | None,
     backend: str,
     overlap: bool = False,
+    early: bool = False,
     group: int = 1,
 ) -> None:
     """Write each row's candidate page table, ascending, its own block last, padded with page 0.
@@ -242,6 +246,8 @@ def pick_pages(
         physical: int32 ``[rows, width]``, out: physical pages; ``width`` must hold the widest row.
         logical: the same shape, out: logical pages, or None.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
+        early: with ``overlap``: only the scores may be the predecessor's (decode: lengths, picks and table
+            were made for all layers); all else is read before the wait.
         group: so many adjacent rows choose together, by the sum of their scores. Their lengths, picks and
             table rows must be equal: those of the group's first row are read.
     """
@@ -282,6 +288,7 @@ def pick_pages(
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,
         OVERLAP=overlap,
+        EARLY=overlap and early,
         num_warps=16 if blocks > 8192 else 8 if rows <= 256 else 4,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -270,6 +270,7 @@ def candidates(
         *(scores, chunk.bounds, chunk.picks, table, chunk.table_rows, per_block, sink, local),
         *(physical[:rows], None if positions is None else positions[:rows], backend),
         overlap=overlap,
+        early=plan.seals,
         group=plan.group,
     )
     return physical, positions

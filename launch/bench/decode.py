@@ -90,7 +90,8 @@ def run_case(
 
     def pick_(i: int) -> None:
         args = (lengths, chunk.picks, tables[i], None, config.pages_per_block, sink_blocks(config, 0))
-        kernels.pick_pages(scores[i], *args, config.local_tokens, physical[i], None, "triton", overlap=True)
+        overlap = {"overlap": True, "early": True}
+        kernels.pick_pages(scores[i], *args, config.local_tokens, physical[i], None, "triton", **overlap)
 
     def refine_(i: int) -> torch.Tensor:
         if refine == "deepgemm":

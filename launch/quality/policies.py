@@ -193,17 +193,19 @@ def layers_before(layers: Sequence[Scored], count: int, how: str, best: int = US
 
 
 def together(one: Scored, count: int, rows: int, how: str) -> torch.Tensor:
-    """Groups of ``rows`` adjacent rows keep the same ``count`` pages: the best by the ``sum`` or the ``best``
-    of their scores, each row's from its mean in standard deviations, or the ``union`` of as many of each
-    row's best as make ``count``."""
-    even = (one.pages - one.pages.mean(dim=1, keepdim=True)) / one.pages.std(dim=1, keepdim=True)
+    """Groups of ``rows`` adjacent rows keep the same ``count`` pages: the best by the ``plain sum`` of their
+    scores (served: ``prefill_group``), by the ``sum`` or the ``best`` of them, each row's from its mean in
+    standard deviations, or the ``union`` of as many of each row's best as make ``count``."""
+    scores = one.pages
+    if how != "plain sum":
+        scores = (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True)
     chosen = []
-    for group in even.split(rows):
+    for group in scores.split(rows):
         if how == "union":
             ranks = order(group).argsort(dim=1).amin(dim=0, keepdim=True).float()  # its best rank in any row
             score = group.amax(dim=0, keepdim=True).sigmoid() - ranks  # of equal ranks the better score
         else:
-            score = (group.sum(dim=0) if how == "sum" else group.amax(dim=0))[None]
+            score = (group.amax(dim=0) if how == "best" else group.sum(dim=0))[None]
         chosen.append(keep(score, count).expand(len(group), -1))
     return torch.cat(chosen)
 

@@ -98,7 +98,7 @@ def choices(
             made["reuse", f"layer before's best {best}, {how}"] = _reuse(how, best, count, pages)
         made["reuse", "layer before's pages, no filter"] = _reuse("all", 0, count, pages)
     if "neighbours" in groups:
-        for rows, how in itertools.product((2, 4), ("sum", "best", "union")):
+        for rows, how in itertools.product((2, 4), ("plain sum", "sum", "best", "union")):
             made["neighbours", f"{rows} rows by {how}"] = _together(rows, how, count, pages)
     if "two-level" in groups:
         for (size, kind), share in itertools.product(

@@ -49,6 +49,7 @@ def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE, ove
         logical,
         backend,
         overlap,
+        early=overlap,
     )
     return scores, physical, logical
 

@@ -8,6 +8,8 @@ CPU interpreter, whose fp8 cast is wrong, gives the same byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -103,6 +105,88 @@ def _seal_kernel(
             *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
             *(PAGE, DIM, KEY_BYTES, SALIENT),
         )
+
+
+@triton.jit
+def _seal_rows_kernel(
+    table_ptr,
+    length_ptr,
+    offset_ptr,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    table_stride,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    offset = offset_ptr + tl.program_id(1) * 3
+    length = tl.load(length_ptr + row)
+    if (length > 0) & (length % PAGE == 0):
+        page = tl.load(table_ptr + row * table_stride + length // PAGE - 1).to(tl.int64)
+        raw = tl.load(offset)
+        seal_page(
+            *(page, key_ptr + raw, scale_ptr + raw // 4, row_bytes, row_floats),
+            *(out_key_ptr + tl.load(offset + 1), out_scale_ptr + tl.load(offset + 2) // 4),
+            *(PAGE, DIM, KEY_BYTES, SALIENT),
+        )
+
+
+Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""index_k uint8 ``[pages, 8448]``, keys fp8 ``[pages, 128]``, scales fp32 ``[pages]``."""
+
+
+def layer_offsets(layers: Sequence[Layer]) -> torch.Tensor:
+    """Where the tensors of each layer lie, in bytes from those of the first: int64 ``[layers, 3]``."""
+    at = torch.tensor([[one.data_ptr() for one in layer] for layer in layers], dtype=torch.int64).view(-1, 3)
+    return (at - at[:1]).to(layers[0][0].device if layers else "cpu")
+
+
+def seal_rows(
+    layers: Sequence[Layer],
+    offsets: torch.Tensor,
+    table: torch.Tensor,
+    lengths: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
+) -> None:
+    """Seal, in all layers at once, the last page of each row whose last token completed it.
+
+    Args:
+        layers: their tensors, alike in shape; offsets: :func:`layer_offsets` of them.
+        table: int32 ``[rows, pages]``, lengths: int32 ``[rows]``: rows that stored one token, the last of
+            their length, in every layer.
+    """
+    if backend == "torch":
+        ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
+        pages = table[ends, (lengths[ends] // PAGE - 1).long()]
+        for layer in layers:
+            reference.seal_pages(layer[0], pages, *layer[1:], salient)
+        return
+    index_k, keys, scales = layers[0]
+    _seal_rows_kernel[(lengths.shape[0], len(layers))](
+        table,
+        lengths,
+        offsets,
+        key_view(index_k),
+        scale_view(index_k),
+        index_k.stride(0),
+        index_k.stride(0) // 4,
+        keys.view(torch.uint8),
+        scales,
+        table.stride(0),
+        PAGE,
+        HEAD_DIM,
+        KEY_BYTES,
+        salient,
+        num_warps=4,
+    )
 
 
 def _launch(

@@ -60,16 +60,18 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
     return summaries, pool
 
 
-def _coarse_seals(forward_batch: Any) -> bool:
-    """Decode steps seal in the coarse launch that follows the store in the same layer (one launch less).
+def _rows_seal(forward_batch: Any) -> bool:
+    """Whether a step seals what its rows completed, not what it stored: fewer launches.
+
+    HISA's decode steps do so in the coarse launch that follows the store in the same layer; the stock graph
+    of steps within the budget, where nothing reads a summary, once after its last layer.
 
     That is right where each row stored one token, the last of its length. With speculative decoding
     (``spec_info``) none is so: a draft model's decode rows store past their length, and a verify or
     draft-extend row may read the page that an earlier row of its request completed in the same step.
     """
-    state = runtime.current()
     one_token = forward_batch.forward_mode.is_decode() and forward_batch.spec_info is None
-    return state.config.decode.active and not state.capturing_short and one_token
+    return runtime.current().config.decode.active and one_token
 
 
 def _step_name(forward_batch: Any) -> str:
@@ -82,7 +84,7 @@ def _step_name(forward_batch: Any) -> str:
 
 
 def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None) -> None:
-    if _coarse_seals(forward_batch):
+    if _rows_seal(forward_batch):
         return
     slots = forward_batch.out_cache_loc if out_cache_loc is None else out_cache_loc
     summaries, _ = _summaries(layer_id)
@@ -202,7 +204,7 @@ def _decode_step(
     bound = table.shape[1] * PAGE
     view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
     plan = paths.make_decode_plan(
-        view, state.config, host, _refine(state, q), seals=_coarse_seals(forward_batch)
+        view, state.config, host, _refine(state, q), seals=_rows_seal(forward_batch)
     )
     state.count_hisa(_step_name(forward_batch))
     _count_rows(state, "decode", plan, padding)
@@ -229,6 +231,10 @@ def around_topk_paged(
     if isinstance(step, str):
         if _capturing(q_fp8):
             (state.short_graphs if step == SHORT_DECODE else state.stock_graphs).add(rows)
+        if step == SHORT_DECODE:
+            summaries, _ = _summaries(layer_id)
+            if layer_id == summaries.served(state.layers)[-1]:
+                summaries.seal_rows(metadata.get_page_table_64(), metadata.get_seqlens_expanded()[:rows])
         return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load

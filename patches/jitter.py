@@ -65,6 +65,7 @@ def install(milliseconds: float, version: str) -> None:
     for target in targets:
         HookRegistry.register(target, jitter.delay, HookType.BEFORE)
     PageSummaries.seal_tokens = jitter.before(PageSummaries.seal_tokens)  # type: ignore[method-assign]
+    PageSummaries.seal_rows = jitter.before(PageSummaries.seal_rows)  # type: ignore[method-assign]
     PageSummaries.reseal = jitter.before(PageSummaries.reseal)  # type: ignore[method-assign]
     logger.warning(
         "sglang-hisa jitter: up to %g ms before seals and %s",

@@ -60,6 +60,11 @@ class PageSummaries:
             )
             for buffer in buffers
         ]
+        self._stored = [
+            (layer.index_k, layer.keys, layer.scales) for layer in self.layers if layer.index_k.shape[0]
+        ]
+        self._offsets = kernels.layer_offsets(self._stored)
+        self._salient = salient
 
     @property
     def nbytes(self) -> int:
@@ -85,6 +90,14 @@ class PageSummaries:
         layer = self.layer(layer_id)
         where = (layer.keys, layer.scales, self.backend)
         kernels.seal_tokens(layer.index_k, slots, *where, salient=layer.salient)
+
+    def seal_rows(self, table: torch.Tensor, lengths: torch.Tensor) -> None:
+        """After a decode step's last store: seal, in all layers, what its rows' last tokens completed.
+
+        table int32 ``[rows, pages]``, lengths int32 ``[rows]``.
+        """
+        where = (self._stored, self._offsets, table, lengths, self.backend)
+        kernels.seal_rows(*where, salient=self._salient)
 
     def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
         """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""

@@ -135,3 +135,24 @@ def test_page_of_zeros(device, salient):
     page = torch.zeros(1, dtype=torch.int64, device=device)
     kernels.seal_pages(index_k, page, keys, scales, "triton", salient=salient)
     assert (keys.float() == 0).all() and torch.isfinite(scales).all()
+
+
+@both
+def test_rows_seal_in_all_layers_at_once(device, salient):
+    """Rows that complete a page, and only those, in layers whose buffers lie anywhere."""
+    layers, expected = [], []
+    for seed in range(3):
+        index_k = index_cache(11, device, seed=seed)
+        layers.append((index_k, *empty(11, device)))
+        expected.append((index_k.cpu(), *empty(11, "cpu")))
+    lengths = torch.tensor([64, 0, 63, 192, 65, 128], dtype=torch.int32, device=device)
+    table = torch.tensor([[4, 1 << 30, 1 << 30]] * 3 + [[9, 2, 6], [1, 3, 1 << 30], [8, 10, 1 << 30]])
+    table = table.int().to(device)
+    offsets = kernels.layer_offsets(layers)
+    kernels.seal_rows(layers, offsets, table, lengths, "triton", salient=salient)
+    cpu = (table.cpu(), lengths.cpu())
+    kernels.seal_rows(expected, kernels.layer_offsets(expected), *cpu, "torch", salient=salient)
+    for ours, truth in zip(layers, expected, strict=True):
+        assert torch.equal(ours[1].cpu().view(torch.uint8), truth[1].view(torch.uint8))
+        assert torch.equal(ours[2].cpu().view(torch.int32), truth[2].view(torch.int32))
+        assert (~truth[2].isnan()).nonzero().flatten().tolist() == [4, 6, 10]

@@ -9,6 +9,9 @@ from sglang_hisa.budget import Rule
 from sglang_hisa.config import from_mapping
 from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
 from sglang_hisa.patches import indexer, runtime, short
+from sglang_hisa.summaries import PageSummaries
+
+from ..kernels.conftest import index_cache
 
 
 @pytest.fixture
@@ -100,28 +103,52 @@ def decode_step(drafts=None, verify=False):
 
 
 def step_of(made):
-    """What the paged hook decides for two rows, and whether their seal is left to the coarse launch."""
+    """What the paged hook decides for two rows, and whether their seal waits for the choice."""
     forward = decode_step()
     lengths = torch.tensor([5, 9], dtype=torch.int32)
     asked = {"get_seqlens_expanded": lambda: lengths, "get_seqlens_int32": lambda: lengths}
     metadata = SimpleNamespace(**asked, attn_metadata=object())
     args = (made, forward, metadata, None, torch.zeros(2, 1, 128), 2)
-    return indexer._decode_step(*args), indexer._coarse_seals(forward)
+    return indexer._decode_step(*args), indexer._rows_seal(forward)
 
 
-def test_the_short_graph_calls_stock_counts_its_rows_and_seals_by_itself(state):
+def test_the_short_graph_calls_stock_and_counts_its_rows(state):
     made = state()
     made.capturing_short = True
-    assert step_of(made) == (SHORT_DECODE, False)
-    made.capturing_short = False
-    assert indexer._coarse_seals(decode_step())
+    assert step_of(made) == (SHORT_DECODE, True)
+    assert indexer._rows_seal(decode_step())
     assert made.receipt()["rows"]["stock"] == {SHORT_DECODE: 2}
     assert step_of(state(decode_tokens=0)) == (STOCK_DECODE, False)
+
+
+def test_the_short_graph_seals_every_layer_after_its_last(state, monkeypatch):
+    """Layer 1 stores nothing; layer 3's indexer never runs. Row 1 completes no page."""
+    made = state()
+    made.layers, made.capturing_short = {0, 1, 2}, True
+    buffers = [index_cache(9, torch.device("cpu"), seed=i) for i in range(4)]
+    buffers[1] = buffers[1][:0]
+    summaries = PageSummaries(buffers, 0, "torch")
+    monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, None))
+    lengths = torch.tensor([64, 70, 128], dtype=torch.int32)
+    table = torch.tensor([[3, 0], [5, 6], [7, 8]], dtype=torch.int32)
+    asked = {"get_seqlens_expanded": lambda: lengths, "get_seqlens_int32": lambda: lengths}
+    asked |= {"get_page_table_64": lambda: table, "get_dsa_extend_len_cpu": lambda: [1, 1, 1]}
+    metadata = SimpleNamespace(**asked, attn_metadata=object(), topk_backend=None)
+    layer = SimpleNamespace(index_topk=64, num_init_tokens=0, num_local_tokens=0)
+    monkeypatch.setattr(indexer, "SglangHost", lambda *args: None)
+    forward, q = decode_step(), torch.zeros(3, 1, 128)
+    for layer_id, sealed in ((0, []), (2, [3, 8])):
+        indexer.after_store(None, layer, forward, layer_id, None)
+        asked_for = (layer, forward, layer_id, q, torch.zeros(3, 1, 1), metadata)
+        assert indexer.around_topk_paged(lambda *args: "stock", *asked_for) == "stock"
+        for one in (0, 2, 3):
+            stale = summaries.stale_pages(one, torch.arange(9)).tolist()
+            assert stale == [page for page in range(9) if page not in sealed], (layer_id, one)
 
 
 def test_draft_and_verify_steps_seal_by_themselves(state):
     """Draft rows store past their length, so the coarse launch would seal the page before. A verify row may
     read the page that an earlier row of its request completed, in the same launch."""
     state()
-    assert not indexer._coarse_seals(decode_step(drafts="EagleDraftInput"))
-    assert not indexer._coarse_seals(decode_step(drafts="EagleVerifyInput", verify=True))
+    assert not indexer._rows_seal(decode_step(drafts="EagleDraftInput"))
+    assert not indexer._rows_seal(decode_step(drafts="EagleVerifyInput", verify=True))

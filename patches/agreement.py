@@ -6,6 +6,7 @@ of ours, so the others would hang in it, or it would pair ours with one of SGLan
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -52,7 +53,16 @@ def disagreements(
         if len(by_value) > 1:
             parts = (f"{value} on rank {', '.join(ranks)}" for value, ranks in by_value.items())
             problems.append(f"{name} is " + ", ".join(parts))
+    if problems:
+        _leave_together(store, rank, keys)
     return problems
+
+
+def _leave_together(store: Any, rank: int, keys: list[str]) -> None:
+    """Wait until every rank has read: the store ends with the rank that made it, and this one is about to."""
+    store.set(f"{rank} has read", "")
+    with contextlib.suppress(RuntimeError):  # the store is gone, or a rank is: nothing more to wait for
+        store.wait([f"{key} has read" for key in keys], timedelta(seconds=10))
 
 
 def check_once(state: runtime.Runtime) -> None:

@@ -197,11 +197,19 @@ def test_paged_logits(two_dimensional: bool) -> None:
             assert float(got[i, at]) == pytest.approx(expected, rel=1e-4, abs=1e-2)
 
 
-def test_paged_logits_refuses_several_tokens_a_row() -> None:
+def test_paged_logits_of_several_tokens_a_row_are_those_of_each_token() -> None:
+    _, buffer = filled_pool(5)
+    pages = buffer.view(5, PAGE, 1, 132)
+    q, weights = torch.randn(3, 2, 3, DIM).to(torch.float8_e4m3fn), torch.randn(6, 3)
+    lengths = ints(1, 2, 64, 64, 65, 130).view(3, 2)
+    table = ints(4, -1, INT32_MAX, 2, -1, INT32_MAX, 3, 1, 4).view(3, 3)
+    got = mqa.paged_logits(q, pages, weights, lengths, table, None, 3 * PAGE)
+    each = (q.view(6, 1, 3, DIM), pages, weights, lengths.flatten(), table.repeat_interleave(2, dim=0))
+    alone = mqa.paged_logits(*each, None, 3 * PAGE)
+    assert got.shape == (6, 192) and torch.equal(got.nan_to_num(7.5), alone.nan_to_num(7.5))
+    assert (~got.isnan()).sum(dim=1).tolist() == lengths.flatten().tolist()
     with pytest.raises(NotImplementedError):
-        mqa.paged_logits(
-            torch.zeros(1, 2, 4, DIM), *([torch.zeros(1)] * 2), ints(1), ints(0).view(1, 1), None, 64
-        )
+        mqa.paged_logits(q, pages, weights, lengths, table, None, 64, indices=ints(0))
 
 
 def expected_positions(scores: torch.Tensor, length: int, k: int, start: int = 0) -> list[int]:

@@ -11,7 +11,9 @@
 #   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
 #   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
 #   salient     salient summaries against the mean                -> OUT/ab-salient
+#   pairs       prefill rows that choose in pairs, 8K to 128K     -> OUT/ab-pairs
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
+#   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
 #   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
 #   cover2      the same on two GPUs                              -> OUT/two-gpu.json
@@ -22,12 +24,12 @@
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tests       the kernel tests that need a GPU
 #
-# Steps that end early keep what they have. stress, stress2 and cover may be called several times at once on a machine with
+# Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
 # more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
 # made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,27p' "$0" >&2; exit 2; }
+usage() { sed -n '2,28p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || [ "$step" = tests ] || usage
 python=${PYTHON:-python3}
@@ -59,9 +61,14 @@ case $step in
     --cells '8k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
   salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
     --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 1.4 ;;
-  stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --arms paper --minutes 2.5 \
-    --scenes radix retract --jitter 2 --enable-hierarchical-cache --hicache-ratio 2 ;;
+  pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,pairs \
+    --arm 'pairs={"preset": "paper", "prefill_group": 2}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
+    --warmup-tokens 300k ;;
+  stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
+  stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
+    --scenes warm --minutes 1 ;;
+  stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
+    --scenes radix retract --jitter 10 --enable-hierarchical-cache --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
   ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \

@@ -13,10 +13,6 @@ from sglang_hisa.kernels.seal import seal_page
 
 PROGRAMS = 1024
 """Programs in flight on an H100; more work than that loops inside the programs, its loads pipelined."""
-REGISTERS = 96
-"""A thread's, where programs wait for a place on the chip: five of them fit on a multiprocessor."""
-FILLED = 528
-"""Programs from which on they wait: four on each of an H100's 132 multiprocessors."""
 
 
 @triton.jit
@@ -214,6 +210,5 @@ def coarse_scores(
         SALIENT=salient,
         OVERLAP=overlap,
         num_warps=4,
-        **({"maxnreg": REGISTERS} if tiles == 1 and rows * programs > FILLED else {}),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -1,0 +1,108 @@
+"""Compile the kernels for an H100, which takes no GPU. A program of its own: tests run in the interpreter.
+
+Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills), and the order of the
+memory accesses and waits in its PTX.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends import nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sglang_hisa.kernels import coarse, gather, pick, positions, refine, seal
+
+POINTERS = {
+    **dict.fromkeys(("q_ptr", "key_ptr", "raw_key_ptr"), "*fp8e4nv"),
+    **dict.fromkeys(("byte_ptr", "out_key_ptr"), "*u8"),
+    **dict.fromkeys(
+        ("table_ptr", "table_row_ptr", "length_ptr", "pick_ptr", "page_ptr", "position_ptr"), "*i32"
+    ),
+    **dict.fromkeys(("physical_ptr", "logical_ptr"), "*i32"),
+    **dict.fromkeys(("id_ptr", "offset_ptr"), "*i64"),
+}
+ALIGNED = {"q_stride", "weight_stride", "row_bytes", "row_floats", "heads", "out_stride", "score_stride"}
+"""Integers that the launchers give as multiples of 16, beside every pointer."""
+PAGES = {"PAGE": 64, "DIM": 128, "KEY_BYTES": 8192}
+
+
+def coarse_form(**given):
+    return {**PAGES, "HEADS": 64, "BLOCKS": 64 // given["PER_BLOCK"], "SALIENT": False, **given}
+
+
+def pick_form(blocks, **given):
+    limits = {name: min(size, blocks) for name, size in (("FEW", 1024), ("MID", 2048), ("LARGE", 4096))}
+    return {"PAGE": 64, **limits, "MANY": blocks, "WIDTH": 256, "LOGICAL": False, **given}
+
+
+DECODE = {"MAPPED": False, "OVERLAP": True}
+PREFILL = {"MAPPED": True, "OVERLAP": False}
+FORMS = {
+    "coarse, decode": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=1, TILES=1, SEAL=True, **DECODE)),
+    "coarse, decode, blocks of 128": (
+        *(coarse._coarse_kernel, 4),
+        coarse_form(PER_BLOCK=2, TILES=1, SEAL=True, **DECODE),
+    ),
+    "coarse, decode, many rows": (
+        *(coarse._coarse_kernel, 4),
+        coarse_form(PER_BLOCK=1, TILES=4, SEAL=True, **DECODE),
+    ),
+    "coarse, verify": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=1, TILES=1, SEAL=False, **DECODE)),
+    "coarse, prefill": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=4, TILES=8, SEAL=False, **PREFILL)),
+    "pick, decode": (pick._pick_kernel, 8, pick_form(4096, PER_BLOCK=1, GROUP=1, EARLY=True, **DECODE)),
+    "pick, decode, blocks of 128": (
+        *(pick._pick_kernel, 8),
+        pick_form(2048, PER_BLOCK=2, GROUP=1, EARLY=True, **DECODE),
+    ),
+    "pick, verify": (pick._pick_kernel, 8, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
+    "pick, prefill": (pick._pick_kernel, 4, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
+    "pick, pairs": (pick._pick_kernel, 4, pick_form(1024, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
+    "refine": (refine._refine_kernel, 4, {**PAGES, "GROUP": 1, "HEADS": 64, "PAGES": 8}),
+    "refine, pairs": (refine._refine_kernel, 4, {**PAGES, "GROUP": 2, "HEADS": 64, "PAGES": 8}),
+    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
+    "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
+    "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),
+    "gather": (gather._gather_kernel, 1, {"DIM": 128, "PER_BLOCK": 2}),
+    "positions": (positions._map_kernel, 4, {"PAGE": 64, "COUNT": 2048, "OFFSETS": True}),
+}
+
+
+def compiled(kernel, warps, constants):
+    """The compiled form, called as the launchers call it."""
+    types = {}
+    for name in kernel.arg_names:
+        kind = POINTERS.get(name, "*fp32" if name.endswith("_ptr") else "i32")
+        types[name] = "constexpr" if name in constants else kind
+    attrs = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if types[name].startswith("*") or name in ALIGNED
+    }
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=attrs)
+    options = {"num_warps": warps, **({"launch_pdl": True} if constants.get("OVERLAP") else {})}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def facts(form):
+    """What is printed of a compiled form."""
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(form.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+    order = re.findall(r"(ld|st)\.global|griddepcontrol\.(wait)", form.asm["ptx"])
+    return {"registers": registers, "stack": stack, "order": [load or wait for load, wait in order]}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or FORMS:
+        print(json.dumps({"name": name, **facts(compiled(*FORMS[name]))}), flush=True)

@@ -9,7 +9,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE
-from sglang_hisa.kernels.seal import seal_page
+from sglang_hisa.kernels.seal import seal_last_page
 
 PROGRAMS = 1024
 """Programs in flight on an H100; more work than that loops inside the programs, its loads pipelined."""
@@ -83,12 +83,10 @@ def _coarse_kernel(
         if tile == 0:
             if OVERLAP and EARLY:
                 gdc_wait()
-            if (length % PAGE == 0) & (length > 0):
-                done = tl.load(table + length // PAGE - 1).to(tl.int64)
-                seal_page(
-                    *(done, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
-                    *(PAGE, DIM, KEY_BYTES, SALIENT),
-                )
+            seal_last_page(
+                *(table, length, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
+                *(PAGE, DIM, KEY_BYTES, SALIENT),
+            )
             return
         tile -= 1
     start = tile * BLOCKS * TILES
@@ -149,7 +147,7 @@ def coarse_scores(
     Args:
         q: fp8 ``[rows, heads, 128]``; weights: fp32 ``[rows, heads]`` with every query scale folded in.
         keys, scales: the layer's summaries, fp8 ``[pages, 128]`` and fp32 ``[pages]``.
-        table: int32 ``[tables, pages]`` physical page of each logical one; read only below ``lengths``.
+        table: int32 ``[tables, pages]`` physical page of each logical one; no address from ``lengths`` on.
         table_rows: int32 ``[rows]``, the table row of each query row, or None for the identity.
         lengths: int32 ``[rows]``, tokens the row may see (its own included).
         picks: int32 ``[rows]``, earlier blocks to keep; a row that keeps all of them is not scored.
@@ -161,9 +159,7 @@ def coarse_scores(
     """
     if backend == "torch":
         if seal_from is not None:
-            ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
-            sources = ends if table_rows is None else table_rows[ends].long()
-            done = table[sources, (lengths[ends] // PAGE - 1).long()]
+            done = reference.completed_pages(table, table_rows, lengths)
             reference.seal_pages(seal_from, done, keys, scales, salient)
         args = (q, weights, keys, scales, table, table_rows, lengths, picks)
         reference.coarse_scores(*args, pages_per_block, out)

@@ -74,6 +74,15 @@ def seal_tokens(
     seal_pages(index_k, done // PAGE, keys, scales, salient)
 
 
+def completed_pages(
+    table: torch.Tensor, table_rows: torch.Tensor | None, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Physical pages that the rows' last tokens completed; arguments as in :func:`coarse_scores`."""
+    ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
+    sources = ends if table_rows is None else table_rows[ends].long()
+    return table[sources, (lengths[ends] // PAGE - 1).long()]
+
+
 def mqa_scores(q: torch.Tensor, weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """DSA's indexer score, sum over heads of ``w * relu(q . k)``.
 

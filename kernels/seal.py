@@ -81,6 +81,30 @@ def seal_page(
 
 
 @triton.jit
+def seal_last_page(
+    table,
+    length,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    """Seal a row's last page if its last token completed it. ``table`` points at the row's own pages."""
+    if (length > 0) & (length % PAGE == 0):
+        page = tl.load(table + length // PAGE - 1).to(tl.int64)
+        seal_page(
+            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
+            *(PAGE, DIM, KEY_BYTES, SALIENT),
+        )
+
+
+@triton.jit
 def _seal_kernel(
     id_ptr,
     key_ptr,
@@ -126,15 +150,13 @@ def _seal_rows_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     offset = offset_ptr + tl.program_id(1) * 3
-    length = tl.load(length_ptr + row)
-    if (length > 0) & (length % PAGE == 0):
-        page = tl.load(table_ptr + row * table_stride + length // PAGE - 1).to(tl.int64)
-        raw = tl.load(offset)
-        seal_page(
-            *(page, key_ptr + raw, scale_ptr + raw // 4, row_bytes, row_floats),
-            *(out_key_ptr + tl.load(offset + 1), out_scale_ptr + tl.load(offset + 2) // 4),
-            *(PAGE, DIM, KEY_BYTES, SALIENT),
-        )
+    raw = tl.load(offset)
+    seal_last_page(
+        *(table_ptr + row * table_stride, tl.load(length_ptr + row)),
+        *(key_ptr + raw, scale_ptr + raw // 4, row_bytes, row_floats),
+        *(out_key_ptr + tl.load(offset + 1), out_scale_ptr + tl.load(offset + 2) // 4),
+        *(PAGE, DIM, KEY_BYTES, SALIENT),
+    )
 
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -164,8 +186,7 @@ def seal_rows(
             their length, in every layer.
     """
     if backend == "torch":
-        ends = torch.nonzero((lengths > 0) & (lengths % PAGE == 0)).flatten()
-        pages = table[ends, (lengths[ends] // PAGE - 1).long()]
+        pages = reference.completed_pages(table, None, lengths)
         for layer in layers:
             reference.seal_pages(layer[0], pages, *layer[1:], salient)
         return

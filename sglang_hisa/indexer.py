@@ -203,7 +203,13 @@ def make_prefill_plan(
                 None if ends is None else ends[start:stop],
             )
         )
-    return Plan(rows, tuple(chunks), score_blocks, refine, False, gathered, group, order, back)
+    return Plan(
+        *(rows, tuple(chunks), score_blocks, refine),
+        gathered=gathered,
+        group=group,
+        order=order,
+        back=back,
+    )
 
 
 def _at(rows: Rows, order: torch.Tensor) -> Rows:
@@ -276,6 +282,35 @@ def candidates(
     return physical, positions
 
 
+def token_logits(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    layer: LayerSummaries,
+    plan: Plan,
+    chunk: Chunk,
+    physical: torch.Tensor,
+    host: Host,
+    backend: str,
+) -> torch.Tensor:
+    """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``; see :func:`candidates`."""
+    rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
+    width = plan.rows.width * PAGE
+    if plan.refine == "deepgemm":
+        return host.paged_logits(
+            _padded(q, padded),
+            layer.index_k,
+            _padded(weights, padded),
+            chunk.candidates.view(-1, plan.group),
+            physical[:: plan.group],
+            chunk.schedule,
+            width,
+        )[:rows]
+    logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
+    pages = (layer.index_k, physical, chunk.candidates)
+    kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group)
+    return logits
+
+
 def _select_chunk(
     q: torch.Tensor,
     weights: torch.Tensor,
@@ -288,25 +323,11 @@ def _select_chunk(
     output: Output,
     backend: str,
 ) -> torch.Tensor:
-    rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
+    rows = chunk.stop - chunk.start
     physical, logical = candidates(
         q, weights, layer, summary, plan, chunk, config, host, not output.physical, backend
     )
-    width = plan.rows.width * PAGE
-    if plan.refine == "deepgemm":
-        logits = host.paged_logits(
-            _padded(q, padded),
-            layer.index_k,
-            _padded(weights, padded),
-            chunk.candidates.view(-1, plan.group),
-            physical[:: plan.group],
-            chunk.schedule,
-            width,
-        )[:rows]
-    else:
-        logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
-        pages = (layer.index_k, physical, chunk.candidates)
-        kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group)
+    logits = token_logits(q, weights, layer, plan, chunk, physical, host, backend)
     lengths = chunk.candidates[:rows]
     host.boost(logits, lengths)
 

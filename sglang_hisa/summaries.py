@@ -64,7 +64,6 @@ class PageSummaries:
             (layer.index_k, layer.keys, layer.scales) for layer in self.layers if layer.index_k.shape[0]
         ]
         self._offsets = kernels.layer_offsets(self._stored)
-        self._salient = salient
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +96,7 @@ class PageSummaries:
         table int32 ``[rows, pages]``, lengths int32 ``[rows]``.
         """
         where = (self._stored, self._offsets, table, lengths, self.backend)
-        kernels.seal_rows(*where, salient=self._salient)
+        kernels.seal_rows(*where, salient=self.layers[0].salient)
 
     def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
         """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""

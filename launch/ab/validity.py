@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sglang_hisa.server import ServerFailed, ServerProcess
+
 _OWN = frozenset(
     (
         *("port", "nccl_port", "startup_time", "internal_states", "status", "kv_events"),
@@ -25,6 +27,12 @@ def arm_problems(name: str, setting: str | None, receipts: list[dict[str, Any] |
     if not all(receipt and receipt["active"] for receipt in receipts):
         return [f"arm {name}: the receipt says that HISA is not active"]
     return []
+
+
+def require_arm(name: str, setting: str | None, server: ServerProcess) -> None:
+    """Raises ``ServerFailed`` where a server that is up does not serve what its name says."""
+    if wrong := arm_problems(name, setting, server.receipts()):
+        raise ServerFailed("; ".join(wrong))
 
 
 def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str]:

@@ -89,12 +89,11 @@ def check_rows(
             summary = layer.keys[pages[: earlier * per_block]].float()
             summary = summary * layer.scales[pages[: earlier * per_block], None]
             mean = summary.view(earlier, per_block, HEAD_DIM).mean(dim=1)
-            pair = [row] if group == 1 else [row, row + 1 if length % 2 else row - 1]
-            chose = [r for r in pair if 0 <= r < len(lengths) and (lengths[r] - 1) // 2 == (length - 1) // 2]
-            each = [reference.mqa_scores(q[r], weights[r], mean) for r in chose or [row]]
-            coarse = torch.stack(each).sum(dim=0)
+            near = range(max(row - group + 1, 0), min(row + group, len(lengths)))
+            chose = [r for r in near if (lengths[r] - 1) // group == (length - 1) // group]
+            coarse = torch.stack([reference.mqa_scores(q[r], weights[r], mean) for r in chose]).sum(dim=0)
             coarse[0] = float("inf")
-            last = max((lengths[r] for r in chose), default=length)
+            last = max(lengths[r] for r in chose)
             coarse[max(last - PAGE - group + 1, 0) // block :] = float("inf")
             tolerance = 0.02 * float(coarse[coarse.isfinite()].std())
             kept[:earlier] = coarse >= coarse.topk(picks[row]).values[-1] + tolerance

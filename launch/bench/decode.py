@@ -10,7 +10,7 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.budget import Rule, make_rule, sink_blocks
 from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, make_decode_plan, select
+from sglang_hisa.indexer import Output, Rows, make_decode_plan, select, token_logits
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import capture, interleave
@@ -66,7 +66,7 @@ def run_case(
         plans.append(make_decode_plan(rows, config, host, refine, seals=True))
     output = Output(physical=True)
 
-    # Then the server replays its stock graph, which seals once, after its last layer.
+    # Within the budget the server replays its stock graph, which seals once, after its last layer.
     fits = rule.fits(pages * PAGE)
     sealed = [(layer.index_k, layer.keys, layer.scales)] * layers
     offsets = kernels.layer_offsets(sealed)
@@ -85,11 +85,10 @@ def run_case(
     )
 
     chunk = plans[0].chunks[0]
-    width = plans[0].rows.width * PAGE
 
     part, out_of = plans[0].score_blocks, torch.empty
     scores = [out_of((batch, part), dtype=torch.float32, device="cuda") for _ in tables]
-    physical = [out_of((batch, width // PAGE), dtype=torch.int32, device="cuda") for _ in tables]
+    physical = [out_of((batch, plans[0].rows.width), dtype=torch.int32, device="cuda") for _ in tables]
 
     def coarse_(i: int) -> None:
         args = (tables[i], None, lengths, chunk.picks, config.pages_per_block, scores[i], "triton")
@@ -103,13 +102,7 @@ def run_case(
         kernels.pick_pages(scores[i], *args, config.local_tokens, physical[i], None, "triton", **overlap)
 
     def refine_(i: int) -> torch.Tensor:
-        if refine == "deepgemm":
-            return host.paged_logits(
-                q, layer.index_k, weights, chunk.candidates[:, None], physical[i], chunk.schedule, width
-            )
-        out = torch.empty((batch, width), dtype=torch.float32, device="cuda")
-        kernels.refine_logits(q, weights, layer.index_k, physical[i], chunk.candidates, out, "triton")
-        return out
+        return token_logits(q, weights, layer, plans[0], chunk, physical[i], host, "triton")
 
     for i in range(layers):
         coarse_(i)

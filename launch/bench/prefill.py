@@ -10,7 +10,7 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, candidates, make_prefill_plan, select
+from sglang_hisa.indexer import Output, Rows, candidates, make_prefill_plan, select, token_logits
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
@@ -80,7 +80,6 @@ def run_case(
             summary = kernels.gather_blocks(
                 plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
             )
-        width = plan.rows.width * PAGE
 
         def filter_() -> tuple[torch.Tensor, Any]:
             return candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
@@ -92,14 +91,7 @@ def run_case(
         physical = filter_()[0]
 
         def refine_() -> torch.Tensor:
-            if refine == "deepgemm":
-                lengths = chunk.candidates.view(-1, plan.group)
-                args = (lengths, physical[:: plan.group], chunk.schedule, width)
-                return host.paged_logits(qs, layer.index_k, ws, *args)
-            out = torch.empty((qs.shape[0], width), dtype=torch.float32, device="cuda")
-            pages = (layer.index_k, physical, chunk.candidates)
-            kernels.refine_logits(qs, ws, *pages, out, "triton", group=plan.group)
-            return out
+            return token_logits(qs, ws, layer, plan, chunk, physical, host, "triton")
 
         logits = refine_()
         each["refine"] = (lambda: stock.logits(q, weights, keys, scales), refine_)

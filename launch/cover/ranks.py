@@ -15,7 +15,7 @@ from typing import Any
 
 from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
 from sglang_hisa.launch.cover.probes import checked_receipt
-from sglang_hisa.launch.cover.run import Machine, row_of, starting
+from sglang_hisa.launch.cover.run import Machine, row_of
 from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.server import ServerFailed, ServerProcess
 
@@ -38,7 +38,7 @@ def _same(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[
     sizes = machine.sizes(CASE)
     server, told = _server("ranks-same", machine, plugin)
     with server:
-        server.wait_ready(machine.timeout, starting(machine.tell, "ranks-same"))
+        machine.wait_ready(server, "ranks-same", CASE, True)
         for length in (*sizes.short, sizes.longest, sizes.longest - 65):
             server.generate(prompt(length, length), 16)
         facts["receipt"], wrong = checked_receipt(server.receipts()[0])
@@ -53,7 +53,7 @@ def _differ(machine: Machine, plugin: Path, facts: dict[str, Any], problems: lis
     server, _ = _server("ranks-differ", machine, plugin, RANKS_DIFFER="1")
     try:
         with server:
-            facts["ready_s"] = server.wait_ready(machine.timeout, starting(machine.tell, "ranks-differ"))
+            facts["ready_s"] = machine.wait_ready(server, "ranks-differ", CASE, True)
             problems.append("a server whose ranks differ started")
     except ServerFailed:
         log = server.log.read_text(errors="replace")

@@ -12,12 +12,12 @@ from typing import Any
 
 from sglang_hisa import models, server
 from sglang_hisa.launch.ab.plan import SHARED_GPU
-from sglang_hisa.launch.ab.validity import arm_problems
+from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.cover.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.server import Progress, ServerFailed, ServerProcess
+from sglang_hisa.server import Progress, ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
 GPU_ENV = {
@@ -89,8 +89,19 @@ class Machine:
         ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
+    def wait_ready(self, one: ServerProcess, who: str, case: Case, hisa: bool) -> float:
+        """Seconds that a server took to start, told as they pass.
 
-def starting(tell: Callable[[str], None], who: str) -> Progress:
+        Raises:
+            ServerFailed: it did not, or it does not serve HISA, or stock, as it should.
+        """
+        ready = one.wait_ready(self.timeout, _starting(self.tell, who))
+        self.tell(f"{who} ready after {ready:.0f} s")
+        require_arm("hisa" if hisa else "stock", self.setting(case) if hisa else None, one)
+        return ready
+
+
+def _starting(tell: Callable[[str], None], who: str) -> Progress:
     """Says every quarter of a minute how far a start is."""
 
     def say(seconds: float, line: str) -> None:
@@ -138,11 +149,8 @@ def _side_by_side(
     pair = Pair(stock, hisa, machine.sizes(case), facts, problems)
     with stock, hisa:
         for arm, one in (("stock", stock), ("hisa", hisa)):
-            ready = one.wait_ready(machine.timeout, starting(machine.tell, f"{name}: {arm}"))
+            ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
             facts[f"{arm}_ready_s"] = round(ready)
-            machine.tell(f"{name}: {arm} ready after {ready:.0f} s")
-            if wrong := arm_problems(arm, machine.setting(case) if arm == "hisa" else None, one.receipts()):
-                raise ServerFailed("; ".join(wrong))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):
             machine.tell(f"{name}: {probe}")
             PROBES[probe](pair)

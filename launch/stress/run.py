@@ -13,7 +13,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from sglang_hisa.launch.ab.run import retractions
-from sglang_hisa.launch.ab.validity import arm_problems
+from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.provenance import provenance
 from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress.scenes import SCENES, Load
@@ -71,8 +71,7 @@ class Stress:
             with server:
                 self.tell(f"{arm}: starting (log: {log})")
                 server.wait_ready(self.start_timeout)
-                if wrong := arm_problems(arm, setting, server.receipts()):
-                    raise ServerFailed("; ".join(wrong))
+                require_arm(arm, setting, server)
                 while names:
                     name = names.pop(0)
                     if not self._scene(arm, name, server):

@@ -10,9 +10,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE
 from sglang_hisa.kernels.seal import seal_last_page
-
-PROGRAMS = 1024
-"""Programs in flight on an H100; more work than that loops inside the programs, its loads pipelined."""
+from sglang_hisa.kernels.settings import Settings, for_device
 
 
 @triton.jit
@@ -141,6 +139,7 @@ def coarse_scores(
     seal_from: torch.Tensor | None = None,
     salient: bool = False,
     overlap: bool = False,
+    settings: Settings | None = None,
 ) -> None:
     """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
 
@@ -156,6 +155,7 @@ def coarse_scores(
             (decode stores one token a row, so this replaces :func:`sglang_hisa.kernels.seal_tokens`).
         salient: form of the sealed summaries, as in :func:`sglang_hisa.kernels.seal_tokens`.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
+        settings: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
         if seal_from is not None:
@@ -169,8 +169,10 @@ def coarse_scores(
     rows, heads = q.shape[:2]
     if not rows or not out.shape[1]:
         return
-    blocks = 64 // pages_per_block
-    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // PROGRAMS))
+    settings = settings or for_device(q.device)
+    blocks = settings.coarse_pages // pages_per_block
+    # More programs than the chip holds at once loop over several tiles, their loads pipelined.
+    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // settings.coarse_programs))
     raw = keys.view(torch.uint8) if seal_from is None else seal_from
     programs = triton.cdiv(out.shape[1], blocks * tiles) + (seal_from is not None)
     _coarse_kernel[(rows, programs)](
@@ -205,6 +207,6 @@ def coarse_scores(
         SEAL=seal_from is not None,
         SALIENT=salient,
         OVERLAP=overlap,
-        num_warps=4,
+        num_warps=settings.coarse_warps,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -2,7 +2,7 @@
 
 One program a row. The threshold is found by a search over the bits of the ordered scores, which needs no
 sort and gives a fixed order of ties: the earlier block wins. Pages leave in ascending order, so a row
-that keeps everything keeps its table.
+that keeps everything keeps its table. A few rows go to :mod:`sglang_hisa.kernels.rank` instead.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
+from sglang_hisa.kernels.rank import rank_pages, suits
+from sglang_hisa.kernels.settings import Settings, for_device
+from sglang_hisa.kernels.tables import block_keys, write_own_block
 
 FEW, MID, LARGE = 1024, 2048, 4096
 """Blocks of the cheaper branches."""
-
-
-@triton.jit
-def _ordered(score):
-    """fp32 -> uint32 with the same order."""
-    bits = score.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, ~bits, bits ^ -2147483648).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -112,9 +108,7 @@ def _pick_row(
     keep = inside
     place = block
     if pick < earlier:
-        forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // (PAGE * PER_BLOCK))
-        key = tl.where(forced, 0xFFFFFFFF, _ordered(value))
-        key = tl.where(inside, key, 0)
+        key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, PAGE * PER_BLOCK)
         threshold = _threshold(key, pick)
         above = ((key > threshold) & inside).to(tl.int32)
         tied = ((key == threshold) & inside).to(tl.int32)
@@ -207,16 +201,12 @@ def _pick_kernel(
             *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL, EARLY),
         )
 
-    # The row's own block comes last, so that one length bounds the row; the rest is the dummy page 0.
-    column = tl.arange(0, WIDTH)
-    page = (earlier - pick) * PER_BLOCK + column
-    own = (column >= pick * PER_BLOCK) & (page * PAGE < length)
-    value = tl.load(table + page, mask=own, other=0)
     for member in tl.static_range(GROUP):
-        tail = (column >= pick * PER_BLOCK) & (column < tl.where(members > member, width, 0))
-        tl.store(physical + member * out_stride + column, value, mask=tail)
-        if LOGICAL:
-            tl.store(logical + member * out_stride + column, tl.where(own, page, 0), mask=tail)
+        to, room = member * out_stride, tl.where(members > member, width, 0)
+        write_own_block(
+            *(table, length, earlier, pick, physical + to, logical + to, room),
+            *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
+        )
 
 
 def pick_pages(
@@ -234,8 +224,12 @@ def pick_pages(
     overlap: bool = False,
     early: bool = False,
     group: int = 1,
+    settings: Settings | None = None,
 ) -> None:
-    """Write each row's candidate page table, ascending, its own block last, padded with page 0.
+    """Write each row's candidate page table, its own block last, padded with page 0.
+
+    A row that keeps all its blocks has them ascending; of the others a decode step of few rows has the best
+    first, and the rest ascending.
 
     Args:
         scores: fp32 ``[rows, blocks]`` of :func:`coarse_scores`; ties go to the earlier block.
@@ -250,6 +244,7 @@ def pick_pages(
             were made for all layers); all else is read before the wait.
         group: so many adjacent rows choose together, by the sum of their scores. Their lengths, picks and
             table rows must be equal: those of the group's first row are read.
+        settings: how kernels are launched; None: those of the device.
     """
     args = (lengths, picks, table, table_rows)
     if backend == "torch":
@@ -260,6 +255,12 @@ def pick_pages(
     if not rows:
         return
     blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
+    settings = settings or for_device(scores.device)
+    if table_rows is None and group == 1 and suits(rows, scores.shape[1], settings):
+        forced = (sink_blocks, local_tokens)
+        which = (scores, lengths, picks, table, pages_per_block, *forced, physical, logical)
+        rank_pages(*which, overlap=overlap, early=early, settings=settings)
+        return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
     _pick_kernel[(triton.cdiv(rows, group),)](
@@ -289,6 +290,6 @@ def pick_pages(
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=16 if blocks > 8192 else 8 if rows <= 256 else 4,
+        num_warps=16 if blocks > 8192 else settings.pick_warps if rows <= 256 else settings.pick_warps_many,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+from sglang_hisa.kernels.settings import Settings, for_device
 
 
 @triton.jit
@@ -76,6 +77,7 @@ def refine_logits(
     backend: str,
     *,
     group: int = 1,
+    settings: Settings | None = None,
 ) -> None:
     """Score the tokens of each row's candidate pages (arXiv 2603.28458, stage 2: the DSA score).
 
@@ -85,6 +87,7 @@ def refine_logits(
         table: int32 ``[rows, width]`` candidate pages; lengths: int32 ``[rows]`` candidate tokens.
         out: fp32 ``[rows, width * 64]``; columns from ``lengths`` on are left as they are.
         group: so many adjacent rows have the same pages, which are then loaded once (a power of two).
+        settings: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
         reference.refine_logits(q, weights, index_k, table, lengths, out)
@@ -95,7 +98,9 @@ def refine_logits(
     if not rows:
         return
     # Few rows need many programs to fill the chip; many rows would rather load q once.
-    pages = 2 if rows * table.shape[1] < 4096 else 8
+    settings = settings or for_device(q.device)
+    few = rows * table.shape[1] < 4096
+    pages = settings.refine_pages if few else settings.refine_pages_many
     _refine_kernel[(triton.cdiv(rows, group), triton.cdiv(table.shape[1], pages))](
         q,
         weights,
@@ -118,5 +123,6 @@ def refine_logits(
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
-        num_warps=4,
+        num_warps=settings.refine_warps,
+        num_stages=settings.refine_stages,
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ BATCHES = [1, 4, 16, 64, 128]
 PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
 
 
-CELL = ("phase", "context", "batch", "rows", "heads", "budget", "refine", "stage")
+CELL = ("phase", "context", "batch", "rows", "heads", "budget", "block", "refine", "stage")
 
 
 def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -26,11 +30,12 @@ def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*(row.get(key) for key in CELL), report.group_of(row))
 
 
-def _config(budget: str, group: int) -> Config:
+def _config(budget: str, block: int, group: int = 1) -> Config:
     """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
     tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
     return from_mapping(
         {
+            "block": block,
             "decode_tokens": tokens,
             "decode_fraction": share,
             "prefill_tokens": tokens,
@@ -67,6 +72,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", **number, default=[8192], help="rows of a prefill chunk")
     parser.add_argument("--heads", **number, default=[64], help="index heads")
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
+    parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
     parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
     parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
@@ -86,7 +92,8 @@ def _line(row: dict[str, Any]) -> str:
     speed = f"{row['speedup']:6.2f}x" if row["speedup"] else "      -"
     floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
     return (
-        f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} budget {row['budget']:6} "
+        f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} "
+        f"budget {row['budget']:6} block {row['block']:3} "
         f"{'pairs' if report.group_of(row) > 1 else '':5} "
         f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
         f"floor {floor}"
@@ -108,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     import torch
 
+    from sglang_hisa.kernels.settings import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.provenance import provenance
 
@@ -117,7 +125,23 @@ def main(argv: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
 
-    def cell(name: str, work: Any) -> None:
+    kept: dict[str, Any] = {"rows": [], "failures": [], "commands": []}
+    if args.out and args.out.is_file():
+        kept = json.loads(args.out.read_text())
+    base = {
+        "schema_version": 1,
+        "commands": [*kept.get("commands", []), shlex.join(sys.argv)],
+        "provenance": provenance(),
+        "settings": asdict(for_device(torch.device("cuda"))),
+        "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
+    }
+
+    def record() -> dict[str, Any]:
+        fresh = {_cell(row) for row in rows}
+        merged = [row for row in kept["rows"] if _cell(row) not in fresh] + rows
+        return {**base, "failures": kept["failures"] + failures, "rows": merged}
+
+    def cell(name: str, work: Callable[[], list[dict[str, Any]]]) -> None:
         try:
             found = work()
         except AssertionError as error:
@@ -127,52 +151,26 @@ def main(argv: list[str] | None = None) -> int:
         rows.extend(found)
         for row in found:
             print(_line(row), flush=True)
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(record(), indent=1) + "\n")
         torch.cuda.empty_cache()
 
-    for heads in args.heads:
-        for refine in args.refine:
-            for budget in args.budgets:
-                config = _config(budget, 1)
-                for context in args.decode_contexts:
-                    for batch in args.batches:
-                        if batch * (-(-context // 64)) > cache.pages:
-                            continue
-                        cell(
-                            f"decode {context} x {batch} budget {budget} {refine}",
-                            lambda c=context, b=batch, h=heads, f=config, r=refine: decode.run_case(
-                                cache, c, b, h, f, r, args.repeats, bandwidth
-                            ),
-                        )
-                for context in args.prefill_contexts:
-                    for size in args.rows:
-                        for group in args.groups if size <= context else ():
-                            config = _config(budget, group)
-                            cell(
-                                f"prefill {context} x {size} budget {budget} {refine} group {group}",
-                                lambda c=context, n=size, h=heads, f=config, r=refine: prefill.run_case(
-                                    cache, c, n, h, f, r, max(5, args.repeats // 2), flops
-                                ),
-                            )
-    fresh = {_cell(row) for row in rows}
-    kept: dict[str, Any] = {}
-    if args.out and args.out.is_file():
-        kept = json.loads(args.out.read_text())
-        failures = kept["failures"] + failures
-        kept_rows = [row for row in kept["rows"] if _cell(row) not in fresh]
-        rows = kept_rows + rows
-    commands = [*kept.get("commands", []), shlex.join(sys.argv)]
-    record = {
-        "schema_version": 1,
-        "commands": commands,
-        "provenance": provenance(),
-        "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
-        "failures": failures,
-        "rows": rows,
-    }
+    for heads, refine, budget, block in itertools.product(args.heads, args.refine, args.budgets, args.blocks):
+        named = f"heads {heads} budget {budget} block {block} {refine}"
+        for context, batch in itertools.product(args.decode_contexts, args.batches):
+            if batch * (-(-context // 64)) <= cache.pages:
+                config = _config(budget, block)
+                step = (cache, context, batch, heads, config, refine, args.repeats, bandwidth)
+                cell(f"decode {context} x {batch} {named}", partial(decode.run_case, *step))
+        for context, size, group in itertools.product(args.prefill_contexts, args.rows, args.groups):
+            if size <= context:
+                config, repeats = _config(budget, block, group), max(5, args.repeats // 2)
+                chunk = (cache, context, size, heads, config, refine, repeats, flops)
+                name = f"prefill {context} x {size} group {group} {named}"
+                cell(name, partial(prefill.run_case, *chunk))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-        _report(record, args.out)
+        _report(record(), args.out)
     return 1 if failures else 0
 
 

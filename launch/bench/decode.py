@@ -12,6 +12,7 @@ from sglang_hisa.budget import Rule, make_rule, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.indexer import Output, Rows, make_decode_plan, select, token_logits
 from sglang_hisa.kernels.layout import ROW_BYTES
+from sglang_hisa.kernels.settings import Settings
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import capture, interleave
 from sglang_hisa.patches.stock import StockDecode, bench_host
@@ -19,12 +20,15 @@ from sglang_hisa.patches.stock import StockDecode, bench_host
 TOPK = 2048
 COLD_BYTES = 300 << 20
 """Pages that one timed graph touches, several times the L2 cache."""
+FEWEST_LAYERS = 8
+"""Layers in a timed graph where the cache has room: launching a graph costs some 4 us, a server's has 61."""
 
 
 def layers_for(batch: int, context: int, pages: int) -> int:
     """Layers in one timed graph: enough for cold pages, few enough for the cache."""
     each = batch * -(-context // PAGE)
-    return max(1, min(48, -(-COLD_BYTES // (each * ROW_BYTES)), pages // each))
+    cold = -(-COLD_BYTES // (each * ROW_BYTES))
+    return max(1, min(48, max(cold, FEWEST_LAYERS), pages // each))
 
 
 def floors(rule: Rule, batch: int, context: int, bandwidth: float) -> float:
@@ -33,6 +37,87 @@ def floors(rule: Rule, batch: int, context: int, bandwidth: float) -> float:
     kept = min(rule.count(context), earlier + 1)
     coarse = 0 if kept > earlier else earlier * (rule.block // PAGE) * 132
     return batch * (coarse + kept * rule.block * 132) / bandwidth * 1e6
+
+
+class Step:
+    """A decode step of ``layers`` layers, whose stages can be run one by one.
+
+    Each layer's pages lie in one region, as in its own buffer, in random order. Lengths are ragged, as in a
+    server: of 64 consecutive ones one completes a page, so one row in 64 seals.
+    """
+
+    def __init__(
+        self, cache: Cache, context: int, batch: int, heads: int, config: Config, refine: str
+    ) -> None:
+        self.config, self.batch, self.layer = config, batch, cache.layer
+        self.host = bench_host(TOPK)
+        self.rule = make_rule(config, "decode", TOPK, 0, 0)
+        self.pages = -(-context // PAGE)
+        self.layers = layers_for(batch, context, cache.pages)
+        region = batch * self.pages
+        order = [
+            torch.randperm(region, device="cuda", dtype=torch.int32) + i * region for i in range(self.layers)
+        ]
+        self.tables = torch.stack(order).view(self.layers, batch, self.pages)
+        self.ragged = [context - 1 - row * 37 % PAGE for row in range(batch)]
+        self.lengths = torch.tensor(self.ragged, dtype=torch.int32, device="cuda")
+        self.q, self.weights = make_queries(batch, heads)
+        bound = self.pages * PAGE
+        self.plans = []
+        for table in self.tables:
+            rows = Rows(
+                *(self.lengths, table, None, bound),
+                *(self.rule.blocks, self.rule.share, self.rule.width(bound)),
+            )
+            self.plans.append(make_decode_plan(rows, config, self.host, refine, seals=True))
+        self.chunk = self.plans[0].chunks[0]
+        made, columns, width = torch.empty, self.plans[0].score_blocks, self.plans[0].rows.width
+        self.scores = [made((batch, columns), dtype=torch.float32, device="cuda") for _ in self.tables]
+        self.physical = [made((batch, width), dtype=torch.int32, device="cuda") for _ in self.tables]
+
+    @property
+    def fits(self) -> bool:
+        return self.rule.fits(self.pages * PAGE)
+
+    def select(self, i: int) -> torch.Tensor:
+        """The whole of a layer."""
+        output = Output(physical=True)
+        return select(
+            *(self.q, self.weights, self.layer, self.plans[i], self.config, self.host, output, "triton")
+        )
+
+    def coarse(self, i: int, settings: Settings | None = None) -> None:
+        kernels.coarse_scores(
+            *(self.q, self.weights, self.layer.keys, self.layer.scales, self.tables[i], None, self.lengths),
+            *(self.chunk.picks, self.config.pages_per_block, self.scores[i], "triton"),
+            seal_from=self.layer.index_k,
+            overlap=True,
+            settings=settings,
+        )
+
+    def pick(self, i: int, settings: Settings | None = None) -> None:
+        kernels.pick_pages(
+            *(self.scores[i], self.lengths, self.chunk.picks, self.tables[i], None),
+            *(self.config.pages_per_block, sink_blocks(self.config, 0), self.config.local_tokens),
+            *(self.physical[i], None, "triton"),
+            overlap=True,
+            early=True,
+            settings=settings,
+        )
+
+    def refine(self, i: int, settings: Settings | None = None) -> torch.Tensor:
+        plan, pages = self.plans[0], self.physical[i]
+        if settings is not None:  # those of our own kernel
+            shape = (self.batch, plan.rows.width * PAGE)
+            logits = torch.empty(shape, dtype=torch.float32, device="cuda")
+            chosen = (self.layer.index_k, pages, self.chunk.candidates)
+            kernels.refine_logits(self.q, self.weights, *chosen, logits, "triton", settings=settings)
+            return logits
+        return token_logits(self.q, self.weights, self.layer, plan, self.chunk, pages, self.host, "triton")
+
+    def every(self, work: Callable[[int], object]) -> Callable[[], list[object]]:
+        """``work`` of all layers, which is what is captured."""
+        return lambda: [work(i) for i in range(self.layers)]
 
 
 def run_case(
@@ -46,95 +131,54 @@ def run_case(
     bandwidth: float,
 ) -> list[dict[str, Any]]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
-    host = bench_host(TOPK)
-    rule = make_rule(config, "decode", TOPK, 0, 0)
-    pages = -(-context // PAGE)
-    layers = layers_for(batch, context, cache.pages)
-    # A layer's pages lie in one region, as in its own buffer, in random order.
-    region = batch * pages
-    order = [torch.randperm(region, device="cuda", dtype=torch.int32) + i * region for i in range(layers)]
-    tables = torch.stack(order).view(layers, batch, pages)
-    # Ragged, as in a server: of 64 consecutive lengths one completes a page, so one row in 64 seals.
-    ragged = [context - 1 - row * 37 % PAGE for row in range(batch)]
-    lengths = torch.tensor(ragged, dtype=torch.int32, device="cuda")
-    q, weights = make_queries(batch, heads)
-    stock = StockDecode(lengths, TOPK)
-    layer = cache.layer
-    plans = []
-    for table in tables:
-        rows = Rows(lengths, table, None, pages * PAGE, rule.blocks, rule.share, rule.width(pages * PAGE))
-        plans.append(make_decode_plan(rows, config, host, refine, seals=True))
-    output = Output(physical=True)
+    step = Step(cache, context, batch, heads, config, refine)
+    rule, layer, layers, tables = step.rule, step.layer, step.layers, step.tables
+    q, weights, chunk, physical = step.q, step.weights, step.chunk, step.physical
+    stock = StockDecode(step.lengths, TOPK)
 
     # Within the budget the server replays its stock graph, which seals once, after its last layer.
-    fits = rule.fits(pages * PAGE)
     sealed = [(layer.index_k, layer.keys, layer.scales)] * layers
     offsets = kernels.layer_offsets(sealed)
 
     def hisa(i: int) -> torch.Tensor:
-        if fits:
+        if step.fits:
             if i == layers - 1:
-                kernels.seal_rows(sealed, offsets, tables[i], lengths, "triton")
+                kernels.seal_rows(sealed, offsets, tables[i], step.lengths, "triton")
             return stock(q, weights, layer.index_k, tables[i])
-        return select(q, weights, layer, plans[i], config, host, output, "triton")
+        return step.select(i)
 
-    picks = plans[0].chunks[0].picks.tolist()
+    picks = chunk.picks.tolist()
     picked = sorted({0, batch // 2, batch - 1})
-    check_rows(
-        hisa(0), q, weights, layer, tables[0], list(range(batch)), ragged, picks, rule.block, picked, TOPK
-    )
-
-    chunk = plans[0].chunks[0]
-
-    part, out_of = plans[0].score_blocks, torch.empty
-    scores = [out_of((batch, part), dtype=torch.float32, device="cuda") for _ in tables]
-    physical = [out_of((batch, plans[0].rows.width), dtype=torch.int32, device="cuda") for _ in tables]
-
-    def coarse_(i: int) -> None:
-        args = (tables[i], None, lengths, chunk.picks, config.pages_per_block, scores[i], "triton")
-        kernels.coarse_scores(
-            q, weights, layer.keys, layer.scales, *args, seal_from=layer.index_k, overlap=True
-        )
-
-    def pick_(i: int) -> None:
-        args = (lengths, chunk.picks, tables[i], None, config.pages_per_block, sink_blocks(config, 0))
-        overlap = {"overlap": True, "early": True}
-        kernels.pick_pages(scores[i], *args, config.local_tokens, physical[i], None, "triton", **overlap)
-
-    def refine_(i: int) -> torch.Tensor:
-        return token_logits(q, weights, layer, plans[0], chunk, physical[i], host, "triton")
+    truth = (tables[0], list(range(batch)), step.ragged, picks, rule.block, picked, TOPK)
+    check_rows(hisa(0), q, weights, layer, *truth)
 
     for i in range(layers):
-        coarse_(i)
-        pick_(i)
-    logits = refine_(0)
+        step.coarse(i)
+        step.pick(i)
+    logits = step.refine(0)
     stock_logits = stock.logits(q, weights, layer.index_k, tables[0])
-    slots = torch.randint(0, region * PAGE, (batch,), device="cuda", dtype=torch.int64)
+    slots = torch.randint(0, tables[0].numel() * PAGE, (batch,), device="cuda", dtype=torch.int64)
     each: dict[str, tuple[Callable[[int], object] | None, Callable[[int], object]]] = {
         "total": (lambda i: stock(q, weights, layer.index_k, tables[i]), hisa),
         "seal": (
             None,
             lambda i: kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, "triton"),
         ),
-        "coarse": (None, coarse_),
-        "pick": (None, pick_),
-        "refine": (lambda i: stock.logits(q, weights, layer.index_k, tables[i]), refine_),
+        "coarse": (None, step.coarse),
+        "pick": (None, step.pick),
+        "refine": (lambda i: stock.logits(q, weights, layer.index_k, tables[i]), step.refine),
         "topk": (
             lambda i: stock.topk_slots(stock_logits, tables[i]),
-            lambda i: host.topk_slots(logits, chunk.candidates, physical[i], chunk.topk_plan),
+            lambda i: step.host.topk_slots(logits, chunk.candidates, physical[i], chunk.topk_plan),
         ),
     }
-    if fits:
+    if step.fits:
         each = {"total": each["total"]}
     arms, graphs = {}, []
     for stage, pair in each.items():
         for arm, work in zip(("stock", "hisa"), pair):
             if work is not None:
-
-                def all_layers(work: Callable[[int], object] = work) -> list[object]:
-                    return [work(i) for i in range(layers)]
-
-                graphs.append(capture(all_layers))
+                graphs.append(capture(step.every(work)))
                 arms[f"{stage}:{arm}"] = graphs[-1].replay
     times = interleave(arms, repeats, layers)
     rows_out = []

@@ -22,7 +22,7 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
         writer.writerows(record["rows"])
 
 
-def totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
+def totals(record: dict[str, Any], phase: str, block: int = 64) -> list[dict[str, Any]]:
     """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows.
 
     One row for each context, size, budget and group: the last, where a cell was measured more than once.
@@ -33,7 +33,7 @@ def totals(record: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     heads = max(r["heads"] for r in rows)
     refine = "deepgemm" if any(r["refine"] == "deepgemm" for r in rows) else rows[0]["refine"]
     size = "batch" if phase == "decode" else "rows"
-    kept = [r for r in rows if r["heads"] == heads and r["refine"] == refine]
+    kept = [r for r in rows if (r["heads"], r["refine"], r.get("block", 64)) == (heads, refine, block)]
     return list({(r["context"], r[size], r["budget"], group_of(r)): r for r in kept}.values())
 
 

@@ -16,7 +16,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sglang_hisa.kernels import coarse, gather, pick, positions, refine, seal
+from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, seal
 
 POINTERS = {
     **dict.fromkeys(("q_ptr", "key_ptr", "raw_key_ptr"), "*fp8e4nv"),
@@ -41,6 +41,11 @@ def pick_form(blocks, **given):
     return {"PAGE": 64, **limits, "MANY": blocks, "WIDTH": 256, "LOGICAL": False, **given}
 
 
+def rank_form(**given):
+    sizes = {"PAGE": 64, "TILE": 16, "CHUNK": 1024, "WIDTH": 256}
+    return {**sizes, "LOGICAL": False, "OVERLAP": True, **given}
+
+
 DECODE = {"MAPPED": False, "OVERLAP": True}
 PREFILL = {"MAPPED": True, "OVERLAP": False}
 FORMS = {
@@ -63,6 +68,9 @@ FORMS = {
     "pick, verify": (pick._pick_kernel, 8, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
     "pick, prefill": (pick._pick_kernel, 4, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
     "pick, pairs": (pick._pick_kernel, 4, pick_form(1024, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
+    "rank, decode": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=1, EARLY=True)),
+    "rank, decode, blocks of 128": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=2, EARLY=True)),
+    "rank, verify": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=1, EARLY=False)),
     "refine": (refine._refine_kernel, 4, {**PAGES, "GROUP": 1, "HEADS": 64, "PAGES": 8}),
     "refine, pairs": (refine._refine_kernel, 4, {**PAGES, "GROUP": 2, "HEADS": 64, "PAGES": 8}),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),

@@ -1,0 +1,160 @@
+"""Pick for few rows: a block's rank is the number of blocks before it in the order, found by counting.
+
+One program would search a row's threshold on one multiprocessor while the others idle. Here many programs
+share a row: each compares its own blocks with all of them, and a block's rank is its place in the table.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sglang_hisa.kernels.layout import PAGE
+from sglang_hisa.kernels.settings import Settings
+from sglang_hisa.kernels.tables import block_keys, write_own_block
+
+
+@triton.jit
+def _keys(
+    score,
+    start,
+    earlier,
+    length,
+    sink_blocks,
+    local_tokens,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Keys of the ``COUNT`` blocks from ``start`` on, uint32 ``[COUNT]``."""
+    block = start + tl.arange(0, COUNT)
+    value = tl.load(score + block, mask=block < earlier, other=0.0)
+    return block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
+
+
+@triton.jit
+def _rank_kernel(
+    score_ptr,
+    length_ptr,
+    pick_ptr,
+    table_ptr,
+    physical_ptr,
+    logical_ptr,
+    score_stride,
+    table_stride,
+    out_stride,
+    width,
+    sink_blocks,
+    local_tokens,
+    PAGE: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LOGICAL: tl.constexpr,
+    OVERLAP: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    if OVERLAP:
+        gdc_launch_dependents()
+        if not EARLY:
+            gdc_wait()
+    BLOCK: tl.constexpr = PAGE * PER_BLOCK
+    length = tl.load(length_ptr + row)
+    pick = tl.load(pick_ptr + row)
+    earlier = tl.maximum(length - 1, 0) // BLOCK
+    pick = tl.minimum(pick, earlier)
+    table = table_ptr + row * table_stride
+    physical = physical_ptr + row * out_stride
+    logical = logical_ptr + row * out_stride
+    score = score_ptr + row * score_stride
+    first = (tl.program_id(1) - 1) * TILE
+    if first < 0:
+        if OVERLAP and EARLY:
+            gdc_wait()
+        write_own_block(
+            *(table, length, earlier, pick, physical, logical, width),
+            *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
+        )
+    elif first < earlier:
+        own = first + tl.arange(0, TILE)
+        part = tl.arange(0, PER_BLOCK)
+        page = own[:, None] * PER_BLOCK + part[None, :]
+        found = tl.load(table + page, mask=(own < earlier)[:, None], other=0)
+        if OVERLAP and EARLY:
+            gdc_wait()
+        rank = own
+        if pick < earlier:
+            mine = _keys(score, first, earlier, length, sink_blocks, local_tokens, TILE, BLOCK)
+            rank = tl.zeros((TILE,), tl.int32)
+            # Of equal keys the earlier block is ahead: all of those before the tile's chunk, none after it.
+            middle = first // CHUNK * CHUNK
+            for start in range(0, middle, CHUNK):
+                other = _keys(score, start, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
+                rank += tl.sum((other[None, :] >= mine[:, None]).to(tl.int32), axis=1)
+            other = _keys(score, middle, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
+            sooner = (middle + tl.arange(0, CHUNK))[None, :] < own[:, None]
+            ahead = (other[None, :] > mine[:, None]) | ((other[None, :] == mine[:, None]) & sooner)
+            rank += tl.sum(ahead.to(tl.int32), axis=1)
+            for start in range(middle + CHUNK, earlier, CHUNK):
+                other = _keys(score, start, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
+                rank += tl.sum((other[None, :] > mine[:, None]).to(tl.int32), axis=1)
+        to = rank[:, None] * PER_BLOCK + part[None, :]
+        write = ((own < earlier) & (rank < pick))[:, None] & (to < width)
+        tl.store(physical + to, found, mask=write)
+        if LOGICAL:
+            tl.store(logical + to, page, mask=write)
+
+
+def suits(rows: int, blocks: int, settings: Settings) -> bool:
+    """Whether a step is small enough: its work grows with the square of ``blocks``, a search's does not."""
+    return 0 < rows * blocks * blocks <= settings.rank_pairs
+
+
+def rank_pages(
+    scores: torch.Tensor,
+    lengths: torch.Tensor,
+    picks: torch.Tensor,
+    table: torch.Tensor,
+    pages_per_block: int,
+    sink_blocks: int,
+    local_tokens: int,
+    physical: torch.Tensor,
+    logical: torch.Tensor | None,
+    *,
+    overlap: bool,
+    early: bool,
+    settings: Settings,
+) -> None:
+    """:func:`sglang_hisa.kernels.pick_pages` of rows with a table row each: the same pages, the best first.
+
+    Programs beyond a row's length end at once, so the bound of a graph costs little.
+    """
+    rows, width = physical.shape
+    tile = settings.rank_tile
+    _rank_kernel[(rows, 1 + triton.cdiv(scores.shape[1], tile))](
+        scores,
+        lengths,
+        picks,
+        table,
+        physical,
+        physical if logical is None else logical,
+        scores.stride(0),
+        table.stride(0),
+        physical.stride(0),
+        width,
+        sink_blocks,
+        local_tokens,
+        PAGE=PAGE,
+        PER_BLOCK=pages_per_block,
+        TILE=tile,
+        CHUNK=max(tile, min(settings.rank_chunk, triton.next_power_of_2(scores.shape[1]))),
+        WIDTH=max(16, triton.next_power_of_2(width)),
+        LOGICAL=logical is not None,
+        OVERLAP=overlap,
+        EARLY=overlap and early,
+        num_warps=settings.rank_warps,
+        **({"launch_pdl": True} if overlap else {}),
+    )

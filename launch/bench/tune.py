@@ -1,0 +1,201 @@
+"""`hisa bench tune`: which launch settings are fastest on this GPU, kernel by kernel, from cold L2."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa.kernels.settings import DEFAULT, Settings
+
+K = 1024
+FIELDS: dict[str, tuple[str, ...]] = {
+    "coarse": ("coarse_pages", "coarse_warps", "coarse_programs"),
+    "rank": ("rank_tile", "rank_chunk", "rank_warps"),
+    "pick": ("pick_warps",),
+    "pick_many": ("pick_warps_many",),
+    "refine": ("refine_pages", "refine_warps", "refine_stages"),
+}
+TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
+    "coarse": (
+        *((32, 4, 2048), (64, 4, 512), (64, 4, 1024), (64, 4, 4096), (64, 8, 1024)),
+        *((128, 4, 1024), (128, 8, 512), (128, 8, 1024), (128, 8, 4096)),
+    ),
+    "rank": (
+        *((8, 1024, 4), (8, 1024, 8), (8, 2048, 8), (16, 512, 4), (16, 1024, 4), (16, 1024, 8)),
+        *((16, 2048, 8), (32, 1024, 8), (32, 2048, 8)),
+    ),
+    "pick": ((4,), (8,), (16,), (32,)),
+    "pick_many": ((2,), (4,), (8,)),
+    "refine": (
+        *((1, 4, 3), (2, 4, 2), (2, 4, 3), (2, 4, 4), (2, 8, 3)),
+        *((4, 4, 3), (4, 4, 4), (4, 8, 3), (8, 4, 4)),
+    ),
+}
+"""Values of a kernel's fields that are tried together."""
+DECODE = tuple(itertools.product((1, 16, 64), (64 * K, 128 * K, 256 * K)))
+PREFILL = ((8192, 64 * K), (8192, 128 * K))
+"""Rows and their context."""
+
+Row = dict[str, Any]
+
+
+def _product(rows: Sequence[Row]) -> float:
+    return sum(math.log(row["us"]) for row in rows)
+
+
+def best(rows: Sequence[Row], kernel: str) -> dict[str, int]:
+    """The values of a kernel's fields with the least product of times over all shapes."""
+    mine = [row for row in rows if row["kernel"] == kernel]
+    tried = {tuple(row["settings"].items()) for row in mine}
+    return dict(min(tried, key=lambda one: (_product([r for r in mine if r["settings"] == dict(one)]), one)))
+
+
+def crossover(rows: Sequence[Row]) -> int:
+    """Pairs of blocks (rows x blocks x blocks) up to which counting is faster than searching."""
+    times: dict[tuple[int, int], dict[str, Row]] = {}
+    for kernel in ("rank", "pick"):
+        chosen = best(rows, kernel)
+        for row in rows:
+            if row["kernel"] == kernel and row["settings"] == chosen:
+                times.setdefault((row["rows"], row["context"]), {})[kernel] = row
+    pairs = {shape: shape[0] * (shape[1] // PAGE) ** 2 for shape in times}
+
+    def cost(limit: int) -> float:
+        return _product([both["rank" if pairs[s] <= limit else "pick"] for s, both in times.items()])
+
+    return min((0, *sorted(pairs.values())), key=cost)
+
+
+def settings_of(rows: Sequence[Row]) -> Settings:
+    """The fastest settings that the rows show; fields of kernels without rows are the defaults."""
+    kernels = {row["kernel"] for row in rows}
+    found = {name: value for kernel in kernels for name, value in best(rows, kernel).items()}
+    if {"rank", "pick"} <= kernels:
+        found["rank_pairs"] = crossover(rows)
+    return replace(DEFAULT, **found)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The best values of each kernel and what they gain over the defaults, shape by shape."""
+    lines = []
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        chosen = best(rows, kernel)
+        used = {name: getattr(DEFAULT, name) for name in FIELDS[kernel]}
+        lines.append(f"{kernel}: {' '.join(f'{name}={value}' for name, value in chosen.items())}")
+        mine = [row for row in rows if row["kernel"] == kernel]
+        for old, new in itertools.product(mine, mine):
+            same = (old["rows"], old["context"]) == (new["rows"], new["context"])
+            if same and old["settings"] == used and new["settings"] == chosen:
+                shape = f"{old['context'] // K:5}K x {old['rows']:<5}"
+                lines.append(f"  {shape} {old['us']:8.2f} -> {new['us']:8.2f} us")
+    return "\n".join(lines)
+
+
+def _prefill_pick(rows: int, context: int) -> Callable[[Settings], object]:
+    """The pick of a prefill chunk's last rows."""
+    import torch
+
+    from sglang_hisa import kernels
+
+    blocks, keep = context // PAGE - 1, 127
+    scores = torch.randn((rows, blocks), device="cuda")
+    lengths = torch.arange(context - rows + 1, context + 1, dtype=torch.int32, device="cuda")
+    picks = torch.full_like(lengths, keep)
+    order = torch.randperm(context // PAGE, device="cuda", dtype=torch.int32)[None]
+    which = torch.zeros_like(lengths)
+    physical = torch.empty((rows, keep + 1), dtype=torch.int32, device="cuda")
+    args = (scores, lengths, picks, order, which, 1, 1, PAGE, physical, None, "triton")
+    return lambda settings: kernels.pick_pages(*args, settings=settings)
+
+
+def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[Row], None]) -> None:
+    """Time every variant of every kernel; each row is told as soon as it is there."""
+    from sglang_hisa.kernels.layout import ROW_BYTES
+    from sglang_hisa.launch.bench import cases
+    from sglang_hisa.launch.bench.decode import Step
+    from sglang_hisa.launch.bench.timing import capture, interleave
+
+    def time(kernel: str, rows: int, context: int, layers: int, run: Callable[[Settings], Any]) -> None:
+        graphs = {}
+        for values in TRIED[kernel]:
+            settings = replace(DEFAULT, **dict(zip(FIELDS[kernel], values)))
+            settings = replace(settings, rank_pairs=1 << 62 if kernel == "rank" else 0)
+            graphs[values] = capture(functools.partial(run, settings))
+        times = interleave({str(values): graph.replay for values, graph in graphs.items()}, repeats, layers)
+        for values, (median, low, high) in zip(graphs, times.values()):
+            tell(
+                {
+                    **{"kernel": kernel, "rows": rows, "context": context},
+                    "settings": dict(zip(FIELDS[kernel], values)),
+                    **{"us": round(median, 2), "p20_us": round(low, 2), "p80_us": round(high, 2)},
+                }
+            )
+
+    cache = cases.make_cache(int(cache_gb * (1 << 30)) // ROW_BYTES)
+    config = from_mapping({"preset": "paper", "block": 64})
+    for rows, context in DECODE:
+        step = Step(cache, context, rows, 64, config, "triton")
+        for i in range(step.layers):  # each stage reads what the one before it wrote
+            step.coarse(i)
+            step.pick(i)
+        stages = {"coarse": step.coarse, "rank": step.pick, "pick": step.pick, "refine": step.refine}
+        for kernel in (k for k in kernels if k in stages):
+
+            def all_layers(settings: Settings, step: Step = step, stage: Any = stages[kernel]) -> object:
+                return step.every(functools.partial(stage, settings=settings))()
+
+            time(kernel, rows, context, step.layers, all_layers)
+    if "pick_many" in kernels:
+        for rows, context in PREFILL:
+            time("pick_many", rows, context, 1, _prefill_pick(rows, context))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table, write the record."""
+    parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__)
+    parser.add_argument(
+        "--kernels", nargs="+", choices=list(FIELDS), default=list(FIELDS), help="default: all"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="timed runs of each variant")
+    parser.add_argument("--cache-gb", type=float, default=36, help="GPU memory for the index-K pages")
+    parser.add_argument("--out", type=Path, help="write the record (JSON) here")
+    args = parser.parse_args(argv)
+    from sglang_hisa.launch.provenance import provenance
+
+    rows: list[Row] = []
+
+    def tell(row: Row) -> None:
+        rows.append(row)
+        values = " ".join(f"{name}={value}" for name, value in row["settings"].items())
+        shape = f"{row['context'] // K:5}K x {row['rows']:<5}"
+        print(f"{row['kernel']:9} {shape} {row['us']:8.2f} us  {values}", flush=True)
+
+    measure(args.kernels, args.repeats, args.cache_gb, tell)
+    found = asdict(settings_of(rows))
+    print(f"{table(rows)}\n{found}")
+    if args.out:
+        record = {
+            "schema_version": 1,
+            "commands": [shlex.join(sys.argv)],
+            "provenance": provenance(),
+            "settings": found,
+            "rows": rows,
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -17,20 +17,17 @@ from sglang_hisa.kernels.tables import block_keys, write_own_block
 
 
 @triton.jit
-def _keys(
-    score,
-    start,
-    earlier,
-    length,
-    sink_blocks,
-    local_tokens,
-    COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Keys of the ``COUNT`` blocks from ``start`` on, uint32 ``[COUNT]``."""
-    block = start + tl.arange(0, COUNT)
+def _keys(score, block, earlier, length, sink_blocks, local_tokens, BLOCK: tl.constexpr):
+    """Keys of ``block``, uint32 of its shape; 1 at least where there is a block, else 0."""
     value = tl.load(score + block, mask=block < earlier, other=0.0)
-    return block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
+    key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
+    return tl.where(block < earlier, tl.maximum(key, 1), 0)
+
+
+@triton.jit
+def _larger(key, bound):
+    """How many of ``key`` ``[m]`` are above each of ``bound`` ``[n]`` or ``[n, m]``: int32 ``[n]``."""
+    return tl.sum((key[None, :] > bound).to(tl.int32), axis=1)
 
 
 @triton.jit
@@ -87,20 +84,22 @@ def _rank_kernel(
             gdc_wait()
         rank = own
         if pick < earlier:
-            mine = _keys(score, first, earlier, length, sink_blocks, local_tokens, TILE, BLOCK)
+            step = tl.arange(0, CHUNK)
+            row_of = (earlier, length, sink_blocks, local_tokens, BLOCK)
+            mine = _keys(score, own, *row_of)
+            other = _keys(score, step, *row_of)
             rank = tl.zeros((TILE,), tl.int32)
-            # Of equal keys the earlier block is ahead: all of those before the tile's chunk, none after it.
-            middle = first // CHUNK * CHUNK
-            for start in range(0, middle, CHUNK):
-                other = _keys(score, start, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
-                rank += tl.sum((other[None, :] >= mine[:, None]).to(tl.int32), axis=1)
-            other = _keys(score, middle, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
-            sooner = (middle + tl.arange(0, CHUNK))[None, :] < own[:, None]
-            ahead = (other[None, :] > mine[:, None]) | ((other[None, :] == mine[:, None]) & sooner)
-            rank += tl.sum(ahead.to(tl.int32), axis=1)
-            for start in range(middle + CHUNK, earlier, CHUNK):
-                other = _keys(score, start, earlier, length, sink_blocks, local_tokens, CHUNK, BLOCK)
-                rank += tl.sum((other[None, :] > mine[:, None]).to(tl.int32), axis=1)
+            for start in range(0, earlier, CHUNK):
+                ahead = _keys(score, start + CHUNK + step, *row_of)  # loaded while this chunk is compared
+                # Of equal keys the earlier block is ahead.
+                if start + CHUNK <= first:
+                    rank += _larger(other, (mine - 1)[:, None])
+                elif start > first:
+                    rank += _larger(other, mine[:, None])
+                else:
+                    sooner = (start + step)[None, :] < own[:, None]
+                    rank += _larger(other, mine[:, None] - sooner.to(tl.uint32))
+                other = ahead
         to = rank[:, None] * PER_BLOCK + part[None, :]
         write = ((own < earlier) & (rank < pick))[:, None] & (to < width)
         tl.store(physical + to, found, mask=write)

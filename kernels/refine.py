@@ -123,6 +123,6 @@ def refine_logits(
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
-        num_warps=settings.refine_warps,
+        num_warps=settings.refine_warps if few else settings.refine_warps_many,
         num_stages=settings.refine_stages,
     )

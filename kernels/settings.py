@@ -32,7 +32,9 @@ class Settings:
     refine_pages_many: int = 8
     """The same in large ones, which would rather load the queries once."""
     refine_warps: int = 4
+    refine_warps_many: int = 4
     refine_stages: int = 3
+    """Loads in flight of the refine kernel."""
 
 
 DEFAULT = Settings()

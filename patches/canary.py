@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sglang_hisa.patches import runtime
 
 
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def around_forward(original: Any, self: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
-    """Every eager forward and every replay of a decode graph comes through here; a capture does not."""
+    """Every eager forward and every replay of a decode graph comes through here.
+
+    Of the captures only that of draft steps does, one graph of several forwards: nothing is compared in it.
+    """
     state = runtime.current()
     summaries: Any = getattr(self.token_to_kv_pool, "_hisa_summaries", None)
     layers = [] if summaries is None else summaries.served(state.layers)
-    if not layers or forward_batch.seq_lens.shape[0] == 0:
+    if not layers or forward_batch.seq_lens.shape[0] == 0 or _capturing(forward_batch.seq_lens.device):
         return original(self, forward_batch, *args, **kwargs)
     slots_of = self.req_to_token_pool.req_to_token
     on_host = forward_batch.seq_lens_cpu

@@ -100,6 +100,18 @@ def after_load_cpu_copy(
     _left_behind(self._hisa_summaries, "load_cpu_copy", pages)
 
 
+def before_loading(self: Any) -> None:
+    """0.5.17: HiCache is about to load pages from the host, ordered after the current stream.
+
+    A request that just left freed pages that the step in flight still stores to, and the scheduler's stream
+    waits only until that step has read its inputs: the stray store may come after the load and leave a wrong
+    key in a cached page. 0.5.23 has the fence itself (``load_fence_stream`` in cache_controller.py).
+    """
+    stream = runtime.current().forward_stream
+    if stream is not None:
+        torch.cuda.current_stream().wait_stream(stream)
+
+
 def after_host_load(
     result: None,
     self: Any,

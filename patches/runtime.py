@@ -12,6 +12,8 @@ from sglang_hisa import __version__
 from sglang_hisa.config import Config
 
 if TYPE_CHECKING:
+    import torch
+
     from sglang_hisa.audit import Audit
     from sglang_hisa.budget import Rule
     from sglang_hisa.canary import Canary
@@ -55,6 +57,8 @@ class Runtime:
     """Pages whose summaries were made again because something moved their keys, by mover."""
     pools: WeakSet[PageSummaries] = field(default_factory=WeakSet)
     """Summaries of each pool of this process: the model's, and a draft's if there is one."""
+    forward_stream: torch.cuda.Stream | None = None
+    """SGLang's stream of the forwards, on a GPU."""
     rows: RowCounts = field(init=False)
     summary_bytes: int = 0
     agreed: bool = False

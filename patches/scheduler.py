@@ -6,6 +6,8 @@ import json
 import logging
 from typing import Any
 
+import torch
+
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.features import declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
@@ -55,6 +57,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         refuse("these settings are not served by HISA", problems, "change the flags as said above")
     state.speculative = bool(server_args.speculative_algorithm)
     original(self, server_args, *args, **kwargs)
+    if torch.cuda.is_available():
+        state.forward_stream = self.forward_stream
     problems = _check_receipt(state, _has_decode_graphs(self))
     if problems:
         refuse("the server is up but does not run HISA", problems, "run `hisa doctor`")

@@ -201,6 +201,17 @@ PATCHES: tuple[Patch, ...] = (
         "reseal pages whose index keys came back from the host after a retraction",
     ),
     Patch(
+        "sglang.srt.managers.cache_controller.LayerDoneCounter.update_producer",
+        "before",
+        "pool:before_loading",
+        {V17: ("self",)},
+        "load from the host only after the step in flight, which may still store to the pages",
+        (
+            (f"{_HICACHE}/hybrid_cache_controller.py", "self.layer_done_counter.update_producer()"),
+            (f"{_HICACHE}/hybrid_cache_controller.py", "producer_event.start_event.wait(self.load_stream)"),
+        ),
+    ),
+    Patch(
         "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.load_to_device_per_layer",
         "after",
         "pool:after_host_load",

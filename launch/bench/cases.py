@@ -62,13 +62,15 @@ def check_rows(
     rows: list[int],
     topk: int,
     group: int = 1,
+    gathered: bool = False,
 ) -> None:
     """Check chosen slots of some rows against plain PyTorch, tie-aware. Raises ``AssertionError``.
 
     The slots must lie in the pages of blocks whose coarse score is among the ``picks`` best (up to
     rounding), there must be ``min(candidates, topk)`` distinct ones, and no token left out may score
     higher than the lowest one taken (up to rounding). Of a ``group`` of 2, a row chose with its neighbour in
-    the same page, at an even position and after it.
+    the same page, at an even position and after it. ``gathered``: blocks' means were rounded to fp8 before
+    they were scored, as prefill's are.
     """
     per_block = block // PAGE
     for row in rows:
@@ -86,9 +88,13 @@ def check_rows(
         kept = torch.ones(earlier + 1, dtype=torch.bool, device=pages.device)
         tolerance = 0.0
         if picks[row] < earlier:
-            summary = layer.keys[pages[: earlier * per_block]].float()
-            summary = summary * layer.scales[pages[: earlier * per_block], None]
-            mean = summary.view(earlier, per_block, HEAD_DIM).mean(dim=1)
+            own = pages[: earlier * per_block]
+            if gathered:
+                key, scale = reference.gather_blocks(own, layer.keys, layer.scales, per_block)
+                mean = key.float() * scale[:, None]
+            else:
+                summary = layer.keys[own].float() * layer.scales[own, None]
+                mean = summary.view(earlier, per_block, HEAD_DIM).mean(dim=1)
             near = range(max(row - group + 1, 0), min(row + group, len(lengths)))
             chose = [r for r in near if (lengths[r] - 1) // group == (length - 1) // group]
             coarse = torch.stack([reference.mqa_scores(q[r], weights[r], mean) for r in chose]).sum(dim=0)

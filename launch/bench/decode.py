@@ -11,24 +11,19 @@ from sglang_hisa import kernels
 from sglang_hisa.budget import Rule, make_rule, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.indexer import Output, Rows, make_decode_plan, select, token_logits
-from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.kernels.settings import Settings
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import capture, interleave
 from sglang_hisa.patches.stock import StockDecode, bench_host
 
 TOPK = 2048
-COLD_BYTES = 300 << 20
-"""Pages that one timed graph touches, several times the L2 cache."""
-FEWEST_LAYERS = 8
-"""Layers in a timed graph where the cache has room: launching a graph costs some 4 us, a server's has 61."""
+LAYERS = 61
+"""Of DeepSeek-V3.2. Launching a graph costs some 4 us, which they share."""
 
 
 def layers_for(batch: int, context: int, pages: int) -> int:
-    """Layers in one timed graph: enough for cold pages, few enough for the cache."""
-    each = batch * -(-context // PAGE)
-    cold = -(-COLD_BYTES // (each * ROW_BYTES))
-    return max(1, min(48, max(cold, FEWEST_LAYERS), pages // each))
+    """Layers in one timed graph: those of the model, or as many as the cache has room for."""
+    return max(1, min(LAYERS, pages // (batch * -(-context // PAGE))))
 
 
 def floors(rule: Rule, batch: int, context: int, bandwidth: float) -> float:

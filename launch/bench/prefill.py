@@ -64,8 +64,9 @@ def run_case(
 
     picks = plan.of_rows("picks").tolist()
     sample = [0, rows // 3, rows - 1]
-    truth = (table, [0] * rows, stock.ends.tolist(), picks, rule.block, sample, TOPK, plan.group)
-    check_rows(hisa(), q, weights, layer, *truth)
+    truth = (table, [0] * rows, stock.ends.tolist(), picks, rule.block, sample, TOPK)
+    gathered = plan.gathered is not None
+    check_rows(hisa(), q, weights, layer, *truth, group=plan.group, gathered=gathered)
 
     each: dict[str, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {
         "total": (stock_total, hisa)

@@ -24,6 +24,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "pick": ("pick_warps",),
     "pick_many": ("pick_warps_many",),
     "refine": ("refine_pages", "refine_warps", "refine_stages"),
+    "refine_many": ("refine_pages_many", "refine_warps_many", "refine_stages"),
 }
 TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
     "coarse": (
@@ -31,15 +32,13 @@ TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
         *((128, 4, 1024), (128, 8, 512), (128, 8, 1024), (128, 8, 4096)),
     ),
     "rank": (
-        *((8, 1024, 4), (8, 1024, 8), (8, 2048, 8), (16, 512, 4), (16, 1024, 4), (16, 1024, 8)),
-        *((16, 2048, 8), (32, 1024, 8), (32, 2048, 8)),
+        *((4, 1024, 4), (8, 512, 4), (8, 1024, 4), (8, 1024, 8), (8, 2048, 8)),
+        *((16, 512, 4), (16, 1024, 4), (16, 1024, 8)),
     ),
     "pick": ((4,), (8,), (16,), (32,)),
     "pick_many": ((2,), (4,), (8,)),
-    "refine": (
-        *((1, 4, 3), (2, 4, 2), (2, 4, 3), (2, 4, 4), (2, 8, 3)),
-        *((4, 4, 3), (4, 4, 4), (4, 8, 3), (8, 4, 4)),
-    ),
+    "refine": (*((1, 4, 2), (1, 4, 3), (2, 4, 2), (2, 4, 3), (2, 8, 3), (4, 4, 2), (4, 4, 3)),),
+    "refine_many": (*((4, 4, 2), (8, 4, 2), (8, 4, 3), (8, 4, 4), (8, 8, 3), (16, 4, 3), (32, 4, 3)),),
 }
 """Values of a kernel's fields that are tried together."""
 DECODE = tuple(itertools.product((1, 16, 64), (64 * K, 128 * K, 256 * K)))
@@ -54,34 +53,37 @@ def _product(rows: Sequence[Row]) -> float:
 
 
 def best(rows: Sequence[Row], kernel: str) -> dict[str, int]:
-    """The values of a kernel's fields with the least product of times over all shapes."""
+    """The values of a kernel's fields with the least product of times over all shapes.
+
+    Ranking by counting is meant for few rows: where a search is faster, its times stand for it, and
+    ``rank_pairs`` says up to how many pairs of blocks (rows x blocks x blocks) it is not.
+    """
     mine = [row for row in rows if row["kernel"] == kernel]
-    tried = {tuple(row["settings"].items()) for row in mine}
-    return dict(min(tried, key=lambda one: (_product([r for r in mine if r["settings"] == dict(one)]), one)))
+    tried = sorted({tuple(row["settings"].items()) for row in mine})
+    if kernel != "rank" or not any(row["kernel"] == "pick" for row in rows):
+        return dict(min(tried, key=lambda one: _product([r for r in mine if r["settings"] == dict(one)])))
+    search = best(rows, "pick")
+    other = [row for row in rows if row["kernel"] == "pick" and row["settings"] == search]
+    pairs = sorted({_pairs(row) for row in other})
+
+    def cost(choice: tuple[tuple[tuple[str, int], ...], int]) -> float:
+        one, limit = choice
+        counted = [r for r in mine if r["settings"] == dict(one) and _pairs(r) <= limit]
+        return _product(counted + [row for row in other if _pairs(row) > limit])
+
+    one, limit = min(itertools.product(tried, (0, *pairs)), key=cost)
+    return {**dict(one), "rank_pairs": limit}
 
 
-def crossover(rows: Sequence[Row]) -> int:
-    """Pairs of blocks (rows x blocks x blocks) up to which counting is faster than searching."""
-    times: dict[tuple[int, int], dict[str, Row]] = {}
-    for kernel in ("rank", "pick"):
-        chosen = best(rows, kernel)
-        for row in rows:
-            if row["kernel"] == kernel and row["settings"] == chosen:
-                times.setdefault((row["rows"], row["context"]), {})[kernel] = row
-    pairs = {shape: shape[0] * (shape[1] // PAGE) ** 2 for shape in times}
-
-    def cost(limit: int) -> float:
-        return _product([both["rank" if pairs[s] <= limit else "pick"] for s, both in times.items()])
-
-    return min((0, *sorted(pairs.values())), key=cost)
+def _pairs(row: Row) -> int:
+    return int(row["rows"] * (row["context"] // PAGE) ** 2)
 
 
 def settings_of(rows: Sequence[Row]) -> Settings:
     """The fastest settings that the rows show; fields of kernels without rows are the defaults."""
-    kernels = {row["kernel"] for row in rows}
-    found = {name: value for kernel in kernels for name, value in best(rows, kernel).items()}
-    if {"rank", "pick"} <= kernels:
-        found["rank_pairs"] = crossover(rows)
+    found = {}
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        found.update(best(rows, kernel))
     return replace(DEFAULT, **found)
 
 
@@ -95,17 +97,18 @@ def table(rows: Sequence[Row]) -> str:
         mine = [row for row in rows if row["kernel"] == kernel]
         for old, new in itertools.product(mine, mine):
             same = (old["rows"], old["context"]) == (new["rows"], new["context"])
-            if same and old["settings"] == used and new["settings"] == chosen:
+            if same and old["settings"] == used and new["settings"].items() <= chosen.items():
                 shape = f"{old['context'] // K:5}K x {old['rows']:<5}"
                 lines.append(f"  {shape} {old['us']:8.2f} -> {new['us']:8.2f} us")
     return "\n".join(lines)
 
 
-def _prefill_pick(rows: int, context: int) -> Callable[[Settings], object]:
-    """The pick of a prefill chunk's last rows."""
+def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Settings], object]]:
+    """The last rows of a prompt: their pick, and the token scores of 128 pages each."""
     import torch
 
     from sglang_hisa import kernels
+    from sglang_hisa.launch.bench.cases import make_queries
 
     blocks, keep = context // PAGE - 1, 127
     scores = torch.randn((rows, blocks), device="cuda")
@@ -114,8 +117,16 @@ def _prefill_pick(rows: int, context: int) -> Callable[[Settings], object]:
     order = torch.randperm(context // PAGE, device="cuda", dtype=torch.int32)[None]
     which = torch.zeros_like(lengths)
     physical = torch.empty((rows, keep + 1), dtype=torch.int32, device="cuda")
-    args = (scores, lengths, picks, order, which, 1, 1, PAGE, physical, None, "triton")
-    return lambda settings: kernels.pick_pages(*args, settings=settings)
+    chosen = (scores, lengths, picks, order, which, 1, 1, PAGE, physical, None, "triton")
+    kernels.pick_pages(*chosen)
+    q, weights = make_queries(rows, 64)
+    candidates = torch.full_like(lengths, (keep + 1) * PAGE)
+    logits = torch.empty((rows, (keep + 1) * PAGE), device="cuda")
+    scored = (q, weights, cache.layer.index_k, physical, candidates, logits, "triton")
+    return {
+        "pick_many": lambda settings: kernels.pick_pages(*chosen, settings=settings),
+        "refine_many": lambda settings: kernels.refine_logits(*scored, settings=settings),
+    }
 
 
 def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[Row], None]) -> None:
@@ -155,9 +166,10 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
                 return step.every(functools.partial(stage, settings=settings))()
 
             time(kernel, rows, context, step.layers, all_layers)
-    if "pick_many" in kernels:
-        for rows, context in PREFILL:
-            time("pick_many", rows, context, 1, _prefill_pick(rows, context))
+    for rows, context in PREFILL:
+        for kernel, run in _prefill(cache, rows, context).items():
+            if kernel in kernels:
+                time(kernel, rows, context, 1, run)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -122,3 +122,14 @@ def test_a_draft_model_writes_to_its_own_pages(state: runtime.Runtime) -> None:
     draft.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
     canary.around_forward(forward, draft, decode_batch([PAGE + 1]))
     assert state.receipt()["canary"]["violations"] > 1
+
+
+def test_nothing_is_compared_while_a_graph_is_captured(
+    state: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draft steps are captured through this hook, where no event may be asked for."""
+    state.layers = {7, 8, 9}
+    made, batch = runner(), decode_batch([2 * PAGE + 1, PAGE])
+    monkeypatch.setattr(canary, "_capturing", lambda device: True)
+    assert canary.around_forward(forward, made, batch, pp_proxy_tensors=5) == (batch, 5)
+    assert state.receipt()["canary"]["checks"] == 0

@@ -140,3 +140,15 @@ def test_pool_sizing_counts_the_summaries(monkeypatch):
         grown = pool.after_indexer_cell_size(index_keys, None, kvc=None, num_layers=layers) - index_keys
     assert layers * PAGE_SUMMARY / 64 <= grown < layers * PAGE_SUMMARY / 64 + 1
     assert grown / index_keys <= 0.031, "the memory goal: at most 3.1 % of the index keys"
+
+
+def test_a_load_from_the_host_waits_for_the_step_in_flight(state, monkeypatch):
+    """That step may still store to pages which its requests have freed and the load now fills."""
+    order = []
+    here = SimpleNamespace(wait_stream=order.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
+    pool.before_loading(None)
+    assert order == [], "no stream of forwards is known: a CPU"
+    monkeypatch.setattr(state, "forward_stream", "forwards")
+    pool.before_loading(None)
+    assert order == ["forwards"]

@@ -72,7 +72,7 @@ class Config:
     """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
-    prefill_group: int = 1
+    prefill_group: int = 2
     """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
     each key once, and keep about what one keeps with a budget a few per cent smaller."""
     dense_last_chunk: bool = True

@@ -43,7 +43,7 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
         "local": given["local_tokens"],
         "decode": given.get("decode_tokens", 0),
         "prefill": given.get("prefill_tokens", 0),
-        "group": given.get("prefill_group", 1),
+        "group": given.get("prefill_group", 2),
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
     paths = (env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(PD), *map(str, plugins))

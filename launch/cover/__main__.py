@@ -5,9 +5,10 @@
     python -m sglang_hisa.launch.cover --cpu --out cover.json --cases plain mtp
 
 A case is a small model with random weights and SGLang's flags. Both servers answer prompts within the budget
-(HISA must answer as stock does) and HISA prompts beyond it (canary full). A case that fails is a row with its
-problems and the ends of the logs, and the next one runs; the exit code is then 1. A row replaces an older one
-of its case; calls may share a record at the same time, on a GPU each (CUDA_VISIBLE_DEVICES).
+(HISA must answer as stock does, but for rounding) and HISA prompts beyond it (canary full). A case that fails
+is a row with its problems and the ends of the logs, and the next one runs; the exit code is then 1. A row
+replaces an older one of its case; calls may share a record at the same time, on a GPU each
+(CUDA_VISIBLE_DEVICES).
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from sglang_hisa.launch.cover import rounding
 from sglang_hisa.launch.cover.cases import Case
-from sglang_hisa.launch.cover.probes import checked_receipt, same_tokens
+from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
 from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.server import ServerProcess, free_port
@@ -60,7 +61,8 @@ def _pair(
 
     def ask(length: int) -> Mapping[str, Any]:
         room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
-        sides = [pool.submit(one.generate, prompt(length, length), _TOKENS, **room) for one in pair]
+        fields = {**rounding.LOGPROBS, **room}
+        sides = [pool.submit(one.generate, prompt(length, length), _TOKENS, **fields) for one in pair]
         return [side.result() for side in sides][1]
 
     return prefill, decode, ask
@@ -73,7 +75,8 @@ def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
 
 
 def _alone(machine: Machine) -> dict[bool, list[Mapping[str, Any]]]:
-    """Answers of a stock (False) and a HISA server to all prompts, one at a time."""
+    """Answers of a stock (False) and a HISA server to all prompts, one at a time, with log-probs: the servers
+    are gone when a pair is there to compare. No prefill graph of this case is lost by them."""
     within, beyond = _lengths(machine)
     answers: dict[bool, list[Mapping[str, Any]]] = {}
     with ExitStack() as stack:
@@ -83,7 +86,9 @@ def _alone(machine: Machine) -> dict[bool, list[Mapping[str, Any]]]:
         }
         for hisa, one in started.items():
             machine.wait_ready(one, f"alone: {ARM[hisa]}", CASE, hisa)
-            answers[hisa] = [one.generate(prompt(n, n), _TOKENS) for n in (*within, *beyond)]
+            answers[hisa] = [
+                one.generate(prompt(n, n), _TOKENS, **rounding.LOGPROBS) for n in (*within, *beyond)
+            ]
     return answers
 
 
@@ -103,11 +108,15 @@ def _combination(
         prefill, decode, ask = _pair(stack, machine, backend, name)
         answers = [ask(n) for n in (*within, *beyond)]
         few = len(within)
-        facts["equals_stock_within"] = same_tokens(alone[False][:few], answers[:few])
-        if facts["equals_stock_within"] < 1:
-            problems.append(f"within the budget {facts['equals_stock_within']:.3f} of stock's tokens")
+        stock = alone[False][:few]
+        agreement = rounding.compare(
+            stock, answers[:few], lambda number, at: rounding.likely(stock[number], at)
+        )
+        facts.update(agreement.facts("equals_stock_within"))
+        if agreement.wrong:
+            problems.append(f"within the budget not stock's answers: {'; '.join(agreement.wrong)}")
         if len(set(SIDES[name])) == 1:
-            facts["equals_alone_beyond"] = same_tokens(alone[SIDES[name][0]][few:], answers[few:])
+            facts["equals_alone_beyond"] = rounding.same_tokens(alone[SIDES[name][0]][few:], answers[few:])
         with ThreadPoolExecutor(4) as several:
             many = list(several.map(ask, [*beyond, *within, *beyond]))
         facts["requests"] = len(answers) + len(many)

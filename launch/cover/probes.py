@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_hisa.config import PAGE
+from sglang_hisa.launch.cover import rounding
 from sglang_hisa.launch.h100_serve import prompt
 from sglang_hisa.launch.stress import scenes
 from sglang_hisa.server import ServerProcess
@@ -44,16 +45,6 @@ def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[
     return [server.generate(prompt(n, n), count) for n in lengths]
 
 
-def same_tokens(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> float:
-    """Share of the tokens before the first difference."""
-    equal = total = 0
-    for a, b in zip(one, other):
-        pairs = list(zip(a["output_ids"], b["output_ids"]))
-        equal += next((i for i, (x, y) in enumerate(pairs) if x != y), len(pairs))
-        total += len(pairs)
-    return equal / total
-
-
 def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
     """Tokens a verify step; None without speculation."""
     steps = sum(answer["meta_info"].get("spec_verify_ct") or 0 for answer in answers)
@@ -61,13 +52,24 @@ def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def within(pair: Pair) -> None:
-    """Prompts within the budget: HISA answers as stock does, as often as stock repeats itself."""
-    first, again = (_answers(pair.stock, pair.sizes.short, 24) for _ in range(2))
-    ours = _answers(pair.hisa, pair.sizes.short, 24)
-    agree = {"stock_repeats": same_tokens(first, again), "hisa_equals_stock": same_tokens(first, ours)}
-    pair.facts |= agree
-    if agree["hisa_equals_stock"] < agree["stock_repeats"]:
-        pair.problems.append(f"within the budget HISA's answers are not stock's: {agree}")
+    """Prompts within the budget: HISA answers as stock does, but for rounding."""
+    lengths = pair.sizes.short
+    first, again = (_answers(pair.stock, lengths, 24) for _ in range(2))
+    ours = _answers(pair.hisa, lengths, 24)
+
+    def likely_at(number: int, at: int) -> rounding.Likely:
+        # Asked for where answers differ, after the same text: a request for log-probs takes no piecewise
+        # prefill graph and is in no mixed chunk, so the answers themselves are asked for without.
+        text = prompt(lengths[number], lengths[number]) + first[number]["output_ids"][:at]
+        return rounding.likely(pair.stock.generate(text, 1, **rounding.LOGPROBS), 0)
+
+    agreement = rounding.compare(first, ours, likely_at)
+    pair.facts |= {"stock_repeats": rounding.same_tokens(first, again)}
+    pair.facts |= agreement.facts("hisa_equals_stock")
+    if agreement.wrong:
+        pair.problems.append(
+            f"within the budget HISA's answers are not stock's: {'; '.join(agreement.wrong)}"
+        )
     if (drafted := _accepted(first)) is not None:
         pair.facts |= {"stock_tokens_a_step": drafted, "hisa_tokens_a_step": _accepted(ours)}
 

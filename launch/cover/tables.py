@@ -35,7 +35,9 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "stock_tokens_a_step": lambda n: f"{n:.2f} tokens a verify step of stock",
     "hisa_tokens_a_step": lambda n: f"{n:.2f} of HISA",
     "equals_alone_beyond": lambda n: f"beyond the budget {n:.0%} of one server's tokens",
-    "calls": lambda n: f"{n:,} calls, the same choices on both ranks",
+    "gap_nats": lambda n: f"where answers part from stock's, {n:.3f} nats between the two tokens",
+    "calls": lambda n: f"{n:,} calls of the indexer",
+    "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,17 +14,23 @@ from typing import Any, ClassVar
 import pytest
 
 from sglang_hisa.launch.cover import __main__ as cover
-from sglang_hisa.launch.cover import pd, ranks, run
+from sglang_hisa.launch.cover import pd, ranks, rounding, run
 from sglang_hisa.launch.cover.cases import CASES, Case
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.server import ServerFailed, cpu_env
 
 
 class Server:
-    """Answers at once: stock counts on from the prompt's length, and so does HISA unless ``off`` is set."""
+    """Answers at once: stock counts on from the prompt's length, and so does HISA unless ``off`` is set.
+
+    ``tops``: log-probs of the token that stock takes (0) and of those so much above it. ``digests``: a letter
+    for each call of the indexer, of either rank.
+    """
 
     receipt: ClassVar[dict[str, Any]] = {}
-    off, dies, found, stock_receipt, digests, refuses = 0, "", 64, None, "aa", True
+    off, dies, found, stock_receipt, refuses = 0, "", 64, None, True
+    tops: ClassVar[dict[int, float]] = {0: -0.5, 1: -0.75}
+    digests = ("abcde", "abcde")
     started: ClassVar[list[Server]] = []
 
     def __init__(self, flags: list[str], *, env: dict[str, str], log: Path) -> None:
@@ -60,13 +67,19 @@ class Server:
 
     def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
         self.asked += 1
-        for rank, digest in enumerate(self.digests if "RANKS" in self.env else ""):
-            told = {"calls": self.asked, "digest": digest}
+        for rank, digests in enumerate(self.digests if "RANKS" in self.env else ""):
+            told = {"digests": list(digests[: self.asked])}
             (Path(self.env["RANKS"]) / f"{rank}.json").write_text(json.dumps(told))
-        self.rooms += [fields["bootstrap_room"]] if fields else []
+        self.rooms += [fields["bootstrap_room"]] if "bootstrap_room" in fields else []
         start = len(prompt) + (self.off if self.hisa else 0)
         meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
         meta["cached_tokens_details"] = {"host": 64}
+        if fields.get("return_logprob"):
+            assert len(self.tops) <= fields["top_logprobs_num"] and "logprob_start_len" not in fields
+            meta["output_top_logprobs"] = [
+                [[logprob, token + more, None] for more, logprob in self.tops.items()]
+                for token in range(start, start + count)
+            ]
         return {"output_ids": list(range(start, start + count)), "meta_info": meta}
 
     def receipts(self) -> list[dict[str, Any] | None]:
@@ -109,7 +122,7 @@ def test_a_case_that_serves_is_a_row_of_facts(call) -> None:
     assert code == 0 and list(rows) == ["plain", "mtp"]
     facts = rows["mtp"]["facts"]
     assert rows["mtp"]["problems"] == [] and rows["mtp"]["provenance"]["python"]
-    assert facts["stock_repeats"] == facts["hisa_equals_stock"] == 1
+    assert facts["stock_repeats"] == facts["hisa_equals_stock"] == 1 and "gap_nats" not in facts
     assert facts["stock_tokens_a_step"] == facts["hisa_tokens_a_step"] == 3
     assert facts["requests"] == 18 and facts["ranks"][0]["stock_rows"] == {"idle": 2}
     stock, hisa = Server.started[2:]
@@ -135,6 +148,65 @@ def test_what_is_wrong_is_a_problem_and_exit_1(call, server: dict[str, Any], sai
     code, rows = call("hicache", **server)
     assert code == 1 and len(rows["hicache"]["problems"]) == 1
     assert rows["hicache"]["problems"][0].startswith(said)
+
+
+def answer(*tokens: int, **likely: Any) -> dict[str, Any]:
+    """``likely``: log-probs by token id of one position, ``at2={7: -0.5}``; the others are not looked at."""
+    rows = [[[p, t, None] for t, p in likely.get(f"at{i}", {}).items()] for i in range(len(tokens))]
+    return {"output_ids": list(tokens), "meta_info": {"output_top_logprobs": rows}}
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours", "share", "gap", "said"),
+    [
+        (answer(7, 8, 9), answer(7, 8, 9), 1, None, ""),
+        (answer(7, 8, 9, at2={9: -0.50, 5: -0.53}), answer(7, 8, 5), 2 / 3, 0.03, ""),
+        (answer(7, 8, 9, at1={8: -0.0, 6: -0.05}), answer(7, 6, 1), 1 / 3, 0.05, ""),
+        (answer(7, 8, 9, at1={8: -0.52, 6: -0.5}), answer(7, 6, 9), 1 / 3, 0.02, ""),
+        (answer(7, 8, 9, at1={8: -0.5, 6: -0.6}), answer(7, 6, 9), 1 / 3, 0.1, "1: 6 for 8, 0.100 nats"),
+        (answer(7, 8, 9, at1={8: -0.6, 6: -0.5}), answer(7, 6, 9), 1 / 3, 0.1, "1: 6 for 8, 0.100 nats"),
+        (answer(7, 8, at0={7: -0.5, 3: -0.5}), answer(6, 8), 0, None, "0: 6 for 7, and 6 is not among the 2"),
+        (answer(7, 8, at0={6: -0.5, 3: -0.5}), answer(6, 8), 0, None, "0: 6 for 7, and 7 is not among the 2"),
+        (answer(7, 8, at0={7: math.nan, 6: -0.5}), answer(6, 8), 0, math.nan, "0: 6 for 7, nan nats apart"),
+    ],
+)
+def test_a_first_difference_is_rounding_or_more(stock, ours, share: float, gap: float, said: str) -> None:
+    agreement = rounding.compare([stock], [ours], lambda number, at: rounding.likely(stock, at))
+    assert agreement.share == pytest.approx(share)
+    assert agreement.gap == (gap if gap is None else pytest.approx(gap, nan_ok=True))
+    assert len(agreement.wrong) == bool(said) and said in "".join(agreement.wrong)
+
+
+def test_the_largest_gap_of_all_answers_counts() -> None:
+    """Equal ones and what follows a first difference are not looked at."""
+    stock = [
+        answer(1, 2, at1={2: -0.5, 3: -0.51}),
+        answer(4, 5, 6, at0={4: -0.5, 9: -0.54}, at1={5: 0.0, 8: -9.0}),
+        answer(7, 7, at0={7: 0.0, 1: -9.0}),
+        answer(1, 2, at1={2: -0.5, 3: -0.52}),
+    ]
+    ours = [answer(1, 3), answer(9, 8, 6), answer(7, 7), answer(1, 3)]
+    agreement = rounding.compare(stock, ours, lambda number, at: rounding.likely(stock[number], at))
+    assert agreement.facts("equal") == {"equal": pytest.approx(4 / 9), "gap_nats": pytest.approx(0.04)}
+    assert agreement.wrong == []
+
+
+def test_log_probs_are_asked_for_where_answers_differ_and_after_the_same_text(call) -> None:
+    code, rows = call("plain", off=1, tops={0: -0.5, 2: -0.9, 1: -0.51})
+    assert code == 0 and rows["plain"]["problems"] == []
+    assert rows["plain"]["facts"]["gap_nats"] == 0.01 and rows["plain"]["facts"]["hisa_equals_stock"] == 0
+    code, rows = call("plain", off=1, tops={0: -0.5, 2: -0.51})
+    assert code == 1 and "is not among the 2 most likely" in rows["plain"]["problems"][0]
+
+
+@pytest.mark.parametrize(("tops", "wrong"), [({0: -0.5, 1: -0.53}, 0), ({0: -0.5, 2: -0.53}, 1)])
+def test_a_pair_beside_one_server_is_judged_likewise(call, tops: dict[int, float], wrong: int) -> None:
+    code, rows = call("", "--disaggregate", "nixl", off=1, tops=tops)
+    assert code == wrong and [len(row["problems"]) for row in rows.values()] == [0, wrong, wrong, 0]
+    gaps = [row["facts"].get("gap_nats") for row in rows.values()]
+    assert gaps == [None, *[None if wrong else 0.03] * 2, None]
+    assert [row["facts"]["equals_stock_within"] for row in rows.values()] == [1, 0, 0, 1]
+    assert rows["pd-both"]["facts"]["equals_alone_beyond"] == 1
 
 
 def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
@@ -196,7 +268,7 @@ def test_disaggregation(call, server: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("server", "problems"),
-    [({}, (0, 0)), ({"digests": "ab"}, (1, 0)), ({"refuses": False}, (0, 1)), ({"dies": "--tp"}, (1, 1))],
+    [({}, (0, 0)), ({"digests": ("", "")}, (1, 0)), ({"refuses": False}, (0, 1)), ({"dies": "--tp"}, (1, 1))],
 )
 def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple[int, int]) -> None:
     code, rows = call("", "--ranks", "tests/server/ranks", **server)
@@ -205,8 +277,17 @@ def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple
     assert all(s.hisa and s.env["PYTHONPATH"].endswith("/tests/server/ranks") for s in Server.started)
     assert ["RANKS_DIFFER" in s.env for s in Server.started] == [False, True]
     if not any(problems):
-        assert rows["ranks-same"]["facts"]["calls"] == 5
+        facts = rows["ranks-same"]["facts"]
+        assert (facts["calls"], facts["calls_that_differ"]) == (5, 0)
         assert rows["ranks-differ"]["facts"]["message"] == f"{ranks.REFUSAL}: preset\n"
+
+
+@pytest.mark.parametrize(("other", "differ"), [("abxde", 1), ("abcd", 1), ("edcba", 4)])
+def test_calls_in_which_ranks_differ_are_counted(call, other: str, differ: int) -> None:
+    code, rows = call("", "--ranks", "tests/server/ranks", digests=("abcde", other))
+    row = rows["ranks-same"]
+    assert code == 1 and row["facts"]["calls_that_differ"] == differ
+    assert row["problems"] == [f"the ranks chose differently in {differ} of 5 calls"]
 
 
 def test_sglang_knows_the_flags_of_every_case() -> None:

@@ -121,20 +121,23 @@ def shown(case, problems=(), commit="another", **facts):
 def test_cases_are_rows_with_the_sums_of_their_ranks():
     ranks = [receipt(1000, decode=0.25, hicache_load=40), receipt(2345, decode=0.333, hicache_load=2)]
     both = {"ranks": ranks, "hisa_equals_stock": 0.98, "stock_repeats": 0.96, "requests": 48}
+    parted = {"equals_stock_within": 0.9, "gap_nats": 0.01234, "requests": 20}
     rows = [
-        shown("pd-both", equals_stock_within=1.0, requests=20, prefill=receipt(7), decode=receipt(8, 3)),
+        shown("pd-both", **parted, prefill=receipt(7), decode=receipt(8, 3)),
         shown("dp2", tokens_from_host=12345, **both),
         shown("pd-stock", equals_stock_within=1.0, equals_alone_beyond=0.5, requests=20),
-        shown("ranks-same", calls=1234, receipt=receipt(9)),
+        shown("ranks-same", calls=1234, calls_that_differ=0, receipt=receipt(9)),
     ]
     found = {name: list(row.values())[2:] for (name,), row in by(cover.cases(rows), "case").items()}
     assert list(found) == ["`dp2`", "`pd-stock`", "`pd-both`", "`ranks-same`"], "in the order of the cases"
     seen = "12,345 tokens back from the host; 42 summaries rebuilt"
     assert found["`dp2`"] == ["98% (stock again: 96%)", "48", "–", "0.33", "3,345", "0", seen]
-    assert found["`pd-both`"] == ["100%", "20", "–", "0.50", "15", "**3**", "–"]
+    apart = "where answers part from stock's, 0.012 nats between the two tokens"
+    assert found["`pd-both`"] == ["90%", "20", "–", "0.50", "15", "**3**", apart]
     alone = "beyond the budget 50% of one server's tokens"
     assert found["`pd-stock`"] == ["100%", "20", "–", "–", "–", "–", alone], "no HISA, no canary"
-    assert found["`ranks-same`"][4:] == ["9", "0", "1,234 calls, the same choices on both ranks"]
+    chose = "1,234 calls of the indexer; the same choices on both ranks"
+    assert found["`ranks-same`"][4:] == ["9", "0", chose]
 
 
 def test_a_case_that_failed_says_why_and_a_newer_one_is_not_excused():

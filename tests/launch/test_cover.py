@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from sglang_hisa.launch.cover import __main__ as cover
 from sglang_hisa.launch.cover import pd, ranks, rounding, run
@@ -21,14 +23,14 @@ from sglang_hisa.server import ServerFailed, cpu_env
 
 
 class Server:
-    """Answers at once: stock counts on from the prompt's length, and so does HISA unless ``off`` is set.
+    """Answers at once: stock counts on from the prompt's length; HISA too, by ``off`` more from ``parts`` on.
 
     ``tops``: log-probs of the token that stock takes (0) and of those so much above it. ``digests``: a letter
     for each call of the indexer, of either rank.
     """
 
     receipt: ClassVar[dict[str, Any]] = {}
-    off, dies, found, stock_receipt, refuses = 0, "", 64, None, True
+    off, parts, dies, found, stock_receipt, refuses = 0, 0, "", 64, None, True
     tops: ClassVar[dict[int, float]] = {0: -0.5, 1: -0.75}
     digests = ("abcde", "abcde")
     started: ClassVar[list[Server]] = []
@@ -71,16 +73,17 @@ class Server:
             told = {"digests": list(digests[: self.asked])}
             (Path(self.env["RANKS"]) / f"{rank}.json").write_text(json.dumps(told))
         self.rooms += [fields["bootstrap_room"]] if "bootstrap_room" in fields else []
-        start = len(prompt) + (self.off if self.hisa else 0)
+        tokens = list(range(len(prompt), len(prompt) + count))
+        if self.hisa:
+            tokens[self.parts :] = [token + self.off for token in tokens[self.parts :]]
         meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
         meta["cached_tokens_details"] = {"host": 64}
         if fields.get("return_logprob"):
             assert len(self.tops) <= fields["top_logprobs_num"] and "logprob_start_len" not in fields
             meta["output_top_logprobs"] = [
-                [[logprob, token + more, None] for more, logprob in self.tops.items()]
-                for token in range(start, start + count)
+                [[logprob, token + more, None] for more, logprob in self.tops.items()] for token in tokens
             ]
-        return {"output_ids": list(range(start, start + count)), "meta_info": meta}
+        return {"output_ids": tokens, "meta_info": meta}
 
     def receipts(self) -> list[dict[str, Any] | None]:
         if not self.hisa:
@@ -192,9 +195,9 @@ def test_the_largest_gap_of_all_answers_counts() -> None:
 
 
 def test_log_probs_are_asked_for_where_answers_differ_and_after_the_same_text(call) -> None:
-    code, rows = call("plain", off=1, tops={0: -0.5, 2: -0.9, 1: -0.51})
+    code, rows = call("plain", off=1, parts=6, tops={0: -0.5, 2: -0.9, 1: -0.51})
     assert code == 0 and rows["plain"]["problems"] == []
-    assert rows["plain"]["facts"]["gap_nats"] == 0.01 and rows["plain"]["facts"]["hisa_equals_stock"] == 0
+    assert rows["plain"]["facts"]["gap_nats"] == 0.01 and rows["plain"]["facts"]["hisa_equals_stock"] == 0.25
     code, rows = call("plain", off=1, tops={0: -0.5, 2: -0.51})
     assert code == 1 and "is not among the 2 most likely" in rows["plain"]["problems"][0]
 
@@ -280,6 +283,20 @@ def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple
         facts = rows["ranks-same"]["facts"]
         assert (facts["calls"], facts["calls_that_differ"]) == (5, 0)
         assert rows["ranks-differ"]["facts"]["message"] == f"{ranks.REFUSAL}: preset\n"
+
+
+def test_a_rank_is_told_by_what_each_row_chose_in_whatever_order() -> None:
+    spec = importlib.util.spec_from_file_location("hisa_ranks", "tests/server/ranks/hisa_ranks.py")
+    assert spec and spec.loader
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+
+    def told(*rows: list[int]) -> str:
+        return str(plugin.digest(torch.tensor(rows, dtype=torch.int32)))
+
+    one = told([3, 1, 2], [5, -1, 4])
+    assert len(one) == 16 and told([1, 2, 3], [4, 5, -1]) == one
+    assert one not in (told([3, 1, 2], [5, -1, 6]), told([5, -1, 4], [3, 1, 2]), told([3, 1, 2]))
 
 
 @pytest.mark.parametrize(("other", "differ"), [("abxde", 1), ("abcd", 1), ("edcba", 4)])

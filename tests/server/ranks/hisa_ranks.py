@@ -12,6 +12,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 
+def digest(chosen):
+    """Of the tokens of each row, int32 ``[rows, index_topk]``, in whatever order: a fused top-k kernel writes
+    them as its threads come."""
+    rows = chosen.sort(dim=-1).values.cpu().numpy()
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+
+
 def register():
     from sglang.srt.layers.attention.dsa import dsa_indexer
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -31,9 +38,7 @@ def register():
 
     def select(*args, **kwargs):
         chosen = choose(*args, **kwargs)
-        # Sorted: a fused top-k kernel writes a row's tokens in whatever order its threads come.
-        rows = chosen.sort(dim=-1).values.cpu().numpy()
-        digests.append(hashlib.sha256(rows.tobytes()).hexdigest()[:16])
+        digests.append(digest(chosen))
         counts["calls"] += 1
         tell()
         return chosen

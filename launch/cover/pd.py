@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -29,14 +29,12 @@ CASE = Case("disaggregated prefill")
 _TOKENS = 24
 
 Ask = Callable[[int], Mapping[str, Any]]
+Answers = dict[bool, list[Mapping[str, Any]]]
 
 
 def _start(stack: ExitStack, machine: Machine, name: str, hisa: bool, gpu: int, *flags: str) -> ServerProcess:
     """A server on one GPU, until ``stack`` ends; not ready yet."""
-    model = machine.models / "pd"
-    if not model.exists():  # once: another server may be reading it
-        machine.write_model(CASE, model)
-    given = machine.flags(CASE, model)
+    given = machine.flags(CASE, machine.models / "pd")
     if not machine.cpu:
         given += ["--base-gpu-id", str(gpu)]
     env, log = machine.server_env(CASE, hisa), machine.logs / f"cover-{name}.log"
@@ -74,11 +72,11 @@ def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
     return sizes.short, [sizes.longest - 64 * i - i for i in range(4)]
 
 
-def _alone(machine: Machine) -> dict[bool, list[Mapping[str, Any]]]:
+def _alone(machine: Machine) -> Answers:
     """Answers of a stock (False) and a HISA server to all prompts, one at a time, with log-probs: the servers
     are gone when a pair is there to compare. No prefill graph of this case is lost by them."""
     within, beyond = _lengths(machine)
-    answers: dict[bool, list[Mapping[str, Any]]] = {}
+    answers: Answers = {}
     with ExitStack() as stack:
         started = {
             hisa: _start(stack, machine, f"pd-alone-{ARM[hisa]}", hisa, gpu=int(hisa))
@@ -96,13 +94,12 @@ def _combination(
     machine: Machine,
     backend: str,
     name: str,
-    alone: dict[bool, list[Mapping[str, Any]]],
+    alone_later: Future[Answers],
     facts: dict[str, Any],
     problems: list[str],
 ) -> None:
-    """One of ``SIDES``; ``alone`` is asked for first where nobody has yet."""
-    if not alone:
-        alone.update(_alone(machine))
+    """One of ``SIDES``, against the answers of one server alone."""
+    alone = alone_later.result()
     within, beyond = _lengths(machine)
     with ExitStack() as stack:
         prefill, decode, ask = _pair(stack, machine, backend, name)
@@ -129,9 +126,14 @@ def _combination(
 
 
 def run_pd(machine: Machine, backend: str, save: Callable[[dict[str, Any]], None]) -> None:
-    """Rows of all of ``SIDES``, each saved as soon as it is there."""
-    alone: dict[bool, list[Mapping[str, Any]]] = {}
-    for name, (prefill, decode) in SIDES.items():
-        shows = f"prefill {ARM[prefill]}, decode {ARM[decode]}, {backend}"
-        probe = partial(_combination, machine, backend, name, alone)
-        save(row_of(name, Case(shows), machine, probe))
+    """Rows of all of ``SIDES``, each saved as soon as it is there. On GPUs all start at once."""
+    machine.write_model(CASE, machine.models / "pd")
+    with ThreadPoolExecutor(1 if machine.cpu else 1 + len(SIDES)) as pool:
+        alone = pool.submit(_alone, machine)
+        rows = []
+        for name, (prefill, decode) in SIDES.items():
+            shows = f"prefill {ARM[prefill]}, decode {ARM[decode]}, {backend}"
+            probe = partial(_combination, machine, backend, name, alone)
+            rows.append(pool.submit(row_of, name, Case(shows), machine, probe))
+        for row in as_completed(rows):
+            save(row.result())

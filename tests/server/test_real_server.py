@@ -162,7 +162,14 @@ def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
 
 def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
     """The kernels that a GPU compiles, run by Triton's interpreter inside the server."""
-    hisa = {**SMALL, "kernels": "triton", "decode_tokens": 192, "prefill_tokens": 192, "summary": "salient"}
+    hisa = {
+        **SMALL,
+        "kernels": "triton",
+        "decode_tokens": 192,
+        "prefill_tokens": 192,
+        "summary": "salient",
+        "prefill_group": 1,
+    }
     with watched(tmp_path, tiny, hisa) as (server, counts):
         server.generate(text(261, 9), 4)
         assert_right(counts(), rows=700, pruned=True)

@@ -228,8 +228,8 @@ def pick_pages(
 ) -> None:
     """Write each row's candidate page table, its own block last, padded with page 0.
 
-    A row that keeps all its blocks has them ascending; of the others a decode step of few rows has the best
-    first, and the rest ascending.
+    Blocks are ascending, but in a decode step of few rows those between the sink and the local ones are the
+    best first.
 
     Args:
         scores: fp32 ``[rows, blocks]`` of :func:`coarse_scores`; ties go to the earlier block.
@@ -263,6 +263,7 @@ def pick_pages(
         return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
+    fewest = settings.pick_warps if rows <= 256 else settings.pick_warps_many
     _pick_kernel[(triton.cdiv(rows, group),)](
         scores,
         lengths,
@@ -290,6 +291,6 @@ def pick_pages(
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=16 if blocks > 8192 else settings.pick_warps if rows <= 256 else settings.pick_warps_many,
+        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // settings.pick_blocks)),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -1,7 +1,8 @@
 """Pick for few rows: a block's rank is the number of blocks before it in the order, found by counting.
 
 One program would search a row's threshold on one multiprocessor while the others idle. Here many programs
-share a row: each compares its own blocks with all of them, and a block's rank is its place in the table.
+share a row: each compares its own blocks with all of them, and a block's rank gives its place in the table.
+Sink blocks come first and local ones last, as in an ascending row: models may boost the tokens at both ends.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _rank_kernel(
         found = tl.load(table + page, mask=(own < earlier)[:, None], other=0)
         if OVERLAP and EARLY:
             gdc_wait()
-        rank = own
+        rank, place = own, own
         if pick < earlier:
             step = tl.arange(0, CHUNK)
             row_of = (earlier, length, sink_blocks, local_tokens, BLOCK)
@@ -100,7 +101,12 @@ def _rank_kernel(
                     sooner = (start + step)[None, :] < own[:, None]
                     rank += _larger(other, mine[:, None] - sooner.to(tl.uint32))
                 other = ahead
-        to = rank[:, None] * PER_BLOCK + part[None, :]
+            # Ahead of all others are the sink blocks and, behind those, the local ones.
+            local = tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier)
+            local = tl.maximum(local, sink_blocks)
+            late = tl.where(own >= local, pick - earlier + own, rank - tl.maximum(earlier - local, 0))
+            place = tl.where(own < sink_blocks, own, late)
+        to = place[:, None] * PER_BLOCK + part[None, :]
         write = ((own < earlier) & (rank < pick))[:, None] & (to < width)
         tl.store(physical + to, found, mask=write)
         if LOGICAL:
@@ -127,7 +133,7 @@ def rank_pages(
     early: bool,
     settings: Settings,
 ) -> None:
-    """:func:`sglang_hisa.kernels.pick_pages` of rows with a table row each: the same pages, the best first.
+    """:func:`sglang_hisa.kernels.pick_pages` of rows with a table row each: the same pages in another order.
 
     Programs beyond a row's length end at once, so the bound of a graph costs little.
     """

@@ -1,4 +1,7 @@
-"""How kernels are launched, by GPU. ``hisa bench tune`` measures them; change the table from its record."""
+"""How kernels are launched, by GPU: the table that ``hisa bench tune`` is for.
+
+The defaults are those of an H100 (``launch/results/tune-h100.json``); an H200 has the same multiprocessors.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,32 @@ import torch
 class Settings:
     """Sizes of programs; none changes what a kernel computes."""
 
-    coarse_pages: int = 64
+    coarse_pages: int = 128
     """Summaries that a program of the coarse filter scores at a time."""
-    coarse_warps: int = 4
-    coarse_programs: int = 1024
-    """Programs that the chip holds at once, about: more work than that loops inside them."""
-    rank_pairs: int = 1 << 26
+    coarse_warps: int = 8
+    coarse_programs: int = 4096
+    """Programs beyond which a program scores several tiles, one after the other."""
+    rank_pairs: int = 1 << 22
     """Rows x blocks x blocks up to which blocks are ranked by counting (:mod:`sglang_hisa.kernels.rank`)."""
-    rank_tile: int = 16
+    rank_tile: int = 4
     """Blocks that a program ranks."""
     rank_chunk: int = 1024
     """Blocks that they are compared with at a time."""
-    rank_warps: int = 8
-    pick_warps: int = 8
-    """Warps of a row's pick in steps of at most 256 rows."""
-    pick_warps_many: int = 4
-    refine_pages: int = 2
+    rank_warps: int = 4
+    pick_blocks: int = 512
+    """Blocks of a row that a warp of its search holds, up to 8 warps."""
+    pick_warps: int = 4
+    """Fewest warps of a row's search in steps of at most 256 rows."""
+    pick_warps_many: int = 2
+    """The same in larger steps, which fill the chip with rows."""
+    refine_pages: int = 1
     """Pages of a program of the Triton refine kernel in small steps, which need many programs."""
-    refine_pages_many: int = 8
+    refine_pages_many: int = 32
     """The same in large ones, which would rather load the queries once."""
     refine_warps: int = 4
     refine_warps_many: int = 4
-    refine_stages: int = 3
-    """Loads in flight of the refine kernel."""
+    refine_stages: int = 2
+    """Loads in flight of the refine kernel, and the product that uses them."""
 
 
 DEFAULT = Settings()

@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, seal
+from sglang_hisa.kernels.settings import DEFAULT
 
 POINTERS = {
     **dict.fromkeys(("q_ptr", "key_ptr", "raw_key_ptr"), "*fp8e4nv"),
@@ -33,7 +34,13 @@ PAGES = {"PAGE": 64, "DIM": 128, "KEY_BYTES": 8192}
 
 
 def coarse_form(**given):
-    return {**PAGES, "HEADS": 64, "BLOCKS": 64 // given["PER_BLOCK"], "SALIENT": False, **given}
+    return {
+        **PAGES,
+        "HEADS": 64,
+        "BLOCKS": DEFAULT.coarse_pages // given["PER_BLOCK"],
+        "SALIENT": False,
+        **given,
+    }
 
 
 def pick_form(blocks, **given):
@@ -42,24 +49,36 @@ def pick_form(blocks, **given):
 
 
 def rank_form(**given):
-    sizes = {"PAGE": 64, "TILE": 16, "CHUNK": 1024, "WIDTH": 256}
+    sizes = {"PAGE": 64, "TILE": DEFAULT.rank_tile, "CHUNK": DEFAULT.rank_chunk, "WIDTH": 256}
     return {**sizes, "LOGICAL": False, "OVERLAP": True, **given}
 
 
 DECODE = {"MAPPED": False, "OVERLAP": True}
 PREFILL = {"MAPPED": True, "OVERLAP": False}
 FORMS = {
-    "coarse, decode": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=1, TILES=1, SEAL=True, **DECODE)),
+    "coarse, decode": (
+        coarse._coarse_kernel,
+        DEFAULT.coarse_warps,
+        coarse_form(PER_BLOCK=1, TILES=1, SEAL=True, **DECODE),
+    ),
     "coarse, decode, blocks of 128": (
-        *(coarse._coarse_kernel, 4),
+        *(coarse._coarse_kernel, DEFAULT.coarse_warps),
         coarse_form(PER_BLOCK=2, TILES=1, SEAL=True, **DECODE),
     ),
     "coarse, decode, many rows": (
-        *(coarse._coarse_kernel, 4),
+        *(coarse._coarse_kernel, DEFAULT.coarse_warps),
         coarse_form(PER_BLOCK=1, TILES=4, SEAL=True, **DECODE),
     ),
-    "coarse, verify": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=1, TILES=1, SEAL=False, **DECODE)),
-    "coarse, prefill": (coarse._coarse_kernel, 4, coarse_form(PER_BLOCK=4, TILES=8, SEAL=False, **PREFILL)),
+    "coarse, verify": (
+        coarse._coarse_kernel,
+        DEFAULT.coarse_warps,
+        coarse_form(PER_BLOCK=1, TILES=1, SEAL=False, **DECODE),
+    ),
+    "coarse, prefill": (
+        coarse._coarse_kernel,
+        DEFAULT.coarse_warps,
+        coarse_form(PER_BLOCK=4, TILES=8, SEAL=False, **PREFILL),
+    ),
     "pick, decode": (pick._pick_kernel, 8, pick_form(4096, PER_BLOCK=1, GROUP=1, EARLY=True, **DECODE)),
     "pick, decode, blocks of 128": (
         *(pick._pick_kernel, 8),
@@ -68,11 +87,14 @@ FORMS = {
     "pick, verify": (pick._pick_kernel, 8, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
     "pick, prefill": (pick._pick_kernel, 4, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
     "pick, pairs": (pick._pick_kernel, 4, pick_form(1024, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
-    "rank, decode": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=1, EARLY=True)),
-    "rank, decode, blocks of 128": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=2, EARLY=True)),
-    "rank, verify": (*(rank._rank_kernel, 8), rank_form(PER_BLOCK=1, EARLY=False)),
-    "refine": (refine._refine_kernel, 4, {**PAGES, "GROUP": 1, "HEADS": 64, "PAGES": 8}),
-    "refine, pairs": (refine._refine_kernel, 4, {**PAGES, "GROUP": 2, "HEADS": 64, "PAGES": 8}),
+    "rank, decode": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=True)),
+    "rank, decode, blocks of 128": (
+        *(rank._rank_kernel, DEFAULT.rank_warps),
+        rank_form(PER_BLOCK=2, EARLY=True),
+    ),
+    "rank, verify": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=False)),
+    "refine": (refine._refine_kernel, 4, {**PAGES, "GROUP": 1, "HEADS": 64, "PAGES": 32}),
+    "refine, pairs": (refine._refine_kernel, 4, {**PAGES, "GROUP": 2, "HEADS": 64, "PAGES": 32}),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
     "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
     "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),

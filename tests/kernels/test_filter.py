@@ -13,8 +13,8 @@ from sglang_hisa.kernels.settings import DEFAULT
 from .conftest import make_case
 
 SEARCH = replace(DEFAULT, rank_pairs=0)
-COUNT = replace(DEFAULT, rank_pairs=1 << 40)
-COUNT_SMALL = replace(COUNT, rank_tile=8, rank_chunk=16, rank_warps=4, coarse_pages=32)
+COUNT = replace(DEFAULT, rank_pairs=1 << 40, rank_tile=32)  # few programs, for the interpreter's sake
+COUNT_SMALL = replace(COUNT, rank_tile=4, rank_chunk=16, coarse_pages=32)
 WAYS = pytest.mark.parametrize("settings", [SEARCH, COUNT], ids=["search", "count"])
 """A row's threshold searched by one program, and its blocks ranked by many."""
 WAYS_OF_FEW = pytest.mark.parametrize(
@@ -120,6 +120,9 @@ def test_forced_blocks_and_order(device, sink, local, settings):
             continue
         last = (length - 1) // PAGE
         assert kept[-1] == last, "the row's own page comes last"
+        first_local = max(max(length - local, 0) // PAGE, min(sink, last))
+        assert kept[:sink] == list(range(min(sink, last + 1))), "sink pages lead"
+        assert kept[first_local - last - 1 :] == list(range(first_local, last + 1)), "local pages end the row"
         assert set(range(min(sink, last))) <= set(kept)
         assert set(range(max(length - local, 0) // PAGE, last + 1)) <= set(kept)
         assert physical[row, :pages].tolist() == case.table[row, kept].tolist()

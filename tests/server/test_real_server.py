@@ -16,6 +16,7 @@ SMALL = {
     "decode_tokens": 320,  # as prefill: a mixed step's decode rows look like prefill rows to the oracle
     "decode_fraction": 0.0,
     "prefill_tokens": 320,
+    "prefill_group": 1,  # the tests of rows in pairs say so
     "prefill_fraction": 0.0,
     "dense_last_chunk": False,
 }

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of two pages of docs from launch/results, so that no figure is typed in.
+"""Write the tables of README, docs and kernel notes from launch/results, so that no figure is typed in.
 
 python -m sglang_hisa.launch.tables          rewrite them
 python -m sglang_hisa.launch.tables --check  exit 1 if it would change
@@ -99,6 +99,72 @@ def prefill() -> str:
         )
     head = ["context", "rows", "budget", "stock", "HISA", ""]
     return table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
+
+
+GOALS = (
+    *(("decode", 1, f"{c}K", goal) for c, goal in ((64, 1.3), (128, 1.7), (256, 2.4))),
+    *(("decode", 16, f"{c}K", goal) for c, goal in ((64, 3.2), (128, 5.2), (256, 8.0))),
+    *(("decode", 64, f"{c}K", goal) for c, goal in ((64, 5.0), (128, 9.0), (256, 15.0))),
+    *(("prefill", 8, f"{c}K", goal) for c, goal in ((32, 3.0), (64, 6.0), (128, 12.0))),
+    *(("prefill", "L/4", f"{c}K", goal) for c, goal in ((64, 3.3), (128, 3.8))),
+)
+"""Phase, rows of a decode step or budget of a prefill chunk, context, speed-up that was aimed at."""
+
+
+def goals() -> str:
+    """What was aimed at beside what was measured: two block sizes, the newest stock top-k in both arms."""
+    record, newer = _load("kernels-h100.json"), _load("kernels-h100-0.5.23.json")
+
+    def found(source: dict[str, Any], phase: str, size: Any, context: int, block: int) -> str:
+        for row in totals(source, phase, block):
+            budget = context // 4 if size == "L/4" else 8192
+            same = row["batch"] == size if phase == "decode" else row["rows"] == 8192 and group_of(row) == 2
+            if same and (row["context"], row["budget"]) == (context, budget):
+                return f"{row['speedup']:.2f}×"
+        return "–"
+
+    out = []
+    for phase, size, context, goal in GOALS:
+        what = f"decode, B={size}" if phase == "decode" else f"prefill, budget {size}{'K' * (size == 8)}"
+        at = (phase, size, int(context[:-1]) * K)
+        cells = [found(record, *at, 64), found(record, *at, 128), found(newer, *at, 128)]
+        out.append([what, context, f"{goal}×", *cells])
+    head = ["", "context", "goal", "block 64", "block 128", "block 128, top-k of 0.5.23"]
+    origins = [_source(record, "kernels-h100.json"), _source(newer, "kernels-h100-0.5.23.json")]
+    return "\n\n".join((table(head, out), *origins))
+
+
+def pairs() -> str:
+    """Answers with prefill rows that choose alone and in pairs, of two records."""
+    rows = []
+    for name, arms in (
+        ("quality-pairs.json", {"paper": ("paper", 1), "paper2": ("paper", 2)}),
+        (
+            "quality-pairs-4to1.json",
+            {
+                "alone": ("paper-4to1", 1),
+                "pairs": ("paper-4to1", 2),
+                "alone8": ("paper-4to1, block 64", 1),
+                "pairs8": ("paper-4to1, block 64", 2),
+            },
+        ),
+    ):
+        found = _load(name)["rows"]
+        contexts = sorted({r["context"] for r in found})
+        for arm, (setting, group) in arms.items():
+            for context in contexts:
+                mine = [r for r in found if (r["arm"], r["context"]) == (arm, context)]
+                asked, lost = sum(r["n"] for r in mine), sum(r["lost"] for r in mine)
+                rows.append([f"`{setting}`", f"{context // K}K", str(group), str(asked), str(lost)])
+    rows.sort(key=lambda row: (row[0], int(row[1][:-1]), row[2]))
+    head = ["setting", "context", "`prefill_group`", "questions", "lost against stock"]
+    origins = [_source(_load(name), name) for name in ("quality-pairs.json", "quality-pairs-4to1.json")]
+    return "\n\n".join((table(head, rows), *origins))
+
+
+def ab_h100() -> str:
+    """One GPU's share under TP 8 on an H100, with prefill rows in pairs."""
+    return _ab("ab-v32-tp8-rank-h100-paper")
 
 
 def _ab(*folders: str) -> str:
@@ -236,7 +302,10 @@ def stress_kl() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "ab": ab,
+    "ab_h100": ab_h100,
     "ab_tp2": ab_tp2,
+    "goals": goals,
+    "pairs": pairs,
     "serve": serve,
     "decode": decode,
     "prefill": prefill,
@@ -251,7 +320,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-PAGES = ("README.md", "docs/quality.md", "docs/reliability.md")
+PAGES = ("README.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

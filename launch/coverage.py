@@ -96,6 +96,7 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "top-k of FlashInfer, deterministic",
         ("tests/patches/test_topk_options.py::test_deterministic_top_k_of_flashinfer",),
+        cases=("flashinfer-topk",),
     ),
     Coverage(
         V32,

@@ -11,7 +11,7 @@
 #   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
 #   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
 #   salient     salient summaries against the mean                -> OUT/ab-salient
-#   pairs       prefill rows that choose in pairs, 8K to 128K     -> OUT/ab-pairs
+#   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
@@ -22,16 +22,17 @@
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
-#   tests       the kernel tests that need a GPU
+#   tune        launch settings of our kernels                    -> OUT/tune-h100.json
+#   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
 #
 # Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
 # more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
 # made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,28p' "$0" >&2; exit 2; }
+usage() { sed -n '2,29p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
-[ -n "$out" ] || [ "$step" = tests ] || usage
+[ -n "$out" ] || usage
 python=${PYTHON:-python3}
 hisa=("$python" -m sglang_hisa.cli)
 export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
@@ -61,8 +62,8 @@ case $step in
     --cells '8k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
   salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
     --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,pairs \
-    --arm 'pairs={"preset": "paper", "prefill_group": 2}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
+  pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
+    --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k ;;
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
   stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
@@ -78,7 +79,15 @@ case $step in
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
   serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
-  kernels) "${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36 ;;
-  tests) "$python" -m pytest -m gpu tests/kernels ;;
+  kernels)
+    record=("${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36)
+    "${record[@]}" --blocks 64 128
+    "${record[@]}" --budgets 16384 L/4 --blocks 64 128 --decode-contexts 65536 131072 262144 --batches 1 16 64 \
+      --prefill-contexts 65536 131072
+    "${record[@]}" --heads 32 --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 131072
+    "${record[@]}" --refine triton --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 65536 131072
+    "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072 ;;
+  tune) "${hisa[@]}" bench tune --out "$out/tune-h100.json" ;;
+  tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
   *) usage ;;
 esac

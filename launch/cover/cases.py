@@ -81,6 +81,12 @@ CASES: dict[str, Case] = {
         ("--dsa-topk-backend", "torch"),
         env={"SGLANG_DSA_FUSE_TOPK": "0"},  # it has no fused form; stock ends at start
     ),
+    "flashinfer-topk": Case(
+        "top-k of FlashInfer, deterministic",
+        ("--dsa-topk-backend", "flashinfer"),
+        tiny=None,
+        env={"SGLANG_DSA_TOPK_FLASHINFER_DETERMINISTIC": "1"},
+    ),
     "prefill-breakable": Case("breakable prefill graphs", (PREFILL_GRAPH, "breakable"), tiny=None),
     "prefill-piecewise": Case(
         "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=(V17,)

@@ -20,8 +20,9 @@ class Settings:
     coarse_warps: int = 8
     coarse_programs: int = 4096
     """Programs beyond which a program scores several tiles, one after the other."""
-    rank_pairs: int = 1 << 22
-    """Rows x blocks x blocks up to which blocks are ranked by counting (:mod:`sglang_hisa.kernels.rank`)."""
+    rank_pairs: int = 2560 * 2560
+    """Rows x blocks x blocks up to which blocks are ranked by counting (:mod:`sglang_hisa.kernels.rank`): one
+    row of 160K tokens, DeepSeek-V3.2's longest. Blocks are those of a graph's bound."""
     rank_tile: int = 4
     """Blocks that a program ranks."""
     rank_chunk: int = 1024

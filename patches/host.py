@@ -96,7 +96,7 @@ class SglangHost:
 
     def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
         # Init tokens lead and local tokens end a candidate row as they do the whole row, because the
-        # sink and local blocks that hold them are always kept and pages stay in ascending order.
+        # sink and local blocks that hold them are always kept, and stand there in ascending order.
         self._indexer._mask_init_and_local_tokens(logits, lengths)
 
     def topk_plan(self, lengths: torch.Tensor) -> Any:

@@ -14,17 +14,8 @@ Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 NOTES = {
-    ("43da4bff9be3", "shared-layers"): (
-        "the port that SGLang chose for its ranks' rendezvous was taken, with many servers on one machine "
-        "(ports are named now); to be run again"
-    ),
-    ("43da4bff9be3", "mtp"): (
-        "SGLang's fused draft norm, stock's too, wants a hidden size above 256 that is a multiple of 256, "
-        "and the case's model had 128 (it has 512 now); to be run again"
-    ),
-    ("43da4bff9be3", "1m"): (
-        "times are not shown: the canary read the keys of every summary, so they say nothing of HISA; "
-        "to be run again"
+    ("1a56897cf0c5+tuned", "1m"): (
+        "times are not shown: other servers ran on the same GPU, so they say nothing of HISA; to be run again"
     ),
 }
 """What is known of a case's row of a commit; the records themselves are left as they were made."""

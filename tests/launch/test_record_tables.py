@@ -141,11 +141,11 @@ def test_cases_are_rows_with_the_sums_of_their_ranks():
 
 
 def test_a_case_that_failed_says_why_and_a_newer_one_is_not_excused():
-    rows = [shown("mtp", ["Failed: _x_"]), shown("shared-layers", ["Failed"], "43da4bff9be3", ranks=[{}])]
+    rows = [shown("mtp", ["Failed: _x_"]), shown("1m", ["Failed"], "1a56897cf0c5+tuned", ranks=[{}])]
     found = {name: list(row.values())[2:] for (name,), row in by(cover.cases(rows), "case").items()}
     assert found["`mtp`"] == [*["–"] * 6, "**not right**: Failed: \\_x\\_"]
-    note = cover.NOTES["43da4bff9be3", "shared-layers"]
-    assert found["`shared-layers`"] == [*["–"] * 6, f"**not right**: Failed; {note}"]
+    note = cover.NOTES["1a56897cf0c5+tuned", "1m"]
+    assert found["`1m`"] == [*["–"] * 6, f"**not right**: Failed; {note}"]
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -68,6 +68,7 @@ def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
     again = {**next(r for r in report.totals(kept, phase)), "hisa_us": 12345.0}
     kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}]
     rows = report.totals(kept, phase)
-    cells = [(r["context"], r["batch" if phase == "decode" else "rows"], r["budget"]) for r in rows]
+    size = "batch" if phase == "decode" else "rows"
+    cells = [(r["context"], r[size], r["budget"], report.group_of(r)) for r in rows]
     assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
     assert [r["hisa_us"] for r in rows].count(12345.0) == 1

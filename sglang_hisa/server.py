@@ -73,13 +73,14 @@ def free_port() -> int:
     a server binds its port seconds later, and a client must not have got it in between.
     """
     for port in random.sample(range(20000, 32000), 200):
+        if not _reserve(port):  # first: a port tried by two at once would look taken to one of them
+            continue
         with socket.socket() as sock:
             try:
                 sock.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if _reserve(port):
-            return port
+        return port
     raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 
 

@@ -19,10 +19,9 @@ from sglang_hisa.kernels.tables import block_keys, write_own_block
 
 @triton.jit
 def _keys(score, block, earlier, length, sink_blocks, local_tokens, BLOCK: tl.constexpr):
-    """Keys of ``block``, uint32 of its shape; 1 at least where there is a block, else 0."""
+    """Keys of ``block``, uint32 of its shape."""
     value = tl.load(score + block, mask=block < earlier, other=0.0)
-    key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
-    return tl.where(block < earlier, tl.maximum(key, 1), 0)
+    return block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
 
 
 @triton.jit
@@ -101,10 +100,10 @@ def _rank_kernel(
                     sooner = (start + step)[None, :] < own[:, None]
                     rank += _larger(other, mine[:, None] - sooner.to(tl.uint32))
                 other = ahead
-            # Ahead of all others are the sink blocks and, behind those, the local ones.
+            # Ahead of all others are the sink blocks, fewer than ``earlier`` here, and then the local ones.
             local = tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier)
             local = tl.maximum(local, sink_blocks)
-            late = tl.where(own >= local, pick - earlier + own, rank - tl.maximum(earlier - local, 0))
+            late = tl.where(own >= local, pick - earlier + own, rank - (earlier - local))
             place = tl.where(own < sink_blocks, own, late)
         to = place[:, None] * PER_BLOCK + part[None, :]
         write = ((own < earlier) & (rank < pick))[:, None] & (to < width)

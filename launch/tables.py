@@ -101,34 +101,35 @@ def prefill() -> str:
     return table(head, out) + "\n\n" + _source(record, "kernels-h100.json")
 
 
-GOALS = (
-    *(("decode", 1, f"{c}K", goal) for c, goal in ((64, 1.3), (128, 1.7), (256, 2.4))),
-    *(("decode", 16, f"{c}K", goal) for c, goal in ((64, 3.2), (128, 5.2), (256, 8.0))),
-    *(("decode", 64, f"{c}K", goal) for c, goal in ((64, 5.0), (128, 9.0), (256, 15.0))),
-    *(("prefill", 8, f"{c}K", goal) for c, goal in ((32, 3.0), (64, 6.0), (128, 12.0))),
-    *(("prefill", "L/4", f"{c}K", goal) for c, goal in ((64, 3.3), (128, 3.8))),
+GOALS: tuple[tuple[str, int | str, dict[int, float]], ...] = (
+    ("decode", 1, {64: 1.3, 128: 1.7, 256: 2.4}),
+    ("decode", 16, {64: 3.2, 128: 5.2, 256: 8.0}),
+    ("decode", 64, {64: 5.0, 128: 9.0, 256: 15.0}),
+    ("prefill", "8K", {32: 3.0, 64: 6.0, 128: 12.0}),
+    ("prefill", "L/4", {64: 3.3, 128: 3.8}),
 )
-"""Phase, rows of a decode step or budget of a prefill chunk, context, speed-up that was aimed at."""
+"""Phase, rows of a decode step or budget of a prefill chunk, speed-up aimed at by context in K tokens."""
 
 
 def goals() -> str:
     """What was aimed at beside what was measured: two block sizes, the newest stock top-k in both arms."""
     record, newer = _load("kernels-h100.json"), _load("kernels-h100-0.5.23.json")
 
-    def found(source: dict[str, Any], phase: str, size: Any, context: int, block: int) -> str:
-        for row in totals(source, phase, block):
-            budget = context // 4 if size == "L/4" else 8192
+    def found(kept: dict[str, Any], phase: str, size: int | str, context: int, block: int) -> str:
+        budget = context // 4 if size == "L/4" else 8 * K
+        for row in totals(kept, phase, block):
             same = row["batch"] == size if phase == "decode" else row["rows"] == 8192 and group_of(row) == 2
             if same and (row["context"], row["budget"]) == (context, budget):
                 return f"{row['speedup']:.2f}×"
         return "–"
 
     out = []
-    for phase, size, context, goal in GOALS:
-        what = f"decode, B={size}" if phase == "decode" else f"prefill, budget {size}{'K' * (size == 8)}"
-        at = (phase, size, int(context[:-1]) * K)
-        cells = [found(record, *at, 64), found(record, *at, 128), found(newer, *at, 128)]
-        out.append([what, context, f"{goal}×", *cells])
+    for phase, size, by_context in GOALS:
+        what = f"decode, B={size}" if phase == "decode" else f"prefill, budget {size}"
+        for thousands, goal in by_context.items():
+            at = (phase, size, thousands * K)
+            cells = [found(record, *at, 64), found(record, *at, 128), found(newer, *at, 128)]
+            out.append([what, f"{thousands}K", f"{goal}×", *cells])
     head = ["", "context", "goal", "block 64", "block 128", "block 128, top-k of 0.5.23"]
     origins = [_source(record, "kernels-h100.json"), _source(newer, "kernels-h100-0.5.23.json")]
     return "\n\n".join((table(head, out), *origins))

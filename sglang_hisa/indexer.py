@@ -17,6 +17,7 @@ from sglang_hisa import kernels, pairs
 from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
+from sglang_hisa.kernels.settings import Settings
 from sglang_hisa.summaries import LayerSummaries
 
 OVERLAP_ROWS = 1024
@@ -291,8 +292,12 @@ def token_logits(
     physical: torch.Tensor,
     host: Host,
     backend: str,
+    settings: Settings | None = None,
 ) -> torch.Tensor:
-    """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``; see :func:`candidates`."""
+    """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``; see :func:`candidates`.
+
+    ``settings``: how our own kernel is launched; None: as the device wants it.
+    """
     rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
     width = plan.rows.width * PAGE
     if plan.refine == "deepgemm":
@@ -307,7 +312,7 @@ def token_logits(
         )[:rows]
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
     pages = (layer.index_k, physical, chunk.candidates)
-    kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group)
+    kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group, settings=settings)
     return logits
 
 

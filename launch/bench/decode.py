@@ -44,7 +44,7 @@ class Step:
     def __init__(
         self, cache: Cache, context: int, batch: int, heads: int, config: Config, refine: str
     ) -> None:
-        self.config, self.batch, self.layer = config, batch, cache.layer
+        self.config, self.layer = config, cache.layer
         self.host = bench_host(TOPK)
         self.rule = make_rule(config, "decode", TOPK, 0, 0)
         self.pages = -(-context // PAGE)
@@ -101,14 +101,8 @@ class Step:
         )
 
     def refine(self, i: int, settings: Settings | None = None) -> torch.Tensor:
-        plan, pages = self.plans[0], self.physical[i]
-        if settings is not None:  # those of our own kernel
-            shape = (self.batch, plan.rows.width * PAGE)
-            logits = torch.empty(shape, dtype=torch.float32, device="cuda")
-            chosen = (self.layer.index_k, pages, self.chunk.candidates)
-            kernels.refine_logits(self.q, self.weights, *chosen, logits, "triton", settings=settings)
-            return logits
-        return token_logits(self.q, self.weights, self.layer, plan, self.chunk, pages, self.host, "triton")
+        chosen = (self.plans[0], self.chunk, self.physical[i])
+        return token_logits(self.q, self.weights, self.layer, *chosen, self.host, "triton", settings)
 
     def every(self, work: Callable[[int], object]) -> Callable[[], list[object]]:
         """``work`` of all layers, which is what is captured."""

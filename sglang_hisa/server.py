@@ -84,14 +84,23 @@ def free_port() -> int:
     raise ServerFailed("no free port of 127.0.0.1 between 20000 and 32000")
 
 
-def check_free(port: int) -> None:
-    """Raises ``ServerFailed`` where another server listens: it would answer in place of ours."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ServerFailed(f"port {port} of 127.0.0.1 is taken ({error.strerror})") from None
+def check_free(port: int, patience: float = 2) -> None:
+    """Raises ``ServerFailed`` where another server listens: it would answer in place of ours.
+
+    Asked again for ``patience`` seconds: a child that another thread forks holds this process's sockets, the one
+    that :func:`free_port` tried the port with among them, until it has become another program.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ServerFailed(f"port {port} of 127.0.0.1 is taken ({error.strerror})") from None
+        time.sleep(0.05)
 
 
 def _die_with(owner: int) -> None:

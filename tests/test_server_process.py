@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sglang_hisa.server import ServerFailed, ServerProcess, child_env, cpu_env, cpu_flags, free_port
+from sglang_hisa.server import ServerFailed, ServerProcess, check_free, child_env, cpu_env, cpu_flags, free_port
 
 FAKE = """\
 #!{python}
@@ -172,6 +173,15 @@ def test_a_taken_port_is_refused(fake: str, tmp_path: Path) -> None:
             server(fake, tmp_path, port=port).start()
     assert not (tmp_path / "pids").exists()
     assert free_port() != 0
+
+
+def test_a_port_that_a_fork_holds_for_a_moment_is_free() -> None:
+    """Between fork and exec, a child that another thread starts holds the socket that tried the port."""
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        threading.Timer(0.3, tried.close).start()
+        check_free(tried.getsockname()[1])
+        assert tried.fileno() == -1, "not before the other socket is gone"
 
 
 def test_a_started_server_is_not_started_twice(fake: str, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _config(budget: str, block: int, group: int = 1) -> Config:
             "prefill_tokens": tokens,
             "prefill_fraction": share,
             "prefill_group": group,
-            "dense_last_chunk": False,
+            "dense_tail_tokens": 0,
         }
     )
 

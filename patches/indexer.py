@@ -17,6 +17,7 @@ from sglang_hisa.kernels.layout import HEAD_DIM
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import refuse
+from sglang_hisa.segments import Segment, budgets, of_request
 from sglang_hisa.summaries import PageSummaries
 
 
@@ -253,6 +254,23 @@ def around_topk_paged(
     return torch.nn.functional.pad(chosen, (0, 0, 0, q_fp8.shape[0] - rows), value=-1)
 
 
+def _segments(
+    state: runtime.Runtime, forward_batch: Any, contexts: list[int], counts: list[int], host: SglangHost
+) -> list[Segment]:
+    """Rows of an extend step by request and budget."""
+    decode, prefill = _rule(state, "decode", host), _rule(state, "prefill", host)
+    tail = state.config.dense_tail_tokens
+    found: list[Segment] = []
+    start = 0
+    for context, count, prompt in zip(contexts, counts, batch.prompts(forward_batch, contexts)):
+        if prompt is None:
+            found += of_request(start, count, context, decode, context, 0)
+        else:
+            found += of_request(start, count, context, prefill, prompt, tail)
+        start += count
+    return found
+
+
 def _prefill_step(
     state: runtime.Runtime,
     forward_batch: Any,
@@ -270,32 +288,19 @@ def _prefill_step(
     if lengths.shape[0] == 0:
         return "prefill: no rows"
     contexts = metadata.get_indexer_seq_len_cpu().tolist()
-    by_phase = {
-        batch.DECODE: _rule(state, "decode", host),
-        batch.MIDDLE: _rule(state, "prefill", host),
-        batch.LAST: budget.KEEP_EVERYTHING,
-    }
-    if not state.config.dense_last_chunk:
-        by_phase[batch.LAST] = by_phase[batch.MIDDLE]
-    found = batch.phases(forward_batch, len(contexts))
-    rules = [by_phase[phase] for phase in found]
-    if all(rule.fits(length) for rule, length in zip(rules, contexts)):
-        dense = state.config.dense_last_chunk and batch.LAST in found
-        return "prefill: last chunk" if dense else "prefill: within the budget"
-
-    rows_of = metadata.get_token_to_batch_idx()
-    blocks: torch.Tensor | int = rules[0].blocks
-    share: torch.Tensor | int = rules[0].share
-    if len(set(rules)) > 1:
-        both = torch.tensor([(r.blocks, r.share) for r in rules], dtype=torch.int32).to(q.device)
-        blocks, share = both[rows_of.long()].unbind(dim=1)
-    width = max(rule.width(length) for rule, length in zip(rules, contexts))
-    table = metadata.get_page_table_64()
-    view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
     counts = metadata.get_dsa_extend_len_cpu()
-    if sum(counts) != lengths.shape[0]:  # padded rows have no request
-        counts = None
-    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), counts)
+    if sum(counts) != lengths.shape[0]:
+        return "prefill: rows of no request"
+    segments = _segments(state, forward_batch, contexts, counts, host)
+    if all(segment.fits for segment in segments):
+        tail = any(segment.rule is budget.KEEP_EVERYTHING for segment in segments)
+        return "prefill: end of prompts" if tail else "prefill: within the budget"
+
+    blocks, share = budgets(segments, q.device)
+    width = max(segment.width for segment in segments)
+    rows_of, table = metadata.get_token_to_batch_idx(), metadata.get_page_table_64()
+    view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
+    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), segments)
     if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
     return Step(plan, state.audit.sample(plan, contexts, state.config, host, state.refine))

@@ -75,8 +75,8 @@ class Config:
     prefill_group: int = 2
     """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
     each key once, and keep about what one keeps with a budget a few per cent smaller."""
-    dense_last_chunk: bool = True
-    """Serve the chunk that ends a prompt with stock DSA (what follows depends most on these rows)."""
+    dense_tail_tokens: int = 1024
+    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them)."""
     sink_tokens: int = 64
     """The first tokens of the context that are always candidates (at least one block)."""
     local_tokens: int = 64
@@ -114,14 +114,14 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_last_chunk": False},
+    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
     "paper": {
         "block": 128,
         "decode_tokens": 8192,
         "decode_fraction": 0.0,
         "prefill_tokens": 8192,
         "prefill_fraction": 0.0,
-        "dense_last_chunk": False,
+        "dense_tail_tokens": 0,
     },
     "paper-4to1": {
         "block": 128,
@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decode_fraction": 0.25,
         "prefill_tokens": 4096,
         "prefill_fraction": 0.25,
-        "dense_last_chunk": False,
+        "dense_tail_tokens": 0,
     },
 }
 """Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
@@ -151,7 +151,7 @@ _HINTS: dict[str, str] = {
     "decode_fraction": "a number from 0 to 1",
     "prefill_fraction": "a number from 0 to 1",
     "prefill_group": "1 or 2",
-    "dense_last_chunk": "true or false",
+    "dense_tail_tokens": f"0 or more, at most {MOST_TOKENS}",
     "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
     "local_tokens": f"0 or more, at most {MOST_TOKENS}",
     "refine": f"one of {', '.join(REFINE)}",

@@ -7,7 +7,7 @@ which page table a row reads and in how many rows come at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.kernels.settings import Settings
+from sglang_hisa.segments import Segment, in_parts
 from sglang_hisa.summaries import LayerSummaries
 
 OVERLAP_ROWS = 1024
@@ -36,7 +37,7 @@ class Rows:
     lengths int32 ``[rows]`` (tokens a row may see), table int32 ``[tables, pages]``, table_rows int32
     ``[rows]`` or None for the identity, max_length bounds ``lengths`` on the host. ``blocks`` and
     ``share`` are each row's budget (:class:`sglang_hisa.budget.Rule`), ints or int32 ``[rows]``;
-    ``width`` is the pages of the widest candidate row.
+    ``width`` is the pages of the widest candidate row (of a plan made of segments: these say it).
     """
 
     lengths: torch.Tensor
@@ -57,6 +58,8 @@ class Chunk:
     bounds: torch.Tensor
     """int32 ``[rows]``: length that pages are chosen for, the row's own or that of its pair's last row."""
     table_rows: torch.Tensor | None
+    width: int
+    """Pages of a candidate row."""
     picks: torch.Tensor
     candidates: torch.Tensor
     """int32 ``[padded rows]``: candidate tokens, 0 in rows added to reach a batch size of DeepGEMM's."""
@@ -123,6 +126,21 @@ def _spans(rows: int, limit: int, bucketed: bool) -> list[tuple[int, int, int]]:
     return spans
 
 
+def _all_spans(
+    parts: Sequence[tuple[int, int]], score_blocks: int, config: Config, bucketed: bool
+) -> Iterator[tuple[int, int, int, int]]:
+    """(start, stop, padded rows, pages) of the row chunks of ``parts``, which are (rows, pages) one after the
+    other: as many rows as the workspace holds."""
+    first = 0
+    for rows, width in parts:
+        row_bytes = (width * (PAGE + 2) + score_blocks) * 4
+        limit = max(32, (config.workspace_mb << 20) // row_bytes)
+        limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
+        for start, stop, padded in _spans(rows, limit, bucketed):
+            yield first + start, first + stop, padded, width
+        first += rows
+
+
 def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Pages to gather and, for each table row, the number of its first gathered block (int32)."""
     counts = [max(length - 1, 0) // config.block for length in contexts]
@@ -143,6 +161,7 @@ def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, sea
         rows.lengths.shape[0],
         rows.lengths,
         None,
+        rows.width,
         picks,
         candidates,
         host.schedule(candidates[:, None]) if refine == "deepgemm" else None,
@@ -157,24 +176,28 @@ def make_prefill_plan(
     config: Config,
     host: Host,
     refine: str,
-    counts: Sequence[int] | None = None,
+    segments: Sequence[Segment] | None = None,
 ) -> Plan:
     """Plan of an extend step.
 
     Args:
         contexts: lengths of its requests, on the host.
-        counts: rows of each of them, which may then choose in pairs; None for rows that do not follow one
-            another.
+        segments: all of its rows, which may then choose in pairs and differ in the width of their tables;
+            None for rows that do not follow one another.
     """
     score_blocks = max(1, -(-rows.max_length // config.block) - 1)
     group, order, back = 1, None, None
-    given, bounds = rows, rows.lengths
-    if counts is not None and max(counts) > 1 and config.prefill_group > 1:
-        group = pairs.GROUP
-        if (moved := pairs.arrange(contexts, counts)) is not None:
+    given = rows
+    parts = [(rows.lengths.shape[0], rows.width)]
+    if segments is not None:
+        if config.prefill_group > 1 and any(segment.count > 1 for segment in segments):
+            group = pairs.GROUP
+        ordered = in_parts(segments)
+        parts = [(sum(pairs.places(s, group) for s in part), max(s.width for s in part)) for part in ordered]
+        if (moved := pairs.arrange([s for part in ordered for s in part], group)) is not None:
             order, back = (index.to(rows.lengths.device) for index in moved)
             given = _at(rows, order)
-        bounds = pairs.last_of_each(given.lengths)
+    bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths)
     picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
     candidates -= bounds - given.lengths
     flat = refine == "deepgemm" and rows.lengths.is_cuda
@@ -184,11 +207,8 @@ def make_prefill_plan(
         starts = firsts[given.table_rows.long()]
         earlier = torch.div((bounds - 1).clamp_min(0), config.block, rounding_mode="floor")
         ends = starts + torch.where(picks < earlier, earlier, 0)
-    row_bytes = (rows.width * (PAGE + 2) + score_blocks) * 4
-    limit = max(32, (config.workspace_mb << 20) // row_bytes)
-    limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
     chunks = []
-    for start, stop, padded in _spans(bounds.shape[0], limit, flat):
+    for start, stop, padded, width in _all_spans(parts, score_blocks, config, flat):
         part = torch.nn.functional.pad(candidates[start:stop], (0, padded - (stop - start)))
         chunks.append(
             Chunk(
@@ -196,6 +216,7 @@ def make_prefill_plan(
                 stop,
                 bounds[start:stop],
                 None if given.table_rows is None else given.table_rows[start:stop],
+                width,
                 picks[start:stop],
                 part,
                 host.schedule(part.view(-1, group)) if refine == "deepgemm" else None,
@@ -251,7 +272,7 @@ def candidates(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[padded rows, width]``."""
     rows = chunk.stop - chunk.start
-    shape = (chunk.candidates.shape[0], plan.rows.width)
+    shape = (chunk.candidates.shape[0], chunk.width)
     physical = torch.empty(shape, dtype=torch.int32, device=q.device)
     positions = torch.empty_like(physical) if logical else None
     table, per_block = plan.rows.table, config.pages_per_block
@@ -299,7 +320,7 @@ def token_logits(
     ``settings``: how our own kernel is launched; None: as the device wants it.
     """
     rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
-    width = plan.rows.width * PAGE
+    width = chunk.width * PAGE
     if plan.refine == "deepgemm":
         return host.paged_logits(
             _padded(q, padded),

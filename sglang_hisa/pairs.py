@@ -8,6 +8,7 @@ without its partner in the step (the request starts at an odd position, or ends 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -15,25 +16,42 @@ GROUP = 2
 """Rows that choose together. DeepGEMM's kernel for Hopper loads a page once for two rows, not for more."""
 
 
-def arrange(contexts: Sequence[int], counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Order in which a step's rows stand in pairs.
+class Run(Protocol):
+    """Rows of one request that follow one another (:class:`sglang_hisa.segments.Segment`)."""
 
-    Args:
-        contexts: tokens of each request, the step's own included.
-        counts: rows of each request in this step, its last ones; one request after the other.
+    @property
+    def start(self) -> int:
+        """First of them among the rows of the step."""
+
+    @property
+    def count(self) -> int:
+        """How many; at least 1."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that the last of them sees."""
+
+
+def places(run: Run, group: int) -> int:
+    """Rows of a run once they stand in groups."""
+    return (run.context - run.count) % group + run.count + run.context % group
+
+
+def arrange(runs: Sequence[Run], group: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Order in which the rows of a step stand run by run, in pairs where ``group`` is 2.
 
     Returns:
         (order, back), both int64 on the host: arranged row i is the step's row ``order[i]``, and the step's
-        row i is arranged row ``back[i]``. None where the rows stand in pairs already.
+        row i is arranged row ``back[i]``. None where the rows stand so already.
     """
-    order, back, start, at = [], [], 0, 0
-    for context, count in zip(contexts, counts):
-        lead = (context - count) % GROUP if count else 0
-        whole = lead + count + (context % GROUP if count else 0)
-        order.append((torch.arange(whole) + (start - lead)).clamp(start, start + max(count, 1) - 1))
-        back.append(torch.arange(count) + (at + lead))
-        start, at = start + count, at + whole
-    return None if at == start else (torch.cat(order), torch.cat(back))
+    order, back, at = [], torch.empty(sum(run.count for run in runs), dtype=torch.int64), 0
+    for run in runs:
+        lead, stop = (run.context - run.count) % group, run.start + run.count
+        order.append((torch.arange(places(run, group)) + (run.start - lead)).clamp(run.start, stop - 1))
+        back[run.start : stop] = torch.arange(run.count) + (at + lead)
+        at += order[-1].shape[0]
+    whole = torch.cat(order)
+    return None if torch.equal(whole, torch.arange(back.shape[0])) else (whole, back)
 
 
 def last_of_each(lengths: torch.Tensor) -> torch.Tensor:

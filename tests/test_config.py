@@ -20,7 +20,7 @@ def test_presets_are_those_of_the_design():
     assert parse("{}") == balanced == config.Config()
     assert (balanced.block, balanced.decode_tokens, balanced.prefill_tokens) == (64, 32768, 32768)
     assert (balanced.decode_fraction, balanced.prefill_fraction) == (1 / 16, 1 / 4)
-    assert balanced.dense_last_chunk and not paper.dense_last_chunk
+    assert balanced.dense_tail_tokens == 1024 and paper.dense_tail_tokens == 0
     assert (paper.block, paper.decode_tokens, paper.prefill_tokens) == (128, 8192, 8192)
     assert paper.decode_fraction == paper.prefill_fraction == 0
     assert not parse("decode-only").prefill.active and parse("decode-only").decode.active
@@ -47,7 +47,8 @@ def test_json_changes_a_preset():
         ('{"decode_tokens": true}', ['"decode_tokens": true', "index_topk"]),
         ('{"decode_tokens": 1.5}', ['"decode_tokens": 1.5']),
         ('{"prefill_fraction": 2}', ['"prefill_fraction": 2', "0 to 1"]),
-        ('{"dense_last_chunk": 1}', ['"dense_last_chunk": 1', "true or false"]),
+        ('{"short_graphs": 1}', ['"short_graphs": 1', "true or false"]),
+        ('{"dense_tail_tokens": -1}', ['"dense_tail_tokens": -1', "0 or more"]),
         ('{"refine": "cuda"}', ['"refine": "cuda"', "auto, deepgemm, triton"]),
         ('{"sink_tokens": -1}', ['"sink_tokens": -1', "0 or more, at most 2147483647"]),
         ('{"sink_tokens": 1%s}' % ("0" * 40), ["sink_tokens", "0 or more, at most 2147483647"]),

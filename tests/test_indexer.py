@@ -12,6 +12,7 @@ from sglang_hisa.budget import KEEP_ALL, Rule
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.indexer import Output, Rows, _spans, make_decode_plan, make_prefill_plan, select
 from sglang_hisa.patches.cpu import mqa, topk
+from sglang_hisa.segments import Segment, budgets, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
 
 from .kernels.conftest import make_case
@@ -141,6 +142,16 @@ def pairs_of(requests):
     return ends, owner, partner
 
 
+def segments_of(owner, contexts, block):
+    """Each request's rows, with the budgets of the test below."""
+    requests = dict.fromkeys(owner)
+    rules = {request: Rule(5 if request != 2 else 4, 0, block) for request in requests}
+    return [
+        Segment(owner.index(request), owner.count(request), contexts[request], rules[request])
+        for request in requests
+    ]
+
+
 @pytest.mark.parametrize("refine", ["triton", "deepgemm"])
 @pytest.mark.parametrize("block", [64, 128])
 @pytest.mark.parametrize(
@@ -164,9 +175,8 @@ def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
     keep = torch.tensor([5 if o != 2 else 4 for o in owner], dtype=torch.int32)
     rows = Rows(case.lengths, case.table, owner_t, max(ends), keep, torch.zeros_like(keep), 10)
     contexts = [max([e for e, o in zip(ends, owner) if o == request], default=0) for request in range(3)]
-    counts = [owner.count(request) for request in range(3)]
     host = Host(True)
-    plan = make_prefill_plan(rows, contexts, config, host, refine, counts)
+    plan = make_prefill_plan(rows, contexts, config, host, refine, segments_of(owner, contexts, block))
     assert plan.group == 2 and (plan.order is None) == (len(requests) == 1)
     own = case.lengths - torch.div(case.lengths - 1, block, rounding_mode="floor") * block
     expected = torch.where(keep * block < case.lengths, (keep - 1) * block + own, case.lengths)
@@ -187,15 +197,55 @@ def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
             assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("block", [64, 128])
+def test_rows_that_end_a_prompt_keep_everything(block, group):
+    """Three requests whose last rows keep everything: their tables are wide, the others' stay narrow."""
+    rule = Rule(4, 0, block)
+    # (first position, rows, tokens of the prompt): the last 20 kept, 11 of 30, none of a middle chunk
+    requests = {0: (64 * 15 - 41, 70, 64 * 15 + 29), 1: (64 * 9, 30, 64 * 9 + 39), 2: (64 * 12, 40, 5000)}
+    ends, owner, partner = pairs_of({request: given[:2] for request, given in requests.items()})
+    case = make_case(torch.device("cpu"), ends, heads=16, mapped=True, seed=block)
+    config = dataclasses.replace(from_mapping({"block": block, "prefill_group": group}), workspace_mb=0)
+    segments, keep = [], []
+    for first, count, prompt in requests.values():
+        segments += of_request(len(keep), count, first + count, rule, prompt, 20)
+        keep += [KEEP_ALL if end > prompt - 20 else 4 for end in range(first + 1, first + count + 1)]
+    contexts = [first + count for first, count, _ in requests.values()]
+    blocks, share = budgets(segments, torch.device("cpu"))
+    kept = [4 if b == 4 else KEEP_ALL for b in blocks.tolist()]
+    assert share.eq(0).all() and sum(a != b for a, b in zip(kept, keep)) == 2, "of the pairs at two odd cuts"
+    owner_t = torch.tensor(owner, dtype=torch.int32)
+    widest = -(-max(ends) // PAGE)
+    rows = Rows(case.lengths, case.table, owner_t, max(ends), blocks, share, widest)
+    plan = make_prefill_plan(rows, contexts, config, Host(True), "deepgemm", segments)
+    narrow, wide = 4 * block // PAGE, max(segment.width for segment in segments)
+    assert {chunk.width for chunk in plan.chunks} == {narrow, wide} and wide == widest
+    assert plan.of_rows("candidates").gt(4 * block).tolist() == [one == KEEP_ALL for one in kept]
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
+    args = (case.q, case.weights, layer, plan, config, Host(True), Output(physical=True), "torch")
+    select(*args, out=out)
+    assert torch.equal(out[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
+    for row, table_row in enumerate(owner):
+        other = partner[row] if group == 2 else None
+        want = brute_force(case, row, table_row, kept[row], block, other)
+        want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
+        assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
+
+
 def test_rows_that_do_not_follow_one_another_choose_alone():
     case = make_case(torch.device("cpu"), [64 * 9, 64 * 7 + 1], heads=16, mapped=True)
     rows = Rows(case.lengths, case.table, case.table_rows, 64 * 9, 4, 0, 4)
-    config, host = from_mapping({"prefill_group": 2}), Host(True)
-    assert make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], config, host, "triton").group == 1
-    decode_rows = make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], config, host, "triton", [1, 1])
-    assert decode_rows.group == 1, "one row each: twice the work for nothing"
-    alone = from_mapping({"prefill_group": 1})
-    assert make_prefill_plan(rows, [64 * 9, 64 * 7 + 1], alone, host, "triton", [2, 0]).group == 1
+    config, host, contexts = from_mapping({"prefill_group": 2}), Host(True), [64 * 9, 64 * 7 + 1]
+
+    def group(config, *counts):
+        segments = [Segment(i, n, contexts[i], Rule(4, 0, 64)) for i, n in enumerate(counts)] or None
+        return make_prefill_plan(rows, contexts, config, host, "triton", segments).group
+
+    assert group(config) == 1
+    assert group(config, 1, 1) == 1, "one row each: twice the work for nothing"
+    assert group(from_mapping({"prefill_group": 1}), 2) == 1
 
 
 @pytest.mark.parametrize("rows", [1, 31, 33, 1023, 1024, 1025, 8191, 8192, 9000])

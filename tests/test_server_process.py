@@ -15,7 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from sglang_hisa.server import ServerFailed, ServerProcess, check_free, child_env, cpu_env, cpu_flags, free_port
+from sglang_hisa.server import (
+    ServerFailed,
+    ServerProcess,
+    check_free,
+    child_env,
+    cpu_env,
+    cpu_flags,
+    free_port,
+)
 
 FAKE = """\
 #!{python}

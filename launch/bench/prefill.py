@@ -12,8 +12,9 @@ from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.indexer import Output, Rows, candidates, make_prefill_plan, select, token_logits
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
-from sglang_hisa.launch.bench.timing import interleave
+from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
+from sglang_hisa.segments import Segment
 
 TOPK = 2048
 
@@ -41,7 +42,7 @@ def run_case(
     layer = cache.layer
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
     step = Rows(stock.ends, table, which, context, rule.blocks, rule.share, rule.width(context))
-    plan = make_prefill_plan(step, [context], config, host, refine, [rows])
+    plan = make_prefill_plan(step, [context], config, host, refine, [Segment(0, rows, context, rule)])
     output = Output(physical=True)
 
     def hisa() -> torch.Tensor:
@@ -55,7 +56,7 @@ def run_case(
         "legacy": lambda: stock.topk_legacy(stock_logits),
         "v2": lambda: stock.topk_v2(stock_logits),
     }
-    probe = interleave(topks, 5, 1)
+    probe = interleave(topks, 5, 1, ahead=True)
     best = min(probe, key=lambda name: probe[name][0])
     pick_topk = stock.topk_legacy if best == "legacy" else stock.topk_v2
 
@@ -109,7 +110,8 @@ def run_case(
         for arm, work in zip(("stock", "hisa"), pair)
         if work is not None
     }
-    times = interleave(arms, repeats, 1)
+    times = interleave(arms, repeats, 1, ahead=True)
+    host_times = {arm: host_us(arms[f"total:{arm}"], repeats) for arm in ("stock", "hisa")}
     budget = rule.count(context) * rule.block
     earlier = (context - 1) // rule.block
     work_tokens = context if rule.fits(context) else budget + earlier
@@ -139,6 +141,8 @@ def run_case(
                 "hisa_p80_us": round(ours[2] * scale, 1),
                 "speedup": theirs and round(theirs[0] / (ours[0] * scale), 3),
                 "floor_us": round(floor, 1) if stage == "total" else None,
+                "stock_host_us": round(host_times["stock"], 1) if stage == "total" else None,
+                "hisa_host_us": round(host_times["hisa"], 1) if stage == "total" else None,
             }
         )
     return out

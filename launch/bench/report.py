@@ -10,7 +10,7 @@ K = 1024
 COLUMNS = (
     *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "refine", "stage"),
     *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
-    *("speedup", "floor_us"),
+    *("speedup", "floor_us", "stock_host_us", "hisa_host_us"),
 )
 
 

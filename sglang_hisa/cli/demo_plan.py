@@ -81,7 +81,7 @@ def fixed_budget(tokens: int) -> Config:
         decode_fraction=0.0,
         prefill_tokens=tokens,
         prefill_fraction=0.0,
-        dense_last_chunk=False,
+        dense_tail_tokens=0,
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sglang_hisa.config import PRESETS, Config, Phase, from_mapping
 
-HEADERS = ("preset", "block", "decode budget", "prefill budget", "last prefill chunk")
+HEADERS = ("preset", "block", "decode budget", "prefill budget", "end of a prompt")
 _NOTE = (
     "Budgets are candidate tokens of one row; L is the row's own context length, in tokens. Unless\n"
     "SGLANG_HISA or --preset names another one, the preset is balanced (*)."
@@ -31,8 +31,10 @@ def row(config: Config) -> tuple[str, str, str, str, str]:
     """One line of the table, in the order of ``HEADERS``."""
     changed = config != from_mapping({"preset": config.preset})
     name = config.preset + (", changed" if changed else "")
-    last = "stock DSA" if config.dense_last_chunk or not config.prefill.active else "HISA"
-    return name, str(config.block), budget(config.decode), budget(config.prefill), last
+    end = budget(config.prefill)
+    if config.prefill.active and config.dense_tail_tokens:
+        end = f"{config.dense_tail_tokens} rows stock DSA"
+    return name, str(config.block), budget(config.decode), budget(config.prefill), end
 
 
 def rows() -> list[tuple[str, ...]]:

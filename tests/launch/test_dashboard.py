@@ -94,12 +94,12 @@ def test_counts_are_told_when_idle_and_once_a_second_under_load(state, live, mon
     lengths = torch.tensor([900, 400], dtype=torch.int32)
     assert value("audit_recall") != value("audit_recall"), "no recall before any row was audited"
     state.rows.add("decode", lengths, torch.tensor([320, 400], dtype=torch.int32))
-    state.count_stock("prefill: last chunk", 232)
+    state.count_stock("prefill: end of prompts", 232)
     state.rebuilt["load_cpu_copy"] += 5
     live.idle()
     assert value("rows_total", phase="decode") == 2 and value("rows_total", phase="prefill") == 0
     assert value("candidate_share", phase="decode") == 720 / 1300
-    assert value("stock_rows_total", reason="prefill: last chunk") == 232
+    assert value("stock_rows_total", reason="prefill: end of prompts") == 232
     assert value("summary_rebuilds_total", mover="load_cpu_copy") == 5
 
     now = 1e9

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from sglang_hisa.budget import Rule
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.indexer import Output, Rows, make_prefill_plan, select
 from sglang_hisa.launch.bench.cases import check_rows
+from sglang_hisa.segments import Segment
 from sglang_hisa.summaries import LayerSummaries
 
 from ..kernels.conftest import make_case
@@ -21,7 +23,8 @@ def chosen_and_truth(group):
     config = from_mapping({"prefill_group": group})
     owner = torch.zeros(ROWS, dtype=torch.int32)
     rows = Rows(case.lengths, case.table, owner, CONTEXT, 5, 0, 5)
-    plan = make_prefill_plan(rows, [CONTEXT], config, Host(True), "triton", [ROWS])
+    segments = [Segment(0, ROWS, CONTEXT, Rule(5, 0, PAGE))]
+    plan = make_prefill_plan(rows, [CONTEXT], config, Host(True), "triton", segments)
     layer = LayerSummaries(case.index_k, case.keys, case.scales)
     args = (case.q, case.weights, layer)
     chosen = select(*args, plan, config, Host(True), Output(physical=True), "torch")

@@ -157,13 +157,13 @@ def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
     assert "sliding-window layers" in reason and "fix: serve stock DSA" in reason
 
 
-def test_phases_of_an_extend_step():
+def test_prompts_of_an_extend_step():
     runtime.start(runtime.Runtime(parse("balanced"), VERSION, 1))
     told = []
     runtime.current().on_forward = lambda: told.append("forward")
 
-    def req(rid, output=()):
-        return SimpleNamespace(rid=rid, output_ids=list(output))
+    def req(rid, prompt, output=()):
+        return SimpleNamespace(rid=rid, origin_input_ids=[0] * prompt, output_ids=list(output))
 
     def step(reqs, lengths, chunked=None, decode=False):
         mode = SimpleNamespace(is_extend_without_speculative=lambda: not decode)
@@ -171,16 +171,20 @@ def test_phases_of_an_extend_step():
         batch.after_init_new(forward, None, SimpleNamespace(reqs=reqs, chunked_req=chunked), None)
         return forward
 
-    middle, last, running = req("a"), req("b"), req("c", [5])
-    forward = step([last, middle, running], [7, 256, 1], chunked=middle)
-    assert batch.phases(forward, 3) == [batch.LAST, batch.MIDDLE, batch.DECODE]
+    middle, last, running, back = req("a", 700), req("b", 7), req("c", 30, [5]), req("d", 90, [5, 6])
+    reqs, contexts = [last, middle, running, back], [7, 256, 31, 92]
+    forward = step(reqs, [7, 256, 1, 92], chunked=middle)
+    known = [7, 700, None, 92]
+    assert batch.prompts(forward, contexts) == known, "a retracted request's answer is a part of its prompt"
     step([running], None, decode=True)
-    assert batch.phases(forward, 3) == [batch.LAST, batch.MIDDLE, batch.DECODE], "decode steps change nothing"
-    step([middle], [40])
-    assert batch.phases(SimpleNamespace(rids=["a"]), 1) == [batch.LAST], "the chunk that ends the prompt"
-    assert batch.phases(SimpleNamespace(rids=None), 2) == [batch.LAST, batch.LAST]
-    for decode, phase in ((True, batch.DECODE), (False, batch.LAST)):
+    assert batch.prompts(forward, contexts) == known, "decode steps change nothing"
+    step([req("e", 41, [5])], [1], chunked=None)
+    assert batch.prompts(forward, contexts) == contexts, "of the newest step only; else it ends here"
+    single = req("f", 900)
+    assert batch.prompts(step([single], [1], chunked=single), [400]) == [900], "a chunk of one token"
+    assert batch.prompts(SimpleNamespace(rids=None), [9, 8]) == [9, 8]
+    for decode, expected in ((True, [None, None]), (False, [40, 50])):
         mode = SimpleNamespace(is_decode=lambda decode=decode: decode)
         relabelled = SimpleNamespace(rids=["a", "b"], _original_forward_mode=mode)
-        assert batch.phases(relabelled, 2) == [phase, phase], "DP attention: an extend by name only"
-    assert len(told) == 3, "metrics are told of every forward, decode steps too"
+        assert batch.prompts(relabelled, [40, 50]) == expected, "DP attention: an extend by name only"
+    assert len(told) == 4, "metrics are told of every forward, decode steps too"

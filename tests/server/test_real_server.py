@@ -18,7 +18,7 @@ SMALL = {
     "prefill_tokens": 320,
     "prefill_group": 1,  # the tests of rows in pairs say so
     "prefill_fraction": 0.0,
-    "dense_last_chunk": False,
+    "dense_tail_tokens": 0,
 }
 
 
@@ -142,23 +142,26 @@ def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
     assert answers["hisa"] == answers["stock"]
 
 
-def test_balanced_keeps_the_last_chunk_dense(tmp_path, tiny):
-    """Middle chunks are pruned, the chunk that ends a prompt is stock DSA's; the audit sees the cost."""
-    hisa = {**SMALL, "dense_last_chunk": True, "audit": 0.1}
+def test_the_end_of_a_prompt_stays_dense(tmp_path, tiny):
+    """The rows of its last tokens are stock DSA's, wherever chunks end; the audit sees the others' cost."""
+    hisa = {**SMALL, "dense_tail_tokens": 301, "audit": 0.1}
     with watched(tmp_path, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
         server.generate(text(1000, 3), 2)
         receipt = assert_active(server)
-        # 1000 tokens are chunks of 256, 256, 256 and 232; the first fits the budget of 320.
+        # 1000 tokens are chunks of 256, 256, 256 and 232; the first fits the budget of 320. Rows of more than
+        # 698 tokens (of more than 699, to the pair) keep everything: 70 of the third chunk, all of the last.
         assert receipt["hisa_steps"]["prefill"] == 2 and receipt["hisa_steps"]["decode"] >= 1
-        assert receipt["stock_steps"] == {"prefill: within the budget": 1, "prefill: last chunk": 1}
-        assert receipt["rows"]["stock"] == {"prefill: within the budget": 256, "prefill: last chunk": 232}
-        assert receipt["rows"]["prefill"]["rows"] == 512
-        assert receipt["rows"]["prefill"]["context_tokens"] == sum(range(257, 769))
-        assert receipt["audit"]["rows"] > 90 and 0 < receipt["audit"]["recall"] < 1
+        assert receipt["stock_steps"] == {"prefill: within the budget": 1, "prefill: end of prompts": 1}
+        assert receipt["rows"]["stock"] == {"prefill: within the budget": 256, "prefill: end of prompts": 232}
+        rows = receipt["rows"]["prefill"]
+        assert rows["rows"] == 512 and rows["context_tokens"] == sum(range(257, 769))
+        kept = sum(min(length, 4 * 64 + (length - 1) % 64 + 1) for length in range(257, 699))
+        assert rows["candidate_tokens"] == kept + sum(range(699, 769))
+        assert 0 < receipt["audit"]["recall"] < 1
         assert counts()["stale"] == 0
-        # The oracle expects pruned rows everywhere: only rows of the dense last chunk may differ.
+        # The oracle expects pruned rows everywhere: only rows that keep everything may differ.
         lengths = [int(m.split("length ")[1].rstrip(")")) for m in counts()["wrong"] if "length" in m]
-        assert lengths and min(lengths) > 768
+        assert lengths and min(lengths) > 698 and any(length < 769 for length in lengths)
 
 
 def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):

@@ -87,8 +87,8 @@ def free_port() -> int:
 def check_free(port: int, patience: float = 2) -> None:
     """Raises ``ServerFailed`` where another server listens: it would answer in place of ours.
 
-    Asked again for ``patience`` seconds: a child that another thread forks holds this process's sockets, the one
-    that :func:`free_port` tried the port with among them, until it has become another program.
+    Asked again for ``patience`` seconds: a child that another thread forks holds this process's sockets, the
+    one that :func:`free_port` tried the port with among them, until it has become another program.
     """
     deadline = time.monotonic() + patience
     while True:

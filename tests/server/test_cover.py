@@ -6,7 +6,7 @@ import pytest
 
 from sglang_hisa.launch.cover.__main__ import main
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 
 def test_a_case_beside_stock(tmp_path):

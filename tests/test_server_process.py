@@ -18,6 +18,7 @@ import pytest
 from sglang_hisa.server import (
     ServerFailed,
     ServerProcess,
+    _session,
     check_free,
     child_env,
     cpu_env,
@@ -191,6 +192,17 @@ def test_a_port_that_a_fork_holds_for_a_moment_is_free() -> None:
         threading.Timer(0.3, tried.close).start()
         check_free(tried.getsockname()[1])
         assert tried.fileno() == -1, "not before the other socket is gone"
+
+
+def test_names_of_processes_need_not_be_text() -> None:
+    """The kernel cuts them at 15 bytes, even within a character; any process may have such a name."""
+    name = Path("/proc/self/comm")
+    before = name.read_bytes()
+    try:
+        name.write_bytes("fifteen bytes \u20ac".encode())
+        assert os.getpid() in _session(os.getsid(0))
+    finally:
+        name.write_bytes(before)
 
 
 def test_a_started_server_is_not_started_twice(fake: str, tmp_path: Path) -> None:

@@ -132,13 +132,13 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 class Clock:
-    """The trainer's time: 0.1 s a step, however fast the machine is."""
+    """The trainer's time: ``seconds`` a step, however fast the machine is."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         self.now, step = 1000.0, trainer_module.step
 
         def timed(*given: Any) -> Any:
-            self.now += 0.1
+            self.now += seconds
             return step(*given)
 
         monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: self.now))
@@ -147,7 +147,7 @@ class Clock:
 
 def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of the indexer stage halves its divergence; time saved is passed on."""
-    Clock(monkeypatch)
+    Clock(monkeypatch, 0.1)
     recipe = (Stage(DENSE, 64, 512, 1e-3, 1, goal=0.0), Stage(INDEX, 96, 512, 3e-3, 1))
     losses: list[float] = []
 
@@ -166,7 +166,7 @@ def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path, monkeypatch: 
 def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving takes time that no stage counts; a call that has less time than the recipe leaves the rest."""
     monkeypatch.setattr(trainer_module, "SAVE_EVERY", 0.0)
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, 0.02)
 
     def save(self: Trainer) -> None:
         clock.now += 0.3

@@ -113,13 +113,13 @@ def _die_with(owner: int) -> None:
 def _session(pid: int) -> list[int]:
     """Processes of the session that ``pid`` leads (its workers live in it)."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:  # bytes: the name of a process may be cut in the middle of a character
+            fields = Path("/proc", name, "stat").read_bytes().rsplit(b")", 1)[1].split()
+        except OSError:  # it ended since, however the kernel says so
             continue
-        if int(fields[3]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+        if int(fields[3]) == pid and fields[0] != b"Z":
+            found.append(int(name))
     return found
 
 

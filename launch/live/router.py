@@ -30,6 +30,8 @@ def flags(workers: Sequence[str], drain_s: float) -> list[str]:
         # /health of SGLang generates a token; a scheduler that hangs ends itself (its watchdog).
         *("--health-check-endpoint", "/model_info", "--health-check-interval-secs", "2"),
         *("--health-failure-threshold", "1", "--health-success-threshold", "1"),
+        # A dead one refuses at once; one that is slow to answer would change the shares.
+        *("--health-check-timeout-secs", "30"),
         # An arm that died holds all places but one at most: as many tries reach the other arm.
         *("--retry-max-retries", str(len(workers) + 1), "--retry-max-backoff-ms", "500"),
         # Would turn an arm's errors into another share of the traffic.

@@ -28,10 +28,14 @@ Shown = Callable[[float, str, Windows, Windows], None]
 """Takes the seconds so far, how traffic is split, the last window of each arm and all that it did so far."""
 
 
-def read(server: ServerProcess) -> Reading | None:
+_PATIENCE = 60.0
+"""Seconds for the first and the last metrics, which no later ones make up for."""
+
+
+def read(server: ServerProcess, timeout: float = 5) -> Reading | None:
     """The server's metrics now; None where it gives no answer."""
     try:
-        return parse(fetch(f"{server.url}/metrics", timeout=5), time.monotonic())
+        return parse(fetch(f"{server.url}/metrics", timeout=timeout), time.monotonic())
     except (OSError, HTTPException, ValueError):
         return None
 
@@ -151,7 +155,7 @@ class Runner:
         )
         router.wait_routing(progress=lambda s, _: self.tell(f"router: {s:.0f} s"))
         for arm, server in servers.items():
-            reading = read(server)
+            reading = read(server, _PATIENCE)
             if reading is None:
                 raise ServerFailed(f"arm {arm.name}: no metrics at {server.url}/metrics")
             self._first[arm] = self._last[arm] = reading
@@ -183,11 +187,11 @@ class Runner:
         )
         return f"{running} running, {queued} queued"
 
-    def _look(self, servers: Mapping[Arm, ServerProcess]) -> Windows:
+    def _look(self, servers: Mapping[Arm, ServerProcess], timeout: float = 5) -> Windows:
         """Read every arm that runs: its window since the reading before; the record gets its totals."""
         windows: Windows = dict.fromkeys(self.record["arms"])
         for arm in self._alive(servers):
-            if (reading := read(servers[arm])) is not None:
+            if (reading := read(servers[arm], timeout)) is not None:
                 windows[arm.name] = window(self._last[arm], reading)
                 self._last[arm] = reading
                 self.record["arms"][arm.name]["totals"] = window(self._first[arm], reading)
@@ -221,6 +225,6 @@ class Runner:
 
         if not router.drain(progress):
             self.record["cut"] = self._busy(self._alive(servers) or self.arms)
-        self._look(servers)
+        self._look(servers, _PATIENCE)
         for arm in self._alive(servers):
             self.record["arms"][arm.name]["receipt"] = servers[arm].receipts()[0]  # with what it counted

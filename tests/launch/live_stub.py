@@ -1,6 +1,7 @@
 """A server that answers as an arm does, without a model: ``python -m tests.launch.live_stub NAME ... PORT``.
 
-A streamed answer sends ``max_new_tokens`` events, one each 0.1 s; ``/metrics`` counts answers as SGLang does.
+A streamed answer sends ``max_new_tokens`` events, one each 0.1 s, and its end once there is no file named by
+``STUB_HOLDS``; ``/metrics`` counts answers as SGLang does.
 """
 
 import json
@@ -52,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             for event in [*range(asked["sampling_params"]["max_new_tokens"]), "[DONE]"]:
+                while event == "[DONE]" and os.path.exists(os.environ.get("STUB_HOLDS", "")):
+                    time.sleep(0.02)
                 data = f"data: {event}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
                 time.sleep(0.1)

@@ -4,7 +4,7 @@ import socket
 import time
 
 
-def wait_refused(port: int, timeout: float = 20) -> None:
+def wait_refused(port: int, timeout: float = 60) -> None:
     """Return once nothing listens on ``port`` of 127.0.0.1; ``TimeoutError`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -130,8 +131,23 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
         Trainer(tmp_path, shape=Shape(hidden=128), **made).resume()
 
 
-def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path) -> None:
+class Clock:
+    """The trainer's time: ``seconds`` a step, however fast the machine is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, step = 1000.0, trainer_module.step
+
+        def timed(*given: Any) -> Any:
+            self.now += seconds
+            return step(*given)
+
+        monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(trainer_module, "step", timed)
+
+
+def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of the indexer stage halves its divergence; time saved is passed on."""
+    Clock(monkeypatch, 0.1)
     recipe = (Stage(DENSE, 64, 512, 1e-3, 1, goal=0.0), Stage(INDEX, 96, 512, 3e-3, 1))
     losses: list[float] = []
 
@@ -150,7 +166,12 @@ def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path) -> None:
 def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving takes time that no stage counts; a call that has less time than the recipe leaves the rest."""
     monkeypatch.setattr(trainer_module, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(Trainer, "save", lambda self: time.sleep(0.3))
+    clock = Clock(monkeypatch, 0.02)
+
+    def save(self: Trainer) -> None:
+        clock.now += 0.3
+
+    monkeypatch.setattr(Trainer, "save", save)
     recipe = (Stage(DENSE, 64, 128, 1e-3, 1),)
 
     def trainer() -> Trainer:

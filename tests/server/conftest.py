@@ -61,7 +61,7 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
     env |= extra or {}
     argv = [*cpu_flags(model, pool_tokens=pool_tokens), *flags]
     with ServerProcess(argv, env=env, log=tmp_path / "server.log") as server:
-        server.wait_ready(300)
+        server.wait_ready(900)
         yield server, lambda: json.loads(out.read_text())
 
 

@@ -62,7 +62,7 @@ def test_a_missed_seal_stops_the_server_with_its_history(tmp_path, tiny):
     env["FORGET_SEALS"] = "1"
     log = tmp_path / "server.log"
     with ServerProcess(cpu_flags(tiny, pool_tokens=2048), env=env, log=log) as server:
-        server.wait_ready(180)
+        server.wait_ready(900)
         assert len(server.generate(text(200, 1), 2)["output_ids"]) == 2, "three pages, all honest"
         with pytest.raises((ServerFailed, OSError)):
             for seed in range(2, 6):

@@ -6,12 +6,12 @@ import pytest
 
 from sglang_hisa.launch.cover.__main__ import main
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 
 def test_a_case_beside_stock(tmp_path):
     out = tmp_path / "cover.json"
-    assert main(["--cpu", "--out", str(out), "--cases", "hicache"]) == 0
+    assert main(["--cpu", "--timeout", "900", "--out", str(out), "--cases", "hicache"]) == 0
     (row,) = json.loads(out.read_text())["rows"]
     (rank,) = row["facts"]["ranks"]
     assert row["facts"]["hisa_equals_stock"] == 1 and row["facts"]["tokens_from_host"] > 1000

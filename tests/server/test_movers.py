@@ -82,6 +82,8 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
     bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": free_port()}
     # Sending a cached prefix early waits for a CUDA event.
     no_gpu = {"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0", "SGLANG_HOST_IP": "127.0.0.1"}
+    # A prefill server that is slow twice to answer /health (3 s) would be given up, with its requests.
+    no_gpu["SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE"] = "1000"
     rooms = itertools.count(1)
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         pair = []

@@ -49,11 +49,14 @@ def exported(server):
 def assert_metrics_match(server, receipt):
     """``/metrics`` tells what the receipt of the same moment does, and what these prompts must give."""
     rows, audit = receipt["rows"], receipt["audit"]
-    deadline = time.monotonic() + 20  # the scheduler tells its last steps once it is idle
+    # The scheduler tells its last steps once it is idle, one metric after the other: two equal looks are all.
+    deadline, before = time.monotonic() + 60, None
     while True:
         metrics = exported(server)
-        if metrics["rows_total"].get(("decode",)) == rows["decode"]["rows"] or time.monotonic() > deadline:
+        told = metrics["rows_total"].get(("decode",)) == rows["decode"]["rows"]
+        if (told and metrics == before) or time.monotonic() > deadline:
             break
+        before = metrics
         time.sleep(0.2)
     (labels,) = metrics["active"]
     assert metrics["active"][labels] == 1 and {"balanced", "64", "320"} <= set(labels)

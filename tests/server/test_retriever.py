@@ -12,7 +12,7 @@ import pytest
 
 from sglang_hisa.cli import main
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(2700)]
 MODEL = Path(__file__).parents[2] / "launch" / "retriever"
 FITS, TIGHT = 1021, 2057
 

@@ -15,7 +15,7 @@ from sglang_hisa.server import cpu_flags
 from .conftest import watched_env
 from .test_real_server import SMALL, assert_right
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 SCRIPTED = Path(__file__).parent / "scripted"
 SCRIPTS = [
@@ -53,7 +53,7 @@ def test_requests_disturbed_at_exact_steps(tmp_path, tiny):
     with (tmp_path / "log").open("w") as log:
         child = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
         try:
-            code = child.wait(300)
+            code = child.wait(1500)
         finally:
             with contextlib.suppress(ProcessLookupError):  # all of its servers, however it went
                 os.killpg(child.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from sglang.test.scripted_runtime import http_server
 
 load_plugins()  # in the spawned server too, which imports this file: launch_server's main does it elsewhere
 
-http_server.LISTENER_ACCEPT_TIMEOUT_S = 150.0  # a server that dies before is not noticed
+http_server.LISTENER_ACCEPT_TIMEOUT_S = 600.0  # a server that dies before is not noticed
 
 
 def main():
@@ -24,7 +24,7 @@ def main():
     server = http_server.ScriptedHttpServer.start(**arguments)
     for name, given in scripts:
         print(f"{time.monotonic() - begin:.0f} s: script {name}", *given, flush=True)
-        server.execute_script(getattr(hisa_scripts, name), args=tuple(given), timeout_s=60)
+        server.execute_script(getattr(hisa_scripts, name), args=tuple(given), timeout_s=300)
     print(f"{time.monotonic() - begin:.0f} s: all scripts ran", flush=True)
 
 

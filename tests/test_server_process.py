@@ -18,6 +18,7 @@ import pytest
 from sglang_hisa.server import (
     ServerFailed,
     ServerProcess,
+    _session,
     check_free,
     child_env,
     cpu_env,

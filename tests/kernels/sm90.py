@@ -54,7 +54,7 @@ def rank_form(**given):
 
 
 def refine_form(**given):
-    return {**PAGES, "HEADS": 64, "PAGES": DEFAULT.refine_pages_many, **given}
+    return {**PAGES, "HEADS": 64, "PAGES": DEFAULT.refine_pages, **given}
 
 
 DECODE = {"MAPPED": False, "OVERLAP": True}
@@ -97,8 +97,8 @@ FORMS = {
         rank_form(PER_BLOCK=2, EARLY=True),
     ),
     "rank, verify": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=False)),
-    "refine": (*(refine._refine_kernel, DEFAULT.refine_warps_many), refine_form(GROUP=1)),
-    "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps_many), refine_form(GROUP=2)),
+    "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
+    "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
     "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
     "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),

@@ -35,6 +35,7 @@ def _refine_kernel(
     PAGE: tl.constexpr,
     KEY_BYTES: tl.constexpr,
     PAGES: tl.constexpr,
+    STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
@@ -64,7 +65,8 @@ def _refine_kernel(
         # Not before: the top-k reads the pick's table, and need not wait before it does.
         gdc_launch_dependents()
     last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
-    for at in range(first, last):
+    # Said of the loop, the stages hold for scales, too: the launch option is for what a product reads.
+    for at in tl.range(first, last, num_stages=STAGES):
         page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
         key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :])
         scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
@@ -140,8 +142,8 @@ def refine_logits(
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
+        STAGES=settings.refine_stages,
         OVERLAP=overlap,
         num_warps=settings.refine_warps,
-        num_stages=settings.refine_stages,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -43,9 +43,8 @@ def _refine_kernel(
     member = tl.arange(0, GROUP)
     lengths = tl.load(length_ptr + row + member, mask=row + member < rows, other=0)
     length = tl.max(lengths, axis=0)
-    if not OVERLAP:
-        if first * PAGE >= length:
-            return
+    if not OVERLAP and first * PAGE >= length:
+        return
     # The heads of a group's rows lie side by side: one product gives the scores of all of them.
     column = tl.arange(0, GROUP * HEADS)
     source, head = row + column // HEADS, column % HEADS

@@ -35,10 +35,10 @@ def _overlaps(rows: int, device: torch.device) -> bool:
 
 
 def refine_kernel(asked: str, device: torch.device, heads: int, decode_rows: int | None = None) -> str:
-    """Kernel of the token scores: DeepGEMM where it takes this shape, but our own in a decode step of few rows
-    (:attr:`sglang_hisa.kernels.settings.Settings.refine_rows`), unless told otherwise.
+    """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise.
 
-    ``decode_rows``: rows of a step that has the decode budget; None in prefill.
+    A step of at most :attr:`~sglang_hisa.kernels.settings.Settings.refine_rows` rows that have the decode
+    budget (``decode_rows``; None in prefill) has our own.
     """
     if asked != "auto":
         return asked

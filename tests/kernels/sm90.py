@@ -1,7 +1,7 @@
 """Compile the kernels for an H100, which takes no GPU. A program of its own: tests run in the interpreter.
 
-Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills) and of shared memory, and
-the order of the memory accesses, waits and launches of dependents in its PTX.
+Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills) and of shared memory,
+and the order of the memory accesses, waits and launches of dependents in its PTX.
 """
 
 import json

@@ -70,7 +70,7 @@ def test_keys_and_scales_of_the_next_page_are_loaded_before_this_one_is_stored(f
 
 
 def test_who_starts_after_the_pick_or_refine_may_rely_on_all_before_it(forms):
-    """Refine reads queries, and the top-k tables, before they wait: dependents start after a wait, no sooner."""
+    """Refine reads queries, and a top-k may read tables, before they wait: dependents start after a wait."""
     seen = 0
     for name, one in forms.items():
         if name.split(",")[0] in ("pick", "rank", "refine"):

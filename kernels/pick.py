@@ -101,6 +101,7 @@ def _pick_row(
         if PER_BLOCK > 1:
             second = tl.load(table + block * PER_BLOCK + 1, mask=inside, other=0)
         gdc_wait()
+        gdc_launch_dependents()
     value = tl.load(score + block, mask=block < scored, other=float("-inf"))
     for member in tl.static_range(1, GROUP):
         more = tl.where(members > member, scored, 0)
@@ -164,10 +165,11 @@ def _pick_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
     members = tl.minimum(rows - row, GROUP)
-    if OVERLAP:
+    # Dependents start after the wait, here and in _pick_row: what they read early was made before the coarse
+    # kernel, which does not wait before it lets this one start.
+    if OVERLAP and not EARLY:
+        gdc_wait()
         gdc_launch_dependents()
-        if not EARLY:
-            gdc_wait()
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
     earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)

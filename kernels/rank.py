@@ -54,10 +54,9 @@ def _rank_kernel(
     EARLY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    if OVERLAP:
+    if OVERLAP and not EARLY:
+        gdc_wait()
         gdc_launch_dependents()
-        if not EARLY:
-            gdc_wait()
     BLOCK: tl.constexpr = PAGE * PER_BLOCK
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
@@ -71,6 +70,7 @@ def _rank_kernel(
     if first < 0:
         if OVERLAP and EARLY:
             gdc_wait()
+            gdc_launch_dependents()  # not before, as in the search
         write_own_block(
             *(table, length, earlier, pick, physical, logical, width),
             *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
@@ -82,6 +82,7 @@ def _rank_kernel(
         found = tl.load(table + page, mask=(own < earlier)[:, None], other=0)
         if OVERLAP and EARLY:
             gdc_wait()
+            gdc_launch_dependents()
         rank, place = own, own
         if pick < earlier:
             step = tl.arange(0, CHUNK)

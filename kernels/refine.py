@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
@@ -34,13 +35,15 @@ def _refine_kernel(
     PAGE: tl.constexpr,
     KEY_BYTES: tl.constexpr,
     PAGES: tl.constexpr,
+    STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
     first = tl.program_id(1) * PAGES
     member = tl.arange(0, GROUP)
     lengths = tl.load(length_ptr + row + member, mask=row + member < rows, other=0)
     length = tl.max(lengths, axis=0)
-    if first * PAGE >= length:
+    if not OVERLAP and first * PAGE >= length:
         return
     # The heads of a group's rows lie side by side: one product gives the scores of all of them.
     column = tl.arange(0, GROUP * HEADS)
@@ -54,8 +57,15 @@ def _refine_kernel(
         other=0.0,
     )
     weight = tl.load(weight_ptr + source * weight_stride + head, mask=real, other=0.0)
+    if OVERLAP:
+        # The pick lets this kernel start only after its own wait: all that came before the pick has ended.
+        # Programs beyond the length wait, too, so that whoever waits for this kernel waits for the pick.
+        gdc_wait()
+        # Not before: the top-k reads the pick's table, and need not wait before it does.
+        gdc_launch_dependents()
     last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
-    for at in range(first, last):
+    # Said of the loop, the stages hold for scales, too: the launch option is for what a product reads.
+    for at in tl.range(first, last, num_stages=STAGES):
         page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
         key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :])
         scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
@@ -65,6 +75,12 @@ def _refine_kernel(
         to = at * PAGE + token
         out = out_ptr + (row + member)[None, :] * out_stride + to[:, None]
         tl.store(out, total, mask=to[:, None] < lengths[None, :])
+
+
+def pages_of_program(groups: int, width: int, settings: Settings) -> int:
+    """A power of two, up to ``refine_pages``: few rows need many programs, many would rather load q once."""
+    pages = max(1, groups * width // settings.refine_programs)
+    return min(settings.refine_pages, 1 << (pages.bit_length() - 1))
 
 
 def refine_logits(
@@ -77,6 +93,7 @@ def refine_logits(
     backend: str,
     *,
     group: int = 1,
+    overlap: bool = False,
     settings: Settings | None = None,
 ) -> None:
     """Score the tokens of each row's candidate pages (arXiv 2603.28458, stage 2: the DSA score).
@@ -87,6 +104,8 @@ def refine_logits(
         table: int32 ``[rows, width]`` candidate pages; lengths: int32 ``[rows]`` candidate tokens.
         out: fp32 ``[rows, width * 64]``; columns from ``lengths`` on are left as they are.
         group: so many adjacent rows have the same pages, which are then loaded once (a power of two).
+        overlap: programmatic dependent launch (sm_90); only the table may be the predecessor's, which must be
+            :func:`sglang_hisa.kernels.pick_pages`. All else is read before the wait.
         settings: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
@@ -97,11 +116,10 @@ def refine_logits(
     rows, heads = q.shape[:2]
     if not rows:
         return
-    # Few rows need many programs to fill the chip; many rows would rather load q once.
     settings = settings or for_device(q.device)
-    few = rows * table.shape[1] < 4096
-    pages = settings.refine_pages if few else settings.refine_pages_many
-    _refine_kernel[(triton.cdiv(rows, group), triton.cdiv(table.shape[1], pages))](
+    groups = triton.cdiv(rows, group)
+    pages = pages_of_program(groups, table.shape[1], settings)
+    _refine_kernel[(groups, triton.cdiv(table.shape[1], pages))](
         q,
         weights,
         key_view(index_k),
@@ -123,6 +141,8 @@ def refine_logits(
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
-        num_warps=settings.refine_warps if few else settings.refine_warps_many,
-        num_stages=settings.refine_stages,
+        STAGES=settings.refine_stages,
+        OVERLAP=overlap,
+        num_warps=settings.refine_warps,
+        **({"launch_pdl": True} if overlap else {}),
     )

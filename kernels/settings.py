@@ -34,14 +34,18 @@ class Settings:
     """Fewest warps of a row's search in steps of at most 256 rows."""
     pick_warps_many: int = 2
     """The same in larger steps, which fill the chip with rows."""
-    refine_pages: int = 1
-    """Pages of a program of the Triton refine kernel in small steps, which need many programs."""
-    refine_pages_many: int = 32
-    """The same in large ones, which would rather load the queries once."""
+    refine_rows: int = 0
+    """Rows of a decode step up to which our own kernel scores tokens although DeepGEMM could (``"refine":
+    "auto"``). 0 until a GPU has measured it."""
+    refine_programs: int = 512
+    """Programs of our refine kernel beyond which a program scores several pages, one after the other: about
+    four a multiprocessor."""
+    refine_pages: int = 32
+    """Most pages of one of them."""
     refine_warps: int = 4
-    refine_warps_many: int = 4
-    refine_stages: int = 2
-    """Loads in flight of the refine kernel, and the product that uses them."""
+    refine_stages: int = 3
+    """Of its loop: 3 loads keys and scales a page ahead, 5 two, 7 three. (Until ``tune-h100.json`` 2 loaded
+    keys a page ahead, and no scales.)"""
 
 
 DEFAULT = Settings()

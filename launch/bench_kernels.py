@@ -74,7 +74,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
     parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
     parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
-    parser.add_argument("--refine", nargs="+", default=["deepgemm"], help="deepgemm, triton")
+    choices = ["auto", "deepgemm", "triton"]
+    parser.add_argument(
+        "--refine",
+        nargs="+",
+        choices=choices,
+        default=["auto"],
+        help="kernel of the token scores; auto: the one that a server takes, as rows then show",
+    )
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
     parser.add_argument(

@@ -14,6 +14,7 @@ from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
 from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
 from sglang_hisa.kernels.layout import HEAD_DIM
+from sglang_hisa.kernels.settings import for_device
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import refuse
@@ -158,13 +159,13 @@ def _output(metadata: Any, rows: int) -> paths.Output:
     return paths.Output(physical=True)
 
 
-def _refine(state: runtime.Runtime, q: torch.Tensor) -> str:
-    """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise."""
-    asked = state.config.refine
-    if asked == "auto":
-        asked = "deepgemm" if q.is_cuda and q.shape[1] in (32, 64) else "triton"
-    state.refine = asked
-    return asked
+def _refine(state: runtime.Runtime, q: torch.Tensor, decode_rows: int | None = None) -> str:
+    """Kernel of the token scores of this step. The receipt says what any step of this server has."""
+    shape = (state.config.refine, q.device, q.shape[1])
+    many, few = paths.refine_kernel(*shape), paths.refine_kernel(*shape, 1)
+    limit = for_device(q.device).refine_rows
+    state.refine = many if few == many else f"{many}; {few} up to {limit} rows of decode"
+    return paths.refine_kernel(*shape, decode_rows)
 
 
 def _rule(state: runtime.Runtime, phase: str, host: SglangHost) -> budget.Rule:
@@ -204,9 +205,8 @@ def _decode_step(
     rule = state.decode_rule = _rule(state, "decode", host)
     bound = table.shape[1] * PAGE
     view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-    plan = paths.make_decode_plan(
-        view, state.config, host, _refine(state, q), seals=_rows_seal(forward_batch)
-    )
+    refine = _refine(state, q, rows)
+    plan = paths.make_decode_plan(view, state.config, host, refine, seals=_rows_seal(forward_batch))
     state.count_hisa(_step_name(forward_batch))
     _count_rows(state, "decode", plan, padding)
     return Step(plan)
@@ -303,7 +303,7 @@ def _prefill_step(
     plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), segments)
     if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
-    return Step(plan, state.audit.sample(plan, contexts, state.config, host, state.refine))
+    return Step(plan, state.audit.sample(plan, contexts, state.config, host, plan.refine))
 
 
 def around_topk_ragged(

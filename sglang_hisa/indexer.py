@@ -17,7 +17,7 @@ from sglang_hisa import kernels, pairs
 from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
-from sglang_hisa.kernels.settings import Settings
+from sglang_hisa.kernels.settings import Settings, for_device
 from sglang_hisa.segments import Segment, in_parts
 from sglang_hisa.summaries import LayerSummaries
 
@@ -28,6 +28,25 @@ OVERLAP_ROWS = 1024
 def can_overlap(device: torch.device) -> bool:
     """Whether kernels may be launched before their predecessor ends (compute capability 9.0 on)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def _overlaps(rows: int, device: torch.device) -> bool:
+    """Few rows are bound by launches, which programmatic dependent launch hides (sm_90 and later)."""
+    return rows <= OVERLAP_ROWS and can_overlap(device)
+
+
+def refine_kernel(asked: str, device: torch.device, heads: int, decode_rows: int | None = None) -> str:
+    """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise.
+
+    A step of at most :attr:`~sglang_hisa.kernels.settings.Settings.refine_rows` rows that have the decode
+    budget (``decode_rows``; None in prefill) has our own.
+    """
+    if asked != "auto":
+        return asked
+    if device.type != "cuda" or heads not in (32, 64):
+        return "triton"
+    few = decode_rows is not None and decode_rows <= for_device(device).refine_rows
+    return "triton" if few else "deepgemm"
 
 
 @dataclass(frozen=True)
@@ -280,8 +299,7 @@ def candidates(
         table = table[chunk.start : chunk.stop]
     sink = sink_blocks(config, host.init_tokens)
     local = max(config.local_tokens, host.local_tokens) + plan.group - 1
-    # Few rows are bound by launches, which programmatic dependent launch hides (sm_90 and later).
-    overlap = rows <= OVERLAP_ROWS and can_overlap(q.device)
+    overlap = _overlaps(rows, q.device)
     if summary is not None:
         assert chunk.starts is not None and chunk.ends is not None
         scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
@@ -333,7 +351,12 @@ def token_logits(
         )[:rows]
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
     pages = (layer.index_k, physical, chunk.candidates)
-    kernels.refine_logits(q, weights, *pages, logits, backend, group=plan.group, settings=settings)
+    kernels.refine_logits(
+        *(q, weights, *pages, logits, backend),
+        group=plan.group,
+        overlap=_overlaps(rows, q.device),  # its predecessor is the pick of this chunk
+        settings=settings,
+    )
     return logits
 
 

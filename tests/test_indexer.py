@@ -6,11 +6,20 @@ import math
 import pytest
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import indexer, kernels
 from sglang_hisa.audit import Audit, kept, summarise
 from sglang_hisa.budget import KEEP_ALL, Rule
 from sglang_hisa.config import PAGE, from_mapping
-from sglang_hisa.indexer import Output, Rows, _spans, make_decode_plan, make_prefill_plan, select
+from sglang_hisa.indexer import (
+    Output,
+    Rows,
+    _spans,
+    make_decode_plan,
+    make_prefill_plan,
+    refine_kernel,
+    select,
+)
+from sglang_hisa.kernels.settings import DEFAULT
 from sglang_hisa.patches.cpu import mqa, topk
 from sglang_hisa.segments import Segment, budgets, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
@@ -76,6 +85,19 @@ def brute_force(case, row, table_row, keep, block, partner=None):
     inside = torch.tensor([t // block in chosen for t in range(length)])
     score[~inside] = float("-inf")
     return set(score.topk(min(TOPK, int(inside.sum()))).indices.tolist())
+
+
+@pytest.mark.parametrize("few", [0, 16])
+def test_few_decode_rows_are_refined_by_our_own_kernel(monkeypatch, few):
+    monkeypatch.setattr(indexer, "for_device", lambda device: dataclasses.replace(DEFAULT, refine_rows=few))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for heads in (32, 64):
+        assert refine_kernel("auto", gpu, heads) == "deepgemm", "prefill"
+        ours = [rows for rows in (1, 16, 17, 128) if refine_kernel("auto", gpu, heads, rows) == "triton"]
+        assert ours == ([1, 16] if few else [])
+    assert refine_kernel("auto", gpu, 16) == refine_kernel("auto", cpu, 64, 128) == "triton"
+    for asked in ("deepgemm", "triton"):
+        assert {refine_kernel(asked, gpu, 64, rows) for rows in (None, 1, 128)} == {asked}
 
 
 LENGTHS = [1, 0, 65, 64 * 9, 64 * 14 + 3, 64 * 20 - 1, 64 * 11]

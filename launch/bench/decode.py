@@ -10,7 +10,7 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.budget import Rule, make_rule, sink_blocks
 from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, make_decode_plan, select, token_logits
+from sglang_hisa.indexer import Output, Rows, make_decode_plan, refine_kernel, select, token_logits
 from sglang_hisa.kernels.settings import Settings
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import capture, interleave
@@ -38,13 +38,15 @@ class Step:
     """A decode step of ``layers`` layers, whose stages can be run one by one.
 
     Each layer's pages lie in one region, as in its own buffer, in random order. Lengths are ragged, as in a
-    server: of 64 consecutive ones one completes a page, so one row in 64 seals.
+    server: of 64 consecutive ones one completes a page, so one row in 64 seals. ``refine`` "auto" is the
+    kernel that a server takes.
     """
 
     def __init__(
         self, cache: Cache, context: int, batch: int, heads: int, config: Config, refine: str
     ) -> None:
         self.config, self.layer = config, cache.layer
+        self.kernel = refine_kernel(refine, torch.device("cuda"), heads, batch)
         self.host = bench_host(TOPK)
         self.rule = make_rule(config, "decode", TOPK, 0, 0)
         self.pages = -(-context // PAGE)
@@ -64,7 +66,7 @@ class Step:
                 *(self.lengths, table, None, bound),
                 *(self.rule.blocks, self.rule.share, self.rule.width(bound)),
             )
-            self.plans.append(make_decode_plan(rows, config, self.host, refine, seals=True))
+            self.plans.append(make_decode_plan(rows, config, self.host, self.kernel, seals=True))
         self.chunk = self.plans[0].chunks[0]
         made, columns, width = torch.empty, self.plans[0].score_blocks, self.plans[0].rows.width
         self.scores = [made((batch, columns), dtype=torch.float32, device="cuda") for _ in self.tables]
@@ -182,7 +184,7 @@ def run_case(
                 "budget": rule.count(context) * rule.block,
                 "block": rule.block,
                 "preset": config.preset,
-                "refine": refine,
+                "refine": step.kernel,
                 "stage": stage,
                 "layers": layers,
                 "stock_us": theirs and round(theirs[0], 2),

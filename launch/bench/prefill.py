@@ -10,7 +10,15 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, candidates, make_prefill_plan, select, token_logits
+from sglang_hisa.indexer import (
+    Output,
+    Rows,
+    candidates,
+    make_prefill_plan,
+    refine_kernel,
+    select,
+    token_logits,
+)
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
@@ -31,6 +39,7 @@ def run_case(
 ) -> list[dict[str, Any]]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
     host = bench_host(TOPK)
+    refine = refine_kernel(refine, torch.device("cuda"), heads)
     rule = make_rule(config, "prefill", TOPK, 0, 0)
     pages = -(-context // PAGE)
     # Below 2 GiB: stock's key gather (index_buf_accessor.py) multiplies page ids in 32 bits.

@@ -23,7 +23,8 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
 
 
 def totals(record: dict[str, Any], phase: str, block: int = 64) -> list[dict[str, Any]]:
-    """Whole layers at the largest head count of the record, refined by DeepGEMM where it has such rows.
+    """Whole layers at the largest head count of the record, refined by the kernel that a server takes, or by
+    the only one that the record has.
 
     One row for each context, size, budget and group: the last, where a cell was measured more than once.
     """
@@ -31,9 +32,14 @@ def totals(record: dict[str, Any], phase: str, block: int = 64) -> list[dict[str
     if not rows:
         return []
     heads = max(r["heads"] for r in rows)
-    refine = "deepgemm" if any(r["refine"] == "deepgemm" for r in rows) else rows[0]["refine"]
+    limit = record.get("settings", {}).get("refine_rows", 0) if phase == "decode" else 0
+    alone = len({r["refine"] for r in rows}) == 1
     size = "batch" if phase == "decode" else "rows"
-    kept = [r for r in rows if (r["heads"], r["refine"], r.get("block", 64)) == (heads, refine, block)]
+
+    def served(row: dict[str, Any]) -> bool:
+        return alone or row["refine"] == ("triton" if row[size] <= limit else "deepgemm")
+
+    kept = [r for r in rows if (r["heads"], r.get("block", 64)) == (heads, block) and served(r)]
     return list({(r["context"], r[size], r["budget"], group_of(r)): r for r in kept}.values())
 
 

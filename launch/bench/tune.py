@@ -23,9 +23,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "rank": ("rank_tile", "rank_chunk", "rank_warps"),
     "pick": ("pick_warps",),
     "pick_many": ("pick_warps_many",),
-    "refine": ("refine_pages", "refine_warps", "refine_stages"),
-    "refine_many": ("refine_pages_many", "refine_warps_many", "refine_stages"),
+    "refine": ("refine_programs", "refine_pages", "refine_stages"),
+    "refine_rows": ("refine_rows",),
 }
+MOST = 128
 TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
     "coarse": (
         *((32, 4, 2048), (64, 4, 512), (64, 4, 1024), (64, 4, 4096), (64, 8, 1024)),
@@ -37,15 +38,19 @@ TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
     ),
     "pick": ((4,), (8,), (16,), (32,)),
     "pick_many": ((2,), (4,), (8,)),
-    "refine": (*((1, 4, 2), (1, 4, 3), (2, 4, 2), (2, 4, 3), (2, 8, 3), (4, 4, 2), (4, 4, 3)),),
-    "refine_many": (
-        *((4, 4, 2), (8, 4, 2), (8, 4, 3), (8, 4, 4), (8, 8, 3), (16, 4, 3), (32, 4, 2), (32, 4, 3)),
+    "refine": (
+        *((256, 32, 3), (512, 16, 3), (512, 32, 2), (512, 32, 3), (512, 32, 5), (512, 32, 7)),
+        *((512, 64, 3), (1024, 32, 3), (1024, 32, 5), (2048, 32, 3)),
     ),
+    "refine_rows": ((0,), (MOST,)),
 }
-"""Values of a kernel's fields that are tried together."""
+"""Values of a kernel's fields that are tried together; of ``refine_rows``, DeepGEMM and our own kernel in
+whole layers (with the device's settings, not those found meanwhile)."""
 DECODE = tuple(itertools.product((1, 16, 64), (64 * K, 128 * K, 256 * K)))
 PREFILL = ((8192, 64 * K), (8192, 128 * K))
 """Rows and their context."""
+LAYER = tuple((rows, 128 * K) for rows in (1, 4, 16, 32, 64, MOST))
+"""The same of whole layers."""
 
 Row = dict[str, Any]
 
@@ -58,9 +63,12 @@ def best(rows: Sequence[Row], kernel: str) -> dict[str, int]:
     """The values of a kernel's fields with the least product of times over all shapes.
 
     Ranking by counting is meant for few rows: where a search is faster, its times stand for it, and
-    ``rank_pairs`` says up to how many pairs of blocks (rows x blocks x blocks) it is not.
+    ``rank_pairs`` says up to how many pairs of blocks (rows x blocks x blocks) it is not. ``refine_rows`` is
+    the most rows up to which a layer with our refine kernel is the faster one at every size tried.
     """
     mine = [row for row in rows if row["kernel"] == kernel]
+    if kernel == "refine_rows":
+        return {"refine_rows": _rows_of_ours(mine)}
     tried = sorted({tuple(row["settings"].items()) for row in mine})
     if kernel != "rank" or not any(row["kernel"] == "pick" for row in rows):
         return dict(min(tried, key=lambda one: _product([r for r in mine if r["settings"] == dict(one)])))
@@ -77,6 +85,20 @@ def best(rows: Sequence[Row], kernel: str) -> dict[str, int]:
     return {**dict(one), "rank_pairs": limit}
 
 
+def _rows_of_ours(layers: Sequence[Row]) -> int:
+    """The largest size up to which all sizes are faster with our kernel; 0 for none."""
+    found = 0
+    for size in sorted({row["rows"] for row in layers}):
+        same = [row for row in layers if row["rows"] == size]
+        ours, theirs = (
+            [r for r in same if bool(r["settings"]["refine_rows"]) == own] for own in (True, False)
+        )
+        if _product(ours) >= _product(theirs):
+            break
+        found = size
+    return found
+
+
 def _pairs(row: Row) -> int:
     return int(row["rows"] * (row["context"] // PAGE) ** 2)
 
@@ -90,12 +112,17 @@ def settings_of(rows: Sequence[Row]) -> Settings:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The best values of each kernel and what they gain over the defaults, shape by shape."""
+    """The best values of each kernel and what they gain over the defaults, shape by shape.
+
+    Of ``refine_rows``: a layer with DeepGEMM's kernel and with ours.
+    """
     lines = []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         chosen = best(rows, kernel)
         used = {name: getattr(DEFAULT, name) for name in FIELDS[kernel]}
         lines.append(f"{kernel}: {' '.join(f'{name}={value}' for name, value in chosen.items())}")
+        if kernel == "refine_rows":
+            used, chosen = {"refine_rows": 0}, {"refine_rows": MOST}
         mine = [row for row in rows if row["kernel"] == kernel]
         for old, new in itertools.product(mine, mine):
             same = (old["rows"], old["context"]) == (new["rows"], new["context"])
@@ -127,7 +154,7 @@ def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Setting
     scored = (q, weights, cache.layer.index_k, physical, candidates, logits, "triton")
     return {
         "pick_many": lambda settings: kernels.pick_pages(*chosen, settings=settings),
-        "refine_many": lambda settings: kernels.refine_logits(*scored, settings=settings),
+        "refine": lambda settings: kernels.refine_logits(*scored, settings=settings),
     }
 
 
@@ -168,6 +195,14 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
                 return step.every(functools.partial(stage, settings=settings))()
 
             time(kernel, rows, context, step.layers, all_layers)
+    for rows, context in LAYER if "refine_rows" in kernels else ():
+        steps = [Step(cache, context, rows, 64, config, refine) for refine in ("deepgemm", "triton")]
+
+        def layer(settings: Settings, steps: Sequence[Step] = steps) -> object:
+            step = steps[settings.refine_rows > 0]
+            return step.every(step.select)()
+
+        time("refine_rows", rows, context, steps[0].layers, layer)
     for rows, context in PREFILL:
         for kernel, run in _prefill(cache, rows, context).items():
             if kernel in kernels:
@@ -192,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(row)
         values = " ".join(f"{name}={value}" for name, value in row["settings"].items())
         shape = f"{row['context'] // K:5}K x {row['rows']:<5}"
-        print(f"{row['kernel']:9} {shape} {row['us']:8.2f} us  {values}", flush=True)
+        print(f"{row['kernel']:11} {shape} {row['us']:8.2f} us  {values}", flush=True)
 
     measure(args.kernels, args.repeats, args.cache_gb, tell)
     found = asdict(settings_of(rows))

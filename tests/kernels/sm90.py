@@ -1,7 +1,7 @@
 """Compile the kernels for an H100, which takes no GPU. A program of its own: tests run in the interpreter.
 
-Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills), and the order of the
-memory accesses and waits in its PTX.
+Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills) and of shared memory,
+and the order of the memory accesses, waits and launches of dependents in its PTX.
 """
 
 import json
@@ -54,7 +54,8 @@ def rank_form(**given):
 
 
 def refine_form(**given):
-    return {**PAGES, "HEADS": 64, "PAGES": DEFAULT.refine_pages_many, **given}
+    launched = {"PAGES": DEFAULT.refine_pages, "STAGES": DEFAULT.refine_stages, "OVERLAP": False}
+    return {**PAGES, "HEADS": 64, **launched, **given}
 
 
 DECODE = {"MAPPED": False, "OVERLAP": True}
@@ -97,8 +98,16 @@ FORMS = {
         rank_form(PER_BLOCK=2, EARLY=True),
     ),
     "rank, verify": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=False)),
-    "refine": (*(refine._refine_kernel, DEFAULT.refine_warps_many), refine_form(GROUP=1)),
-    "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps_many), refine_form(GROUP=2)),
+    **{
+        f"refine, decode, PAGES={pages}": (
+            *(refine._refine_kernel, DEFAULT.refine_warps),
+            refine_form(GROUP=1, PAGES=pages, OVERLAP=True),
+        )
+        for pages in (1, 16, 32)
+    },
+    "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
+    "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
+    "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
     "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
     "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),
@@ -123,7 +132,30 @@ def compiled(kernel, warps, constants):
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-def facts(form):
+ACCESS = re.compile(r"(ld|st)\.global|cp\.async\.c[ag]|griddepcontrol\.(wait|launch)")
+ARGUMENT = re.compile(r"ld\.param\S*\s+(%rd\d+), \[\w+_param_(\d+)\]")
+
+
+def accesses(ptx, pointers):
+    """Accesses, waits and launches in the order of ``ptx``: "ld q_ptr", "wait", "st out_ptr".
+
+    ``pointers``: names of the arguments by their place. An address belongs to the one it was computed from.
+    """
+    owner, found = {}, []
+    for line in ptx.splitlines() * 2:  # twice, for a block that stands before one it comes after
+        registers = re.findall(r"%rd\d+", line)
+        if argument := ARGUMENT.search(line):
+            owner[argument[1]] = pointers.get(int(argument[2]))
+        elif registers and not ACCESS.search(line):
+            owner[registers[0]] = next(filter(None, map(owner.get, registers[1:])), None)
+    for line in filter(ACCESS.search, ptx.splitlines()):
+        kind = next(filter(None, ACCESS.search(line).groups()), "ld")
+        at = re.search(r"\[ *(%rd\d+)", line)  # shared addresses have 32 bits
+        found.append(" ".join(filter(None, (kind, at and owner.get(at[1])))))
+    return found
+
+
+def facts(form, kernel, constants):
     """What is printed of a compiled form."""
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -133,10 +165,13 @@ def facts(form):
             [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    order = re.findall(r"(ld|st)\.global|griddepcontrol\.(wait)", form.asm["ptx"])
-    return {"registers": registers, "stack": stack, "order": [load or wait for load, wait in order]}
+    given = [name for name in kernel.arg_names if name not in constants]
+    order = accesses(form.asm["ptx"], {i: name for i, name in enumerate(given) if name.endswith("_ptr")})
+    return {"registers": registers, "stack": stack, "shared": form.metadata.shared, "order": order}
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FORMS:
-        print(json.dumps({"name": name, **facts(compiled(*FORMS[name]))}), flush=True)
+        kernel, warps, constants = FORMS[name]
+        found = facts(compiled(kernel, warps, constants), kernel, constants)
+        print(json.dumps({"name": name, **found}), flush=True)

@@ -12,6 +12,8 @@ PROGRAM = Path(__file__).with_name("sm90.py")
 EARLY = {
     f"{kernel}, decode{blocks}" for kernel in ("coarse", "pick", "rank") for blocks in ("", ", blocks of 128")
 }
+REFINE = {f"refine, decode, PAGES={pages}" for pages in (1, 16, 32)}
+"""Of any chunk that chooses and refines with dependent launches."""
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,10 @@ def forms(tmp_path_factory):
     done = subprocess.run([sys.executable, PROGRAM], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+
+def accesses(order):
+    return [what for what in order if what not in ("wait", "launch")]
 
 
 def test_values_stay_in_registers(forms):
@@ -36,10 +42,39 @@ def test_only_decode_reads_before_its_predecessor_ends(forms):
     for name, one in forms.items():
         waits = [i for i, what in enumerate(one["order"]) if what == "wait"]
         if not waits:
-            assert (
-                "prefill" in name or "pairs" in name or name.split(",")[0] not in ("coarse", "pick", "rank")
-            ), name
+            kernel = name.split(",")[0]
+            assert "prefill" in name or "pairs" in name or kernel not in ("coarse", "pick", "rank"), name
+            assert name not in REFINE
             continue
-        before = one["order"][: waits[0]]
-        assert bool(before) == (name in EARLY), (name, before)
-        assert "st" not in before, f"{name} writes before its predecessor ends"
+        before = accesses(one["order"][: waits[0]])
+        assert bool(before) == (name in EARLY | REFINE), (name, before)
+        assert not any(what.startswith("st") for what in before), f"{name} writes before its predecessor ends"
+
+
+def test_refine_reads_early_what_was_made_before_the_coarse_kernel(forms):
+    """And all of it: only the table of the pick, and what its pages lead to, is left for after the wait."""
+    for name in REFINE:
+        order = forms[name]["order"]
+        assert order.count("wait") == order.count("launch") == 1
+        at = order.index("wait")
+        assert set(order[:at]) == {"ld length_ptr", "ld q_ptr", "ld weight_ptr"}
+        assert set(accesses(order[at:])) == {"ld table_ptr", "ld key_ptr", "ld scale_ptr", "st out_ptr"}
+
+
+def test_keys_and_scales_of_the_next_page_are_loaded_before_this_one_is_stored(forms):
+    for name in (*REFINE, "refine", "refine, pairs"):
+        order = forms[name]["order"]
+        store = order.index("st out_ptr")
+        for what in ("ld key_ptr", "ld scale_ptr"):
+            assert what in order[:store] and what in order[store:], f"{name}: {what} is not loaded ahead"
+
+
+def test_who_starts_after_the_pick_or_refine_may_rely_on_all_before_it(forms):
+    """Refine reads queries, and a top-k may read tables, before they wait: dependents start after a wait."""
+    seen = 0
+    for name, one in forms.items():
+        if name.split(",")[0] in ("pick", "rank", "refine"):
+            steps = [what for what in one["order"] if what in ("wait", "launch")]
+            assert steps == ["wait", "launch"] * (len(steps) // 2), name
+            seen += len(steps)
+    assert seen

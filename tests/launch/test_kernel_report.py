@@ -72,3 +72,32 @@ def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
     cells = [(r["context"], r[size], r["budget"], report.group_of(r)) for r in rows]
     assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
     assert [r["hisa_us"] for r in rows].count(12345.0) == 1
+
+
+def test_totals_of_few_rows_are_those_of_the_kernel_that_a_server_takes(record):
+    kept = json.loads(record.read_text())
+    before = report.totals(kept, "decode")
+    few = [{**r, "refine": "triton", "hisa_us": 1.0} for r in before if r["batch"] <= 16]
+    kept["rows"] += few
+    assert report.totals(kept, "decode") == before
+    kept.setdefault("settings", {})["refine_rows"] = 16
+    rows = report.totals(kept, "decode")
+    assert len(rows) == len(before)
+    assert all((r["hisa_us"] == 1.0) == (r["batch"] <= 16) for r in rows)
+    prefill = report.totals(kept, "prefill")
+    assert prefill and {r["refine"] for r in prefill} == {"deepgemm"}
+
+
+def test_a_record_of_one_kernel_has_its_totals(record):
+    kept = json.loads(record.read_text())
+    before = report.totals(kept, "decode")
+    kept["rows"] = [{**r, "refine": "triton"} for r in before]
+    assert report.totals(kept, "decode") == kept["rows"]
+
+
+def test_refine_is_what_a_server_takes_unless_asked_for(capsys):
+    assert bench_kernels.parse([]).refine == ["auto"]
+    assert bench_kernels.parse(["--refine", "deepgemm", "triton"]).refine == ["deepgemm", "triton"]
+    with pytest.raises(SystemExit):
+        bench_kernels.parse(["--refine", "fast"])
+    assert "invalid choice: 'fast'" in capsys.readouterr().err

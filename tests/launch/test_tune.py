@@ -27,7 +27,8 @@ def test_tried_values_are_settings_and_the_default_is_among_them():
     for kernel, names in tune.FIELDS.items():
         assert set(names) <= known
         assert all(len(values) == len(names) for values in tune.TRIED[kernel]), kernel
-        assert tuple(getattr(DEFAULT, name) for name in names) in tune.TRIED[kernel], kernel
+        if kernel != "refine_rows":  # a bound, found between the values that are tried
+            assert tuple(getattr(DEFAULT, name) for name in names) in tune.TRIED[kernel], kernel
 
 
 def test_the_least_product_over_all_shapes_wins():
@@ -52,6 +53,37 @@ def test_counting_is_tuned_where_it_beats_a_search(slow):
     assert found.pick_warps == 8
 
 
+@pytest.mark.parametrize(
+    "ours,found",
+    [
+        ({1: 12.0, 4: 15.0, 16: 24.0, 64: 60.0}, 16),  # slower at 64
+        ({1: 12.0, 4: 15.0, 16: 24.0, 64: 50.0}, 64),
+        ({1: 12.0, 4: 18.0, 16: 24.0, 64: 50.0}, 1),  # what is faster beyond a slower size does not count
+        ({1: 14.0, 4: 15.0, 16: 24.0, 64: 50.0}, 0),  # equal is not faster
+    ],
+)
+def test_our_refine_kernel_is_taken_up_to_the_first_size_where_it_is_not_faster(ours, found):
+    theirs = {1: 14.0, 4: 17.0, 16: 26.0, 64: 55.0}
+    layers = [{(r, 131072): us for r, us in times.items()} for times in (theirs, ours)]
+    told = rows("refine_rows", dict(zip(tune.TRIED["refine_rows"], layers)))
+    assert tune.best(told, "refine_rows") == {"refine_rows": found}
+    assert tune.settings_of(told) == replace(DEFAULT, refine_rows=found)
+    lines = tune.table(told).splitlines()
+    assert lines[0] == f"refine_rows: refine_rows={found}"
+    assert lines[1] == f"    128K x 1        14.00 -> {ours[1]:8.2f} us"
+    assert len(lines) == 1 + len(theirs), "every size is shown, whichever is faster"
+
+
+def test_refine_is_tuned_over_decode_and_prefill_together():
+    """The second is best in decode, the first in prefill and at both together."""
+    first, second = tune.TRIED["refine"][:2]
+    shapes = {
+        first: {(1, 65536): 4.0, (8192, 65536): 1000.0},
+        second: {(1, 65536): 3.5, (8192, 65536): 2000.0},
+    }
+    assert tune.best(rows("refine", shapes), "refine") == dict(zip(tune.FIELDS["refine"], first))
+
+
 def test_the_table_shows_what_is_gained_at_each_shape():
     shapes = {(4,): {(1, 65536): 3.0}, (8,): {(1, 65536): 2.0}}
     assert tune.table(rows("pick", shapes)).splitlines() == [
@@ -62,4 +94,5 @@ def test_the_table_shows_what_is_gained_at_each_shape():
 
 def test_every_kernel_of_the_grid_has_shapes():
     assert {r for r, _ in tune.DECODE} == {1, 16, 64}
+    assert [r for r, _ in tune.LAYER] == [1, 4, 16, 32, 64, 128]
     assert len(set(itertools.chain(tune.DECODE, tune.PREFILL))) == len(tune.DECODE) + len(tune.PREFILL)

@@ -1,13 +1,16 @@
 """Decode graphs for short contexts: both are captured, and the lengths on the host choose."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sglang_hisa import indexer as paths
 from sglang_hisa.budget import Rule
 from sglang_hisa.config import from_mapping
 from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
+from sglang_hisa.kernels.settings import DEFAULT
 from sglang_hisa.patches import indexer, runtime, short
 from sglang_hisa.summaries import PageSummaries
 
@@ -144,6 +147,21 @@ def test_the_short_graph_seals_every_layer_after_its_last(state, monkeypatch):
         for one in (0, 2, 3):
             stale = summaries.stale_pages(one, torch.arange(9)).tolist()
             assert stale == [page for page in range(9) if page not in sealed], (layer_id, one)
+
+
+@pytest.mark.parametrize(
+    "few,shown", [(0, "deepgemm"), (16, "deepgemm; triton up to 16 rows of decode")], ids=["never", "16 rows"]
+)
+def test_the_receipt_names_every_kernel_of_the_token_scores(state, monkeypatch, few, shown):
+    """Whichever step came last."""
+    monkeypatch.setattr(indexer, "for_device", lambda device: replace(DEFAULT, refine_rows=few))
+    monkeypatch.setattr(paths, "for_device", indexer.for_device)
+    made, q = state(), SimpleNamespace(device=torch.device("cuda"), shape=(3, 64, 128))
+    for rows, kernel in ((None, "deepgemm"), (16, "triton" if few else "deepgemm"), (17, "deepgemm")):
+        assert indexer._refine(made, q, rows) == kernel
+        assert made.receipt()["refine"] == shown
+    asked = state(refine="triton")
+    assert indexer._refine(asked, q, 17) == asked.receipt()["refine"] == "triton"
 
 
 def test_draft_and_verify_steps_seal_by_themselves(state):

@@ -4,14 +4,17 @@
 #
 #   records_h100.sh STEP OUT
 #
-#   ab          v32-tp8-rank, balanced and paper, 8K to 128K      -> OUT/ab-v32-tp8-rank
+#   ab-paper    v32-tp8-rank, 8K to 128K                          -> OUT/ab-v32-tp8-rank-h100-paper
+#   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
+#   ab-256k-paper   the same model at 256K                        -> OUT/ab-v32-tp8-rank-h100-256k-paper
+#   ab-256k-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-h100-256k-balanced
 #   ab-decode   the same model, decode-only                       -> OUT/ab-v32-tp8-rank-decode
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
-#   ab-256k     the same model at 256K, two rounds                -> OUT/ab-v32-tp8-rank-256k
 #   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
 #   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
 #   salient     salient summaries against the mean                -> OUT/ab-salient
 #   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
+#   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
@@ -30,7 +33,7 @@
 # made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,29p' "$0" >&2; exit 2; }
+usage() { sed -n '2,33p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -48,14 +51,16 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
 }
 
 case $step in
-  ab) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank --together --arms stock,balanced,paper \
-    --cells '8k:1,4 32k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
+  ab-paper | ab-balanced) # two servers of 80 GB hold no third
+    ab v32-tp8-rank 133000 140000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-}" \
+      --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  ab-256k-paper | ab-256k-balanced)
+    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-256k-}" \
+      --cells 256k:1 --rounds 2 --warmup-tokens 8k ;;
   ab-decode) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank-decode --together --arms stock,decode-only \
     --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
     --cells '32k:4 128k:4' --rounds 2 --warmup-tokens 300k ;;
-  ab-256k) ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k --together --arms stock,paper \
-    --cells 256k:1 --rounds 2 --warmup-tokens 8k ;;
   ab-4l) ab v32-4l 133000 560000 ab-v32-4l --arms stock,paper --cells '8k:1,4 32k:1 128k:1,4' --rounds 2 ;;
   watching) ab v32-tp8-rank 133000 140000 ab-watching --together --arms paper,audited,watched \
     --arm 'audited={"preset": "paper", "audit": 0.01}' --arm 'watched={"preset": "paper", "canary": "sample"}' \
@@ -65,6 +70,13 @@ case $step in
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
     --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k ;;
+  tail) # budgets far too small for it, so that a difference would show; its chunks are of 2048 rows
+    small='paper-4to1:block=64:dense_tail_tokens'
+    "${hisa[@]}" eval "$(dirname "$0")/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
+      --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,chunk=$small=2048" \
+      --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
+      --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
+      --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
   stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
     --scenes warm --minutes 1 ;;

@@ -27,10 +27,10 @@ CELL = ("phase", "context", "batch", "rows", "heads", "budget", "block", "refine
 
 def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
     """What names a row of the record."""
-    return (*(row.get(key) for key in CELL), report.group_of(row))
+    return (*(row.get(key) for key in CELL), report.group_of(row), row.get("tail", 0))
 
 
-def _config(budget: str, block: int, group: int = 1) -> Config:
+def _config(budget: str, block: int, group: int = 1, tail: int = 0) -> Config:
     """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
     tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
     return from_mapping(
@@ -41,7 +41,7 @@ def _config(budget: str, block: int, group: int = 1) -> Config:
             "prefill_tokens": tokens,
             "prefill_fraction": share,
             "prefill_group": group,
-            "dense_tail_tokens": 0,
+            "dense_tail_tokens": tail,
         }
     )
 
@@ -74,6 +74,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
     parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
     parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
+    parser.add_argument("--tails", **number, default=[0], help="last prefill rows that keep everything")
     choices = ["auto", "deepgemm", "triton"]
     parser.add_argument(
         "--refine",
@@ -101,7 +102,7 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} "
         f"budget {row['budget']:6} block {row['block']:3} "
-        f"{'pairs' if report.group_of(row) > 1 else '':5} "
+        f"{'pairs' if report.group_of(row) > 1 else '':5} {row.get('tail') or '':4} "
         f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
         f"floor {floor}"
     )
@@ -170,11 +171,12 @@ def main(argv: list[str] | None = None) -> int:
                 config = _config(budget, block)
                 step = (cache, context, batch, heads, config, refine, args.repeats, bandwidth)
                 cell(f"decode {context} x {batch} {named}", partial(decode.run_case, *step))
-        for context, size, group in itertools.product(args.prefill_contexts, args.rows, args.groups):
+        chunks = itertools.product(args.prefill_contexts, args.rows, args.groups, args.tails)
+        for context, size, group, tail in chunks:
             if size <= context:
-                config, repeats = _config(budget, block, group), max(5, args.repeats // 2)
+                config, repeats = _config(budget, block, group, tail), max(5, args.repeats // 2)
                 chunk = (cache, context, size, heads, config, refine, repeats, flops)
-                name = f"prefill {context} x {size} group {group} {named}"
+                name = f"prefill {context} x {size} group {group} tail {tail} {named}"
                 cell(name, partial(prefill.run_case, *chunk))
     if args.out:
         _report(record(), args.out)

@@ -72,7 +72,12 @@ COVERAGE: tuple[Coverage, ...] = (
         "wide sink and local windows; top-k fused (slots) and unfused (positions)",
         (f"{_SERVER}test_large_blocks_sink_and_local",),
     ),
-    Coverage(V32, "dense end of a prompt", (f"{_SERVER}test_the_end_of_a_prompt_stays_dense",)),
+    Coverage(
+        V32,
+        "dense end of a prompt",
+        (f"{_SERVER}test_the_end_of_a_prompt_stays_dense",),
+        cases=("dense-tail",),
+    ),
     Coverage(V32, "audit", (f"{_SERVER}test_the_end_of_a_prompt_stays_dense", _SERVE)),
     Coverage(V32, "metrics", (f"{_SERVER}test_fresh_equals_cached",)),
     Coverage(V32, "decode CUDA graphs, overlap schedule, FlashMLA sparse, bf16 KV", (_SERVE, _AB)),
@@ -183,7 +188,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         V32,
         "DP attention: decode rows relabelled as an extend for a prefill graph",
-        ("tests/patches/test_refusals.py::test_phases_of_an_extend_step",),
+        ("tests/patches/test_refusals.py::test_prompts_of_an_extend_step",),
     ),
     Coverage(
         V32,

@@ -98,7 +98,8 @@ case $step in
       --prefill-contexts 65536 131072
     "${record[@]}" --heads 32 --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 131072
     "${record[@]}" --refine triton --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 65536 131072
-    "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072 ;;
+    "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072
+    "${record[@]}" --budgets L/4 --tails 1024 8192 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
   tune) "${hisa[@]}" bench tune --out "$out/tune-h100.json" ;;
   tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
   *) usage ;;

@@ -22,7 +22,7 @@ from sglang_hisa.indexer import (
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
-from sglang_hisa.segments import Segment
+from sglang_hisa.segments import budgets, of_request
 
 TOPK = 2048
 
@@ -50,12 +50,15 @@ def run_case(
     stock = StockPrefill(context, rows, TOPK, table)
     layer = cache.layer
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
-    step = Rows(stock.ends, table, which, context, rule.blocks, rule.share, rule.width(context))
-    plan = make_prefill_plan(step, [context], config, host, refine, [Segment(0, rows, context, rule)])
+    segments = of_request(0, rows, context, rule, context, config.dense_tail_tokens)
+    widest = max(segment.width for segment in segments)
+    step = Rows(stock.ends, table, which, context, *budgets(segments, q.device), widest)
+    plan = make_prefill_plan(step, [context], config, host, refine, segments)
     output = Output(physical=True)
+    whole = all(segment.fits for segment in segments)
 
     def hisa() -> torch.Tensor:
-        if rule.fits(context):  # the adapter leaves such a step to the stock indexer
+        if whole:  # the adapter leaves such a step to the stock indexer
             return stock_total()
         return select(q, weights, layer, plan, config, host, output, "triton")
 
@@ -81,7 +84,7 @@ def run_case(
     each: dict[str, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {
         "total": (stock_total, hisa)
     }
-    if not rule.fits(context):
+    if not whole and len(segments) == 1:
         chunk = plan.chunks[0]
         part = slice(chunk.start, chunk.stop)
         qs, ws = q[part], weights[part]
@@ -123,8 +126,8 @@ def run_case(
     host_times = {arm: host_us(arms[f"total:{arm}"], repeats) for arm in ("stock", "hisa")}
     budget = rule.count(context) * rule.block
     earlier = (context - 1) // rule.block
-    work_tokens = context if rule.fits(context) else budget + earlier
-    floor = rows * work_tokens * heads * 128 * 2 / flops * 1e6
+    scored = sum(s.count * (context if s.fits else budget + earlier) for s in segments)
+    floor = scored * heads * 128 * 2 / flops * 1e6
     out = []
     for stage in each:
         ours, theirs = times[f"{stage}:hisa"], times.get(f"{stage}:stock")
@@ -138,6 +141,7 @@ def run_case(
                 "budget": min(budget, context),
                 "block": rule.block,
                 "group": config.prefill_group,
+                "tail": config.dense_tail_tokens,
                 "preset": config.preset,
                 "refine": refine,
                 "stage": stage,

@@ -8,7 +8,7 @@ from typing import Any
 
 K = 1024
 COLUMNS = (
-    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "refine", "stage"),
+    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "tail", "refine", "stage"),
     *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
     *("speedup", "floor_us", "stock_host_us", "hisa_host_us"),
 )
@@ -23,8 +23,8 @@ def write_csv(record: dict[str, Any], path: Path) -> None:
 
 
 def totals(record: dict[str, Any], phase: str, block: int = 64) -> list[dict[str, Any]]:
-    """Whole layers at the largest head count of the record, refined by the kernel that a server takes, or by
-    the only one that the record has.
+    """Whole layers at the largest head count of the record, all rows pruned, refined by the kernel that a
+    server takes, or by the only one that the record has.
 
     One row for each context, size, budget and group: the last, where a cell was measured more than once.
     """
@@ -40,6 +40,7 @@ def totals(record: dict[str, Any], phase: str, block: int = 64) -> list[dict[str
         return alone or row["refine"] == ("triton" if row[size] <= limit else "deepgemm")
 
     kept = [r for r in rows if (r["heads"], r.get("block", 64)) == (heads, block) and served(r)]
+    kept = [r for r in kept if not r.get("tail")]
     return list({(r["context"], r[size], r["budget"], group_of(r)): r for r in kept}.values())
 
 

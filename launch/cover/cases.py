@@ -23,6 +23,7 @@ class Case:
         tiny: what is changed in ``make_tiny`` where the case is rehearsed on a CPU; None: it needs a GPU.
         gpus: as many are needed.
         env: of both servers.
+        hisa: settings beside those of every case.
         extra: probes of :mod:`.probes` beside those of every case.
         context: longest prompt, in tokens, if longer than usual.
         canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
@@ -36,6 +37,7 @@ class Case:
     tiny: Mapping[str, Any] | None = field(default_factory=dict)
     gpus: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
+    hisa: Mapping[str, Any] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     context: int = 0
     canary: str = "full"
@@ -57,6 +59,9 @@ PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 
 CASES: dict[str, Case] = {
     "plain": Case("bf16 KV, decode graphs, overlap schedule"),
+    "dense-tail": Case(
+        "the last tokens of a prompt keep everything; audit", hisa={"dense_tail_tokens": 301, "audit": 0.1}
+    ),
     "glm5": Case(
         "GLM-5: 32 index heads, fused norm-rope-store",
         model=partial(models.make_small, family="glm5", index_heads=32),

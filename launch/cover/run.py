@@ -52,7 +52,7 @@ class Machine:
         """HISA that prunes at the probes' sizes, with the canary of the case."""
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
-        return json.dumps({**given, "canary": case.canary})
+        return json.dumps({**given, "canary": case.canary, **case.hisa})
 
     def flags(self, case: Case, model: Path) -> list[str]:
         """SGLang's flags of both servers.

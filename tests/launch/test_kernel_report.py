@@ -66,12 +66,12 @@ def test_the_kept_csv_belongs_to_the_kept_record(record):
 def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
     kept = json.loads(record.read_text())
     again = {**next(r for r in report.totals(kept, phase)), "hisa_us": 12345.0}
-    kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}]
+    kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}, {**again, "tail": 1024}]
     rows = report.totals(kept, phase)
     size = "batch" if phase == "decode" else "rows"
     cells = [(r["context"], r[size], r["budget"], report.group_of(r)) for r in rows]
     assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
-    assert [r["hisa_us"] for r in rows].count(12345.0) == 1
+    assert [r["hisa_us"] for r in rows].count(12345.0) == 1 and not any(r.get("tail") for r in rows)
 
 
 def test_totals_of_few_rows_are_those_of_the_kernel_that_a_server_takes(record):

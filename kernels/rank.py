@@ -25,12 +25,6 @@ def _keys(score, block, earlier, length, sink_blocks, local_tokens, BLOCK: tl.co
 
 
 @triton.jit
-def _larger(key, bound):
-    """How many of ``key`` ``[m]`` are above each of ``bound`` ``[n]`` or ``[n, m]``: int32 ``[n]``."""
-    return tl.sum((key[None, :] > bound).to(tl.int32), axis=1)
-
-
-@triton.jit
 def _rank_kernel(
     score_ptr,
     length_ptr,
@@ -89,18 +83,20 @@ def _rank_kernel(
             row_of = (earlier, length, sink_blocks, local_tokens, BLOCK)
             mine = _keys(score, own, *row_of)
             other = _keys(score, step, *row_of)
-            rank = tl.zeros((TILE,), tl.int32)
+            ahead_of = tl.zeros((TILE, CHUNK), tl.int32)  # summed over threads once, not in each chunk
             for start in range(0, earlier, CHUNK):
                 ahead = _keys(score, start + CHUNK + step, *row_of)  # loaded while this chunk is compared
                 # Of equal keys the earlier block is ahead.
                 if start + CHUNK <= first:
-                    rank += _larger(other, (mine - 1)[:, None])
+                    larger = other[None, :] > (mine - 1)[:, None]
                 elif start > first:
-                    rank += _larger(other, mine[:, None])
+                    larger = other[None, :] > mine[:, None]
                 else:
                     sooner = (start + step)[None, :] < own[:, None]
-                    rank += _larger(other, mine[:, None] - sooner.to(tl.uint32))
+                    larger = other[None, :] > mine[:, None] - sooner.to(tl.uint32)
+                ahead_of += larger.to(tl.int32)
                 other = ahead
+            rank = tl.sum(ahead_of, axis=1)
             # Ahead of all others are the sink blocks, fewer than ``earlier`` here, and then the local ones.
             local = tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier)
             local = tl.maximum(local, sink_blocks)

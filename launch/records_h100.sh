@@ -70,10 +70,10 @@ case $step in
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
     --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k ;;
-  tail) # budgets far too small for it, so that a difference would show; its chunks are of 2048 rows
+  tail) # budgets far too small for it, so that a difference would show
     small='paper-4to1:block=64:dense_tail_tokens'
     "${hisa[@]}" eval "$(dirname "$0")/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
-      --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,chunk=$small=2048" \
+      --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" \
       --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
       --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
       --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
@@ -99,7 +99,7 @@ case $step in
     "${record[@]}" --heads 32 --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 131072
     "${record[@]}" --refine triton --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 65536 131072
     "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072
-    "${record[@]}" --budgets L/4 --tails 1024 8192 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
+    "${record[@]}" --budgets L/4 --tails 1024 2048 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
   tune) "${hisa[@]}" bench tune --out "$out/tune-h100.json" ;;
   tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
   *) usage ;;

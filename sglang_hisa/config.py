@@ -75,8 +75,9 @@ class Config:
     prefill_group: int = 2
     """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
     each key once, and keep about what one keeps with a budget a few per cent smaller."""
-    dense_tail_tokens: int = 1024
-    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them)."""
+    dense_tail_tokens: int = 2048
+    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). As many as
+    the last chunk had where the trained model was asked (``launch/results/quality-first.json``)."""
     sink_tokens: int = 64
     """The first tokens of the context that are always candidates (at least one block)."""
     local_tokens: int = 64

@@ -66,6 +66,8 @@ def budgets(
     rules = [segment.rule for segment in segments]
     if len(set(rules)) == 1:
         return rules[0].blocks, rules[0].share
-    values = torch.tensor([(rule.blocks, rule.share) for rule in rules], dtype=torch.int32)
-    each = values.repeat_interleave(torch.tensor([segment.count for segment in segments]), dim=0).to(device)
+    values = torch.tensor([(rule.blocks, rule.share) for rule in rules], dtype=torch.int32).to(device)
+    counts = [segment.count for segment in segments]
+    # Spread on the device: a copy as long as the step would wait for the GPU.
+    each = values.repeat_interleave(torch.tensor(counts).to(device), dim=0, output_size=sum(counts))
     return each[:, 0].contiguous(), each[:, 1].contiguous()

@@ -27,13 +27,32 @@
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tune        launch settings of our kernels                    -> OUT/tune-h100.json
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
+#   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt
+#
+#   records_h100.sh --lanes OUT 'STEP...' 'STEP...'
+#
+# takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said.
 #
 # Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
 # more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
 # made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-usage() { sed -n '2,33p' "$0" >&2; exit 2; }
+if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
+  gpu=0
+  for steps in "${@:3}"; do
+    for one in $steps; do
+      began=$SECONDS
+      code=0
+      CUDA_VISIBLE_DEVICES=$gpu "$0" "$one" "$out" >"$out/$one.log" 2>&1 || code=$?
+      echo "GPU $gpu, $one: exit $code after $((SECONDS - began)) s"
+    done &
+    gpu=$((gpu + 1))
+  done
+  wait
+  exit
+fi
+usage() { sed -n '2,38p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -102,5 +121,12 @@ case $step in
     "${record[@]}" --budgets L/4 --tails 1024 2048 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
   tune) "${hisa[@]}" bench tune --out "$out/tune-h100.json" ;;
   tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
+  sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not (scores_and_choice and (4- or 32-))")
+    { "$python" -c 'import json; from sglang_hisa.launch.provenance import provenance; print(json.dumps(provenance()))'
+      echo "\$ PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --target-processes all ${checked[*]}"
+      "${SANITIZER:-compute-sanitizer}" --tool memcheck --target-processes all "${checked[@]}"; } 2>&1 \
+      | tee "$out/sanitizer-h100.txt" ;;
   *) usage ;;
 esac

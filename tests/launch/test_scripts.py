@@ -42,12 +42,14 @@ STEPS = re.findall(r"^#   ([a-z0-9-]+) {2,}", (LAUNCH / "records_h100.sh").read_
 @pytest.mark.parametrize("step", STEPS)
 def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path) -> None:
     """With echo for an interpreter the script only says what it would run."""
-    env = {**os.environ, "PYTHON": "/bin/echo"}
+    env = {**os.environ, "PYTHON": "/bin/echo", "SANITIZER": "/bin/echo"}
     words = [LAUNCH / "records_h100.sh", step, str(tmp_path)]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines and all(line[0] == "-m" for line in lines)
-    for _, module, *given in lines:
+    others = [line for line in lines if line[0] != "-m"]
+    assert len(others) < len(lines) or step == "sanitize"
+    assert not others or (step == "sanitize" and others[-1][:2] == ["--tool", "memcheck"])
+    for _, module, *given in (line for line in lines if line[0] == "-m"):
         assert importlib.util.find_spec(module), module
         if module == "sglang_hisa.cli" and given[0] != "bench":
             args, rest = make_parser().parse_known_args(given)
@@ -57,10 +59,20 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
 
 def test_the_records_script_says_what_it_can_do() -> None:
     done = call("records_h100.sh", "nope", "out")
-    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 23
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 24
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:
     for line in (LAUNCH / "docker" / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY "):
             assert all((tables.ROOT / name).exists() for name in line.split()[1:-1]), line
+
+
+def test_lists_of_steps_run_side_by_side_on_a_gpu_each(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHON": "/bin/echo"}
+    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "tune nope", "cover"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
+    said = sorted(line.split(" after ")[0] for line in done.stdout.splitlines())
+    assert said == ["GPU 0, nope: exit 2", "GPU 0, tune: exit 0", "GPU 1, cover: exit 0"]
+    assert "bench tune" in (tmp_path / "tune.log").read_text()
+    assert "sglang_hisa.launch.cover" in (tmp_path / "cover.log").read_text()

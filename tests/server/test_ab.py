@@ -83,7 +83,7 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
         *("--arm", f"slow={json.dumps(slow)}", "--cells", "900:1", "--rounds", "6"),
         *("--enable-return-indexer-topk", "--disable-overlap-schedule"),
         PYTHONPATH=str(FAULTS),
-        SLOW_PREFILL="10",
+        SLOW_PREFILL="5",
     )
     text, _ = run.communicate(timeout=1500)
     assert run.returncode == 0, text

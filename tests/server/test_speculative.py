@@ -34,26 +34,28 @@ def model(tmp_path_factory):
 
 
 def test_budget_that_covers_the_context_accepts_what_stock_accepts(tmp_path, model):
-    """One request at a time: the drafts that stock SGLang accepts, and the answers of no drafts at all."""
+    """One request at a time: the drafts that stock SGLang accepts, and its answers.
+
+    Not those of no drafts at all: stock SGLang's own two differ by rounding on some CPUs.
+    """
     wide = {**SMALL, "decode_tokens": 4096, "prefill_tokens": 4096, "canary": "full", "canary_stop": True}
-    arms = {"plain": (None, []), "stock": (None, drafts(4)), "hisa": (wide, drafts(4))}
+    arms = {"stock": None, "hisa": wide}
 
     def serve(name):
-        hisa, flags = arms[name]
         (tmp_path / name).mkdir()
-        flags = [*flags, "--chunked-prefill-size", "256"]
-        with watched(tmp_path / name, model, hisa, flags, pool_tokens=2048) as (server, counts):
+        flags = [*drafts(4), "--chunked-prefill-size", "256"]
+        with watched(tmp_path / name, model, arms[name], flags, pool_tokens=2048) as (server, counts):
             answers = [server.generate(text(n, n), 24) for n in (1, 62, 129, 447)]
             return answers, counts(), server.receipts()[0]
 
-    with ThreadPoolExecutor(2) as pool:  # two servers at a time
-        plain, stock, hisa = pool.map(serve, arms)
-    ids = [[answer["output_ids"] for answer in answers] for answers, _, _ in (plain, stock, hisa)]
-    assert ids[0] == ids[1] == ids[2]
+    with ThreadPoolExecutor(2) as pool:
+        stock, hisa = pool.map(serve, arms)
+    theirs, ours = ([answer["output_ids"] for answer in answers] for answers, _, _ in (stock, hisa))
+    assert ours == theirs
     assert accepted_and_rejected(hisa[0]) == accepted_and_rejected(stock[0])
     assert min(accepted_and_rejected(hisa[0])) > 20
     assert_right(hisa[1], rows=2000, pruned=False)
-    assert plain[2] is None and stock[2] is None
+    assert stock[2] is None
     assert hisa[2]["layers"] == 3 and hisa[2]["draft_layers"] == 1
     assert min(hisa[2]["hisa_steps"][kind] for kind in ("verify", "draft", "draft extend")) > 20
 

@@ -160,7 +160,7 @@ def test_the_end_of_a_prompt_stays_dense(tmp_path, tiny):
         assert rows["rows"] == 512 and rows["context_tokens"] == sum(range(257, 769))
         kept = sum(min(length, 4 * 64 + (length - 1) % 64 + 1) for length in range(257, 699))
         assert rows["candidate_tokens"] == kept + sum(range(699, 769))
-        assert 0 < receipt["audit"]["recall"] < 1
+        assert receipt["audit"]["rows"] > 90 and 0 < receipt["audit"]["recall"] < 1
         assert counts()["stale"] == 0
         # The oracle expects pruned rows everywhere: only rows that keep everything may differ.
         lengths = [int(m.split("length ")[1].rstrip(")")) for m in counts()["wrong"] if "length" in m]

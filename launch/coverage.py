@@ -79,7 +79,7 @@ COVERAGE: tuple[Coverage, ...] = (
         cases=("dense-tail",),
     ),
     Coverage(V32, "audit", (f"{_SERVER}test_the_end_of_a_prompt_stays_dense", _SERVE)),
-    Coverage(V32, "metrics", (f"{_SERVER}test_fresh_equals_cached",)),
+    Coverage(V32, "metrics", (f"{_SERVER}test_answers_from_the_cache",)),
     Coverage(V32, "decode CUDA graphs, overlap schedule, FlashMLA sparse, bf16 KV", (_SERVE, _AB)),
     Coverage(V32, "contexts to 256K", (_AB_LONG,)),
     Coverage(

@@ -96,6 +96,7 @@ def command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "sglang_hisa.cli", "demo", "--cpu", "--dir", str(folder)]
 
 
+@pytest.mark.once("0.5.23")
 @pytest.mark.server
 def test_demo_runs(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=1800)
@@ -115,6 +116,7 @@ def test_demo_runs(tmp_path: Path) -> None:
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.once("0.5.23")
 @pytest.mark.server
 def test_an_interrupted_demo_leaves_no_server(tmp_path: Path) -> None:
     child = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True)

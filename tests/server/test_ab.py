@@ -15,7 +15,7 @@ from sglang_hisa.models import make_tiny
 
 from .conftest import FAULTS
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.17")]
 
 
 def servers_of(folder: Path) -> list[int]:

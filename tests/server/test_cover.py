@@ -6,7 +6,7 @@ import pytest
 
 from sglang_hisa.launch.cover.__main__ import main
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
 
 
 def test_a_case_beside_stock(tmp_path):

@@ -20,7 +20,7 @@ from tests.launch.ports import wait_refused
 from tests.server.conftest import text
 from tests.server.test_ab import record, servers_of
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.17")]
 
 PRUNED = {"preset": "paper", "block": 64, "decode_tokens": 128, "prefill_tokens": 128, "canary": "sample"}
 LONG = 500

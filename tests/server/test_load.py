@@ -14,7 +14,7 @@ import pytest
 from sglang_hisa.models import make_tiny
 from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200), pytest.mark.once("0.5.17")]
 
 
 @pytest.fixture(scope="module")

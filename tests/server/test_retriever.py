@@ -12,7 +12,7 @@ import pytest
 
 from sglang_hisa.cli import main
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(2700)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(2700), pytest.mark.once("0.5.23")]
 MODEL = Path(__file__).parents[2] / "launch" / "retriever"
 FITS, TIGHT = 1021, 2057
 

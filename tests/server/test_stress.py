@@ -11,7 +11,7 @@ from sglang_hisa.launch.stress.__main__ import main
 
 from .test_real_server import SMALL
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.once("0.5.23")]
 
 
 def test_scenes_on_a_real_server(tmp_path):

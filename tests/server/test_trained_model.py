@@ -16,7 +16,7 @@ from sglang_hisa.launch.train.model import Model
 from sglang_hisa.launch.train.shape import Shape
 from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
 TOPK = 64
 
 

@@ -86,6 +86,7 @@ def test_pipeline_stages_over_an_fp8_kv_cache(tmp_path):
         assert 0.5 * counts["rows"] < counts["ragged"] < counts["rows"]
 
 
+@pytest.mark.once("0.5.23")
 def test_ranks_that_differ_stop_with_one_message_each(tmp_path, tiny):
     differing = two_ranks(tmp_path, tiny, TP, RANKS_DIFFER="1")
     with pytest.raises(ServerFailed, match="exited"), differing:

@@ -1,12 +1,15 @@
-"""How kernels are launched, by GPU: the table that ``hisa bench tune`` is for.
+"""How kernels are launched, by GPU: what ``hisa bench tune`` measures and, with ``--apply``, keeps.
 
 The defaults are those of an H100 (``launch/results/tune-h100.json``); an H200 has the same multiprocessors.
+Another GPU's, or a newer measurement, is a file in ``tuned/`` beside this one.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import torch
 
@@ -49,14 +52,64 @@ class Settings:
 
 
 DEFAULT = Settings()
-BY_GPU: dict[str, Settings] = {"H100": DEFAULT, "H200": DEFAULT}
-"""By a part of the name that CUDA gives."""
+TUNED = Path(__file__).parent / "tuned"
+"""Files ``NAME.json``: values of :class:`Settings` by name, the defaults for those left out. NAME is what
+:func:`file_name` makes of a GPU's name, or its beginning; of several that fit the longest is taken."""
+
+
+def file_name(gpu: str) -> str:
+    """``"NVIDIA H100 80GB HBM3"`` -> ``"H100-80GB-HBM3"``."""
+    return "-".join(word for word in gpu.replace("/", " ").split() if word != "NVIDIA")
+
+
+def tuned_file(gpu: str) -> Path | None:
+    """The file with the longest name that fits the GPU that CUDA calls ``gpu``."""
+    fitting = [path for path in TUNED.glob("*.json") if file_name(gpu).startswith(path.stem)]
+    return max(fitting, key=lambda path: len(path.stem), default=None)
+
+
+def load(gpu: str) -> Settings:
+    """Settings of the GPU that CUDA calls ``gpu``: those of its file, or the defaults.
+
+    Raises:
+        ValueError: the file is no JSON object, or holds something else than positive ints (or a limit of 0)
+            under known names.
+    """
+    path = tuned_file(gpu)
+    if path is None:
+        return DEFAULT
+    again = f"run `hisa bench tune --apply` again, or remove {path}"
+    try:
+        values = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"kernel settings are no JSON object ({error}); {again}") from None
+    lowest = {
+        field.name: 0 if field.name in ("rank_pairs", "refine_rows") else 1 for field in fields(Settings)
+    }
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in values.items()
+        if name not in lowest or type(value) is not int or value < lowest[name]
+    ]
+    if wrong:
+        raise ValueError(f"kernel settings {', '.join(wrong)} are unknown or no positive ints; {again}")
+    return Settings(**values)
+
+
+def save(gpu: str, settings: Settings) -> Path:
+    """Keep the settings of a GPU; servers that start from now on use them.
+
+    Raises:
+        OSError: the package may not be written to.
+    """
+    TUNED.mkdir(exist_ok=True)
+    path = TUNED / f"{file_name(gpu)}.json"
+    path.write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    for_device.cache_clear()
+    return path
 
 
 @functools.cache
 def for_device(device: torch.device) -> Settings:
     """Settings of a device: those of its GPU, or the defaults."""
-    if device.type != "cuda":
-        return DEFAULT
-    name = torch.cuda.get_device_name(device)
-    return next((settings for part, settings in BY_GPU.items() if part in name), DEFAULT)
+    return load(torch.cuda.get_device_name(device)) if device.type == "cuda" else DEFAULT

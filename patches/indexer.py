@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     problems = settings.check_model(state.config, self.index_topk, PAGE)
     if self.head_dim != HEAD_DIM:
         problems.append(f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}")
+    try:
+        on_gpu = torch.cuda.is_available()
+        state.settings = asdict(for_device(torch.device("cuda" if on_gpu else "cpu")))
+    except ValueError as error:
+        problems.append(str(error))
     if problems:
         refuse("the configuration does not fit the model", problems, "change SGLANG_HISA as said above")
     agreement.check_once(state)  # here: before the weights are loaded

@@ -67,6 +67,8 @@ class Runtime:
     canary: Canary = field(init=False)
     refine: str = ""
     backend: str = ""
+    settings: dict[str, int] = field(default_factory=dict)
+    """How kernels are launched (:class:`sglang_hisa.kernels.settings.Settings`)."""
     on_step: Callable[[str, str], None] | None = None
     """Told of each counted step: ("hisa", phase) or ("stock", reason)."""
     on_forward: Callable[[], None] | None = None
@@ -123,6 +125,7 @@ class Runtime:
             "summary_bytes": self.summary_bytes,
             "refine": self.refine,
             "kernels": self.backend,
+            "kernel_settings": self.settings,
             "hisa_steps": dict(self.steps),
             "stock_steps": dict(self.stock),
             "rows": self._rows_report(),

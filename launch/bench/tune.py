@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import PAGE, from_mapping
-from sglang_hisa.kernels.settings import DEFAULT, Settings
+from sglang_hisa.kernels.settings import DEFAULT, Settings, for_device, save
 
 K = 1024
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -45,7 +45,7 @@ TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
     "refine_rows": ((0,), (MOST,)),
 }
 """Values of a kernel's fields that are tried together; of ``refine_rows``, DeepGEMM and our own kernel in
-whole layers (with the device's settings, not those found meanwhile)."""
+whole layers (with the settings used so far, not those found meanwhile: a second run after ``--apply``)."""
 DECODE = tuple(itertools.product((1, 16, 64), (64 * K, 128 * K, 256 * K)))
 PREFILL = ((8192, 64 * K), (8192, 128 * K))
 """Rows and their context."""
@@ -103,23 +103,23 @@ def _pairs(row: Row) -> int:
     return int(row["rows"] * (row["context"] // PAGE) ** 2)
 
 
-def settings_of(rows: Sequence[Row]) -> Settings:
-    """The fastest settings that the rows show; fields of kernels without rows are the defaults."""
+def settings_of(rows: Sequence[Row], used: Settings = DEFAULT) -> Settings:
+    """The fastest settings that the rows show; fields of kernels without rows are those used so far."""
     found = {}
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         found.update(best(rows, kernel))
-    return replace(DEFAULT, **found)
+    return replace(used, **found)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The best values of each kernel and what they gain over the defaults, shape by shape.
+def table(rows: Sequence[Row], now: Settings = DEFAULT) -> str:
+    """The best values of each kernel and what they gain over those used so far, shape by shape.
 
     Of ``refine_rows``: a layer with DeepGEMM's kernel and with ours.
     """
     lines = []
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
         chosen = best(rows, kernel)
-        used = {name: getattr(DEFAULT, name) for name in FIELDS[kernel]}
+        used = {name: getattr(now, name) for name in FIELDS[kernel]}
         lines.append(f"{kernel}: {' '.join(f'{name}={value}' for name, value in chosen.items())}")
         if kernel == "refine_rows":
             used, chosen = {"refine_rows": 0}, {"refine_rows": MOST}
@@ -160,6 +160,8 @@ def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Setting
 
 def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[Row], None]) -> None:
     """Time every variant of every kernel; each row is told as soon as it is there."""
+    import torch
+
     from sglang_hisa.kernels.layout import ROW_BYTES
     from sglang_hisa.launch.bench import cases
     from sglang_hisa.launch.bench.decode import Step
@@ -168,7 +170,7 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
     def time(kernel: str, rows: int, context: int, layers: int, run: Callable[[Settings], Any]) -> None:
         graphs = {}
         for values in TRIED[kernel]:
-            settings = replace(DEFAULT, **dict(zip(FIELDS[kernel], values)))
+            settings = replace(used, **dict(zip(FIELDS[kernel], values)))
             settings = replace(settings, rank_pairs=1 << 62 if kernel == "rank" else 0)
             graphs[values] = capture(functools.partial(run, settings))
         times = interleave({str(values): graph.replay for values, graph in graphs.items()}, repeats, layers)
@@ -181,6 +183,7 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
                 }
             )
 
+    used = for_device(torch.device("cuda"))
     cache = cases.make_cache(int(cache_gb * (1 << 30)) // ROW_BYTES)
     config = from_mapping({"preset": "paper", "block": 64})
     for rows, context in DECODE:
@@ -218,7 +221,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each variant")
     parser.add_argument("--cache-gb", type=float, default=36, help="GPU memory for the index-K pages")
     parser.add_argument("--out", type=Path, help="write the record (JSON) here")
+    parser.add_argument(
+        "--apply", action="store_true", help="keep what was found for this GPU: servers use it from then on"
+    )
     args = parser.parse_args(argv)
+    import torch
+
     from sglang_hisa.launch.provenance import provenance
 
     rows: list[Row] = []
@@ -230,19 +238,22 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{row['kernel']:11} {shape} {row['us']:8.2f} us  {values}", flush=True)
 
     measure(args.kernels, args.repeats, args.cache_gb, tell)
-    found = asdict(settings_of(rows))
-    print(f"{table(rows)}\n{found}")
+    used = for_device(torch.device("cuda"))
+    found = settings_of(rows, used)
+    print(f"{table(rows, used)}\n{asdict(found)}")
     if args.out:
         record = {
             "schema_version": 1,
             "commands": [shlex.join(sys.argv)],
             "provenance": provenance(),
-            "settings": found,
+            "settings": asdict(found),
             "rows": rows,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         print(f"wrote {args.out}")
+    if args.apply:
+        print(f"wrote {save(torch.cuda.get_device_name(), found)}: used from now on")
     return 0
 
 

@@ -148,9 +148,17 @@ def check_refine(gpu: Gpu | None) -> Finding:
         return Finding("kernels", OK, "torch references (CPU)")
     if version_of("triton") is None:
         return Finding("kernels", FAIL, "HISA's kernels need triton", "pip install triton, as torch pins it")
+    from sglang_hisa.kernels import settings
+
+    try:
+        settings.load(gpu.name)
+    except ValueError as error:
+        return Finding("kernels", FAIL, "launch settings of this GPU", str(error))
+    tuned = settings.tuned_file(gpu.name)
+    launched = f"launched as {tuned.name} says" if tuned else "launched as on an H100"
     if version_of("sgl-deep-gemm", "deep-gemm") is None:
-        return Finding("kernels", OK, 'Triton; without DeepGEMM "refine" is "triton"')
-    return Finding("kernels", OK, "Triton, and DeepGEMM to refine")
+        return Finding("kernels", OK, f'Triton ({launched}); without DeepGEMM "refine" is "triton"')
+    return Finding("kernels", OK, f"Triton ({launched}), and DeepGEMM to refine")
 
 
 def patch_rows() -> list[PatchRow]:

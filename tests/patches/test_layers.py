@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_hisa.config import parse
+from sglang_hisa.kernels import settings as kernel_settings
 from sglang_hisa.patches import contract, indexer, runtime, scheduler
 from sglang_hisa.server import cpu_env
 
@@ -55,6 +56,16 @@ def state():
 def test_another_key_width_is_refused(state):
     with pytest.raises(SystemExit, match="index_head_dim is 64; HISA's kernels are written for 128"):
         indexer.after_init(None, SimpleNamespace(index_topk=2048, head_dim=64, layer_id=0), config=None)
+    assert not state.layers
+
+
+def test_wrong_kernel_settings_are_refused(state, tmp_path, monkeypatch):
+    (tmp_path / "H100.json").write_text('{"coarse_warps": 0}')
+    monkeypatch.setattr(kernel_settings, "TUNED", tmp_path)
+    monkeypatch.setattr(indexer, "for_device", lambda device: kernel_settings.load("NVIDIA H100"))
+    layer = SimpleNamespace(index_topk=2048, head_dim=128, layer_id=0)
+    with pytest.raises(SystemExit, match=r"coarse_warps=0 .*hisa bench tune --apply"):
+        indexer.after_init(None, layer, config=None)
     assert not state.layers
 
 

@@ -18,7 +18,7 @@ from sglang_hisa.kernels.settings import for_device
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import refuse
-from sglang_hisa.segments import Segment, budgets, of_request
+from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import PageSummaries
 
 
@@ -301,10 +301,8 @@ def _prefill_step(
         tail = any(segment.rule is budget.KEEP_EVERYTHING for segment in segments)
         return "prefill: end of prompts" if tail else "prefill: within the budget"
 
-    blocks, share = budgets(segments, q.device)
-    width = max(segment.width for segment in segments)
     rows_of, table = metadata.get_token_to_batch_idx(), metadata.get_page_table_64()
-    view = paths.Rows(lengths, table, rows_of, max(contexts), blocks, share, width)
+    view = paths.Rows.of_segments(lengths, table, rows_of, segments)
     plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), segments)
     if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)

@@ -18,7 +18,7 @@ from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.kernels.settings import Settings, for_device
-from sglang_hisa.segments import Segment, in_parts
+from sglang_hisa.segments import Segment, budgets, in_parts
 from sglang_hisa.summaries import LayerSummaries
 
 OVERLAP_ROWS = 1024
@@ -56,7 +56,7 @@ class Rows:
     lengths int32 ``[rows]`` (tokens a row may see), table int32 ``[tables, pages]``, table_rows int32
     ``[rows]`` or None for the identity, max_length bounds ``lengths`` on the host. ``blocks`` and
     ``share`` are each row's budget (:class:`sglang_hisa.budget.Rule`), ints or int32 ``[rows]``;
-    ``width`` is the pages of the widest candidate row (of a plan made of segments: these say it).
+    ``width`` is the pages of the widest candidate row.
     """
 
     lengths: torch.Tensor
@@ -66,6 +66,19 @@ class Rows:
     blocks: torch.Tensor | int
     share: torch.Tensor | int
     width: int
+
+    @classmethod
+    def of_segments(
+        cls,
+        lengths: torch.Tensor,
+        table: torch.Tensor,
+        table_rows: torch.Tensor | None,
+        segments: Sequence[Segment],
+    ) -> Rows:
+        """Rows of an extend step with the budgets of its segments, which are all of its rows."""
+        longest = max(segment.context for segment in segments)
+        width = max(segment.width for segment in segments)
+        return cls(lengths, table, table_rows, longest, *budgets(segments, lengths.device), width)
 
 
 @dataclass(frozen=True)

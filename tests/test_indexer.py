@@ -21,7 +21,7 @@ from sglang_hisa.indexer import (
 )
 from sglang_hisa.kernels.settings import DEFAULT
 from sglang_hisa.patches.cpu import mqa, topk
-from sglang_hisa.segments import Segment, budgets, of_request
+from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
 
 from .kernels.conftest import make_case
@@ -234,12 +234,11 @@ def test_rows_that_end_a_prompt_keep_everything(block, group):
         segments += of_request(len(keep), count, first + count, rule, prompt, 20)
         keep += [KEEP_ALL if end > prompt - 20 else 4 for end in range(first + 1, first + count + 1)]
     contexts = [first + count for first, count, _ in requests.values()]
-    blocks, share = budgets(segments, torch.device("cpu"))
-    kept = [4 if b == 4 else KEEP_ALL for b in blocks.tolist()]
-    assert share.eq(0).all() and sum(a != b for a, b in zip(kept, keep)) == 2, "of the pairs at two odd cuts"
-    owner_t = torch.tensor(owner, dtype=torch.int32)
+    rows = Rows.of_segments(case.lengths, case.table, torch.tensor(owner, dtype=torch.int32), segments)
+    kept = [4 if b == 4 else KEEP_ALL for b in rows.blocks.tolist()]
+    assert rows.share.eq(0).all() and sum(a != b for a, b in zip(kept, keep)) == 2, "of pairs at two odd cuts"
     widest = -(-max(ends) // PAGE)
-    rows = Rows(case.lengths, case.table, owner_t, max(ends), blocks, share, widest)
+    assert (rows.max_length, rows.width) == (max(ends), widest)
     plan = make_prefill_plan(rows, contexts, config, Host(True), "deepgemm", segments)
     narrow, wide = 4 * block // PAGE, max(segment.width for segment in segments)
     assert {chunk.width for chunk in plan.chunks} == {narrow, wide} and wide == widest

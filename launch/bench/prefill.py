@@ -22,7 +22,7 @@ from sglang_hisa.indexer import (
 from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, bench_host
-from sglang_hisa.segments import budgets, of_request
+from sglang_hisa.segments import of_request
 
 TOPK = 2048
 
@@ -51,8 +51,7 @@ def run_case(
     layer = cache.layer
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
     segments = of_request(0, rows, context, rule, context, config.dense_tail_tokens)
-    widest = max(segment.width for segment in segments)
-    step = Rows(stock.ends, table, which, context, *budgets(segments, q.device), widest)
+    step = Rows.of_segments(stock.ends, table, which, segments)
     plan = make_prefill_plan(step, [context], config, host, refine, segments)
     output = Output(physical=True)
     whole = all(segment.fits for segment in segments)

@@ -89,7 +89,7 @@ COVERAGE: tuple[Coverage, ...] = (
         cases=("fp8-kv",),
     ),
     Coverage(V32, "fp8 KV with FlashMLA KV in prefill as well (PAGED)", cases=("fp8-kv-paged",)),
-    Coverage(V32, "fa3 decode"),
+    Coverage(V32, "fa3 decode", cases=("fa3",)),
     Coverage(V32, "contexts to 1M", cases=("1m",)),
     Coverage(
         V32,

@@ -78,6 +78,7 @@ CASES: dict[str, Case] = {
         (*_FP8, "--dsa-prefill-backend", "flashmla_kv"),
         tiny=None,
     ),
+    "fa3": Case("FlashAttention-3 decode", ("--dsa-decode-backend", "fa3"), tiny=None),
     "no-overlap": Case(
         "mixed chunked prefill, no overlap schedule", ("--enable-mixed-chunk", "--disable-overlap-schedule")
     ),

@@ -115,7 +115,13 @@ def test_answers_from_the_cache(tmp_path, tiny):
         assert_right(counts(), rows=5000, pruned=True)
 
 
-@pytest.mark.parametrize("fused,summary", [(False, "mean"), (True, "salient")], ids=["unfused", "fused"])
+@pytest.mark.parametrize(
+    "fused,summary",
+    [
+        pytest.param(False, "mean", id="unfused", marks=pytest.mark.once("0.5.17")),
+        pytest.param(True, "salient", id="fused", marks=pytest.mark.once("0.5.23")),
+    ],
+)
 def test_large_blocks_sink_and_local(tmp_path, tiny, fused, summary):
     """128-token blocks, three sink pages, a wide local window; positions and slots; both summaries; rows that
     choose alone and in pairs."""
@@ -195,6 +201,7 @@ def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
     ],
     ids=["budget below index_topk", "feature not served"],
 )
+@pytest.mark.once("0.5.17")
 def test_refused_at_start(tmp_path, tiny, change, flags, parts):
     """The server exits with an error and one message; it never serves stock DSA instead."""
     with pytest.raises(ServerFailed) as caught, watched(tmp_path, tiny, {**SMALL, **change}, flags):

@@ -74,7 +74,9 @@ def from_the_host(server):
     assert now - rebuilt.get("hicache_load", 0) == from_host(again), "a page counts once, for both pools"
 
 
-@pytest.mark.parametrize("family,tokens", [("v32", 4), ("glm5", 3)])
+@pytest.mark.parametrize(
+    "family,tokens", [("v32", 4), pytest.param("glm5", 3, marks=pytest.mark.once("0.5.17"))]
+)
 def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
     """Drafts accepted and rejected around the ends of pages, alone and under load: each row's choice is the
     oracle's, and so is each page's summary, in the target's pool and in the draft model's.

@@ -44,8 +44,8 @@ def answers(server):
 
 
 def settle(server):
-    """An answer leaves the scheduler one more step, in which 0.5.17 ends at a release or at new weights; what it
-    is asked next it hears after that step."""
+    """An answer leaves the scheduler one more step, in which a release or new weights end 0.5.17; what it is
+    asked after this it hears after that step."""
     server.receipts()
 
 

@@ -25,7 +25,7 @@
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
-#   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json, OUT/tuned
+#   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
 #   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt
 #
@@ -121,8 +121,7 @@ case $step in
     "${record[@]}" --budgets L/4 --tails 1024 2048 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
   tune)
     "${hisa[@]}" bench tune --apply --out "$out/tune-h100.json" --kernels coarse rank pick pick_many refine
-    "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows
-    cp -r "$("$python" -c 'from sglang_hisa.kernels.settings import TUNED; print(TUNED)')" "$out/" ;;
+    "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
   tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
   sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1

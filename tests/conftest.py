@@ -5,10 +5,12 @@
 
 import os
 import signal
-from importlib.metadata import version
 
 import pytest
 import torch
+
+from sglang_hisa.patches import contract
+from sglang_hisa.patches.table import VERSIONS
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -26,8 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--share"):
         return
-    marks = {item: item.get_closest_marker("once") for item in items}
-    left = [item for item, mark in marks.items() if mark and mark.args[0] != version("sglang")]
+    here = contract.installed_version()
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        mark = item.get_closest_marker("once")
+        assert mark is None or mark.args[0] in VERSIONS, f"{item.nodeid}: no run would have it"
+        (kept if mark is None or mark.args[0] == here else left).append(item)
     if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+        items[:] = kept

@@ -11,7 +11,8 @@
 #   ab-decode   the same model, decode-only                       -> OUT/ab-v32-tp8-rank-decode
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
 #   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
-#   watching    what audit and canary cost, 8K and 128K           -> OUT/ab-watching
+#   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
+#   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   salient     salient summaries against the mean                -> OUT/ab-salient
 #   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
@@ -52,7 +53,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,38p' "$0" >&2; exit 2; }
+usage() { sed -n '2,39p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -65,7 +66,8 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   local slice=$1 context=$2 pool=$3 name=$4
   shift 4
   "${hisa[@]}" model slice "$slice" "$out/model-$slice"
-  "${hisa[@]}" ab --timeout 400 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
+  # Made-up weights answer alike whatever is pruned: quality is measured with the trained model.
+  "${hisa[@]}" ab --timeout 400 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
     --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
 }
 
@@ -79,11 +81,12 @@ case $step in
   ab-decode) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank-decode --together --arms stock,decode-only \
     --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
-    --cells '32k:4 128k:4' --rounds 2 --warmup-tokens 300k ;;
-  ab-4l) ab v32-4l 133000 560000 ab-v32-4l --arms stock,paper --cells '8k:1,4 32k:1 128k:1,4' --rounds 2 ;;
-  watching) ab v32-tp8-rank 133000 140000 ab-watching --together --arms paper,audited,watched \
-    --arm 'audited={"preset": "paper", "audit": 0.01}' --arm 'watched={"preset": "paper", "canary": "sample"}' \
-    --cells '8k:1 128k:1' --rounds 4 --warmup-tokens 300k ;;
+    --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
+  ab-4l) ab v32-4l 133000 560000 ab-v32-4l --together --arms stock,balanced,paper \
+    --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
+  watching | watching-canary)
+    ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
+      --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
     --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
@@ -98,7 +101,7 @@ case $step in
       --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
   stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
   stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
-    --scenes warm --minutes 1 ;;
+    --scenes warm --minutes 2 ;;
   stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
     --scenes radix retract --jitter 10 --enable-hierarchical-cache --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;

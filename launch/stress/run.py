@@ -84,7 +84,7 @@ class Stress:
             **{"minutes": 0.0, "rounds": 0, "requests": 0},
             **{"canary_pages_checked": 0, "violations": 0, "pages_rebuilt": 0},
             **{"retractions": 0, "crashes": 0},
-            **{"problems": [], "facts": {}, "provenance": provenance()},
+            **{"problems": [], "facts": {}, "means": {}, "provenance": provenance()},
         }
         before, retracted = _canary(server), retractions(server.log)
         source, begin, told = random.Random(row["id"]), time.monotonic(), 0.0
@@ -103,6 +103,8 @@ class Stress:
             row["problems"] += found.problems
             for fact, value in found.facts.items():
                 row["facts"][fact] = max(value, row["facts"].get(fact, value))
+                mean = row["means"].get(fact, value)
+                row["means"][fact] = mean + (value - mean) / row["rounds"]
             row["minutes"] = round((time.monotonic() - begin) / 60, 2)
             row["canary_pages_checked"] = now["checks"] - before["checks"]
             row["violations"] = now["violations"] - before["violations"]

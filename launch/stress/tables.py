@@ -22,6 +22,7 @@ NOTES = {
     ),
 }
 """What is known of a problem in rows of a commit; the record itself is left as it was made."""
+_KLS = ("kl_warm_cold", "kl_cold_cold")
 _SUMS = ("requests", "canary_pages_checked", "violations", "retractions", "pages_rebuilt")
 
 
@@ -39,15 +40,28 @@ def scenes(record: Row) -> Table:
 
 
 def warm(record: Row) -> Table:
-    """Largest KL of the ``warm`` scene's rounds by model and arm, beside that of two empty caches."""
+    """Largest KL of the ``warm`` scene's rounds by model and arm, beside that of two empty caches.
+
+    More rounds find a larger one; the mean, which records have since then, does not depend on how many.
+    """
     out = []
     for (model, arm, name), rows in _groups(record["rows"]).items():
         known = [row for row in rows if "kl_warm_cold" in row["facts"]]
         if name == "warm" and known:
-            largest = [max(row["facts"][key] for row in known) for key in ("kl_warm_cold", "kl_cold_cold")]
             rounds = sum(row["rounds"] for row in known)
-            out.append([model, f"`{arm}`", str(rounds), *(f"{kl:.1e}" if kl else "0" for kl in largest)])
+            out.append([model, f"`{arm}`", str(rounds), *(_kl(known, key) for key in _KLS)])
     return ["model", "arm", "rounds", "KL(full cache, empty cache)", "KL(empty, empty again)"], out
+
+
+def _kl(rows: list[Row], key: str) -> str:
+    """The largest of all rounds, and the mean where every row has one."""
+    largest = max(row["facts"][key] for row in rows)
+    if not largest:
+        return "0"
+    if not all("means" in row for row in rows):
+        return f"{largest:.1e}"
+    mean = sum(row["means"][key] * row["rounds"] for row in rows) / sum(row["rounds"] for row in rows)
+    return f"{largest:.1e}, mean {mean:.1e}"
 
 
 def left(record: Row) -> str:

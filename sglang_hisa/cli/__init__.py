@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -56,11 +57,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``hisa``; returns the exit code (1: a problem that was reported, 2: wrong usage)."""
+    """Run ``hisa``; returns the exit code (1: a problem that was reported, 2: wrong usage, 130: interrupted).
+
+    SIGTERM (of ``timeout``, of a batch system) interrupts as Ctrl-C does: what was measured is kept.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     args, rest = parser.parse_known_args(words or ["--help"])
     if rest and not getattr(args, "passes_flags_on", False):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     args.words, args.rest = words, rest
-    return int(args.run(args))
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(args.run(args))
+    finally:
+        signal.signal(signal.SIGTERM, previous)

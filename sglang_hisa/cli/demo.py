@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
-from typing import NoReturn
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,10 +22,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
-def _stop(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 1 on a failed check, 130 when interrupted. The servers are stopped in every case."""
     from sglang_hisa.cli import checks, demo_plan, demo_run, preflight
@@ -35,11 +29,8 @@ def run(args: argparse.Namespace) -> int:
     gpu = None if args.cpu else checks.find_gpu()
     preflight.check(cpu=gpu is None, hisa=True)
     plan = demo_plan.cpu_plan() if gpu is None else demo_plan.gpu_plan()
-    previous = signal.signal(signal.SIGTERM, _stop)  # a plain SIGTERM would leave the server running
     try:
         return demo_run.run(plan, args.dir)
     except KeyboardInterrupt:
         print("hisa demo: interrupted; the server is stopped")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -90,6 +90,16 @@ def test_kl_is_the_largest_of_the_calls_and_stock_may_be_missing():
     assert list(found["x", "`paper`"].values())[2:] == ["2", "0", "0"]
 
 
+def test_kl_has_a_mean_over_all_rounds_where_the_calls_have_theirs():
+    def asked(rounds, warm, cold):
+        facts = {"kl_warm_cold": 4 * warm, "kl_cold_cold": 4 * cold}
+        means = {"kl_warm_cold": warm, "kl_cold_cold": cold}
+        return played("warm", 1.0, facts=facts, means=means, rounds=rounds)
+
+    found = by(stress.warm({"rows": [asked(10, 1e-4, 0.0), asked(30, 3e-4, 0.0)]}), "model", "arm")
+    assert list(found["m|1", "`paper`"].values())[2:] == ["40", "1.2e-03, mean 2.5e-04", "0"]
+
+
 def test_minutes_that_are_wanted_are_told_until_they_are_there():
     assert stress.left({"rows": [played("radix", 20.5)]}) == "20.5 of the 30 server minutes that are wanted."
     assert stress.left({"rows": [played("radix", 20.0), played("abort", 10.0)]}) == ""

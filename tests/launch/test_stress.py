@@ -93,7 +93,7 @@ def test_every_scene_is_a_row_and_nothing_wrong_is_exit_0(
     assert [r["requests"] for r in rows[:5]] == [9, 6, 3, 3, 9]
     seen = [(r["canary_pages_checked"], r["pages_rebuilt"], r["rounds"]) for r in rows]
     assert seen == [(100, 5, 1)] * 5 + [(0, 0, 1)] * 5, "stock has no canary"
-    assert rows[1]["facts"] == {"aborted": 3} and rows[3]["facts"]["kl_warm_cold"] == 0
+    assert rows[1]["facts"] == rows[1]["means"] == {"aborted": 3} and rows[3]["facts"]["kl_warm_cold"] == 0
     assert Server.started == [
         {"HISA": "{}"},
         {"HISA": "{}", **scenes.RETRACT},

@@ -28,7 +28,7 @@ class Settings:
     row of 160K tokens, DeepSeek-V3.2's longest. Blocks are those of a graph's bound."""
     rank_tile: int = 4
     """Blocks that a program ranks."""
-    rank_chunk: int = 1024
+    rank_chunk: int = 512
     """Blocks that they are compared with at a time."""
     rank_warps: int = 4
     pick_blocks: int = 512
@@ -37,13 +37,13 @@ class Settings:
     """Fewest warps of a row's search in steps of at most 256 rows."""
     pick_warps_many: int = 2
     """The same in larger steps, which fill the chip with rows."""
-    refine_rows: int = 0
+    refine_rows: int = 4
     """Rows of a decode step up to which our own kernel scores tokens although DeepGEMM could (``"refine":
-    "auto"``). 0 until a GPU has measured it."""
+    "auto"``), by whole layers (``launch/results/tune-layers-h100.json``)."""
     refine_programs: int = 512
     """Programs of our refine kernel beyond which a program scores several pages, one after the other: about
     four a multiprocessor."""
-    refine_pages: int = 32
+    refine_pages: int = 64
     """Most pages of one of them."""
     refine_warps: int = 4
     refine_stages: int = 3

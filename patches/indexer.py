@@ -70,8 +70,8 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
 def _rows_seal(forward_batch: Any) -> bool:
     """Whether a step seals what its rows completed, not what it stored: fewer launches.
 
-    HISA's decode steps do so in the coarse launch that follows the store in the same layer; the stock graph
-    of steps within the budget, where nothing reads a summary, once after its last layer.
+    HISA's decode steps do so in the coarse launch that follows the store in the same layer; the stock graph,
+    where nothing reads a summary, once after its last layer.
 
     That is right where each row stored one token, the last of its length. With speculative decoding
     (``spec_info``) none is so: a draft model's decode rows store past their length, and a verify or
@@ -256,6 +256,8 @@ def around_topk_paged(
         _output(metadata, rows),
         summaries.backend,
     )
+    if rows == q_fp8.shape[0]:  # padding by nothing would be a copy, in each layer of each step
+        return chosen
     return torch.nn.functional.pad(chosen, (0, 0, 0, q_fp8.shape[0] - rows), value=-1)
 
 
@@ -339,13 +341,15 @@ def around_topk_ragged(
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]
-    if topk_result is None:
+    if topk_result is None and rows < q_fp8.shape[0]:
         shape = (q_fp8.shape[0], self.index_topk)
         topk_result = torch.full(shape, -1, dtype=torch.int32, device=q_fp8.device)
     q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
     output = _output(metadata, rows)
-    paths.select(q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result)
+    chosen = paths.select(
+        q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result
+    )
     if step.sample is not None:
         args = (q, w, layer, state.config, host, output, summaries.backend)
-        state.audit.observe(layer_id, step.sample, topk_result, *args)
-    return topk_result
+        state.audit.observe(layer_id, step.sample, chosen, *args)
+    return chosen

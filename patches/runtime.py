@@ -42,7 +42,7 @@ class Runtime:
     stock_graphs: set[int] = field(default_factory=set)
     """Row counts of the captured graphs that called the stock indexer."""
     short_graphs: set[int] = field(default_factory=set)
-    """Row counts of the stock graphs for steps within the budget (see :mod:`.short`)."""
+    """Row counts of the stock graphs for steps that pruning would not make faster (see :mod:`.short`)."""
     capturing_short: bool = False
     """Whether one of them is being captured."""
     decode_rule: Rule | None = None

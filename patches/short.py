@@ -1,7 +1,8 @@
-"""A second CUDA graph of each decode size, with stock DSA, for steps whose rows all fit their budget.
+"""A second CUDA graph of each decode size, with stock DSA, for steps that pruning would not make faster.
 
-A row that fits keeps every page, so both graphs choose the same tokens; the stock one has no filter to
-launch. SGLang keys its graphs by a label (it has one for batches without LoRA), which is all this needs.
+A row that fits its budget keeps every page, so both graphs choose the same tokens for it; the stock one has
+no filter to launch. Rows little beyond a large budget are faster there too (:meth:`Rule.pays`). SGLang keys
+its graphs by a label (it has one for batches without LoRA), which is all this needs.
 
 Not with speculative decoding: the lengths on the host are there those before the draft tokens, if SGLang
 keeps them at all, and the draft models' graphs have labels of their own.
@@ -49,4 +50,4 @@ def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
     rule, lengths = state.decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
     if state.speculative or rule is None or lengths is None or not len(lengths):
         return label
-    return _with(label) if rule.fits(int(lengths.max())) else label
+    return label if rule.pays(lengths.tolist()) else _with(label)

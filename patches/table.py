@@ -153,7 +153,7 @@ PATCHES: tuple[Patch, ...] = (
         "around",
         "short:around_variant",
         _both("self", "forward_batch"),
-        "replay that graph where every row fits",
+        "replay that graph where pruning would not pay",
         ((_GRAPHS_FILE, "self._resolve_lora_variant(forward_batch)"),),
         setting="short_graphs",
     ),

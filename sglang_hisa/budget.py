@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,13 @@ from sglang_hisa.config import PAGE, Config
 
 _ONE = 1 << 16
 """Fractions are rounded up to 1/65536, so that host and device agree on every row's count."""
+
+FLAT_TOPK = 16384
+"""Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
+16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
+PAYS = 98304
+"""Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
+takes what the filter does. One row of 128K with a budget of 32K is level with stock in that record."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""
@@ -36,6 +44,21 @@ class Rule:
     def fits(self, length: int) -> bool:
         """Whether such a row keeps its whole page table."""
         return self.count(length) >= _ceil_div(length, self.block)
+
+    def pays(self, lengths: Sequence[int]) -> bool:
+        """Whether a decode step of these rows is faster pruned than with stock DSA.
+
+        A budget in which top-k is fast pays as soon as a row exceeds it, a larger one if enough is unread.
+        """
+        longest = max(lengths)
+        if self.fits(longest):
+            return False
+        left = PAYS if self.count(longest) * self.block > FLAT_TOPK else 1
+        for length in lengths:
+            left -= max(0, length - self.count(length) * self.block)
+            if left <= 0:
+                return True
+        return False
 
     def width(self, max_length: int) -> int:
         """Pages of the widest candidate row among lengths up to ``max_length``."""

@@ -75,9 +75,10 @@ class Config:
     prefill_group: int = 2
     """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
     each key once, and keep about what one keeps with a budget a few per cent smaller."""
-    dense_tail_tokens: int = 2048
-    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). As many as
-    the last chunk had where the trained model was asked (``launch/results/quality-first.json``)."""
+    dense_tail_tokens: int = 1024
+    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
+    trained model answers as well with 256 as with 1024 or 2048, and worse with none
+    (``launch/results/quality-tail``); questions to other models may be longer than its own."""
     sink_tokens: int = 64
     """The first tokens of the context that are always candidates (at least one block)."""
     local_tokens: int = 64
@@ -89,9 +90,11 @@ class Config:
     workspace_mb: int = 512
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
     short_graphs: bool = True
-    """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget."""
+    """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget or
+    pruning would not pay (:meth:`sglang_hisa.budget.Rule.pays`)."""
     audit: float = 0.0
-    """Share of the pruned prefill rows that are scored against their whole context as well."""
+    """Share of the pruned prefill rows that are scored against their whole context as well; below 1/9 each
+    step in a ninth of the layers, which take turns."""
     canary: str = "off"
     """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
     canary_stop: bool = False

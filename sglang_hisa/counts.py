@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 STOCK_DECODE = "decode: phase left to stock DSA"
-SHORT_DECODE = "decode: within the budget"
+SHORT_DECODE = "decode: little or nothing to prune"
 STOCK_KINDS = (STOCK_DECODE, SHORT_DECODE)
 """The reasons that a replayed graph can have; all other stock rows are counted on the host."""
 

@@ -439,7 +439,7 @@ def select(
     if out is None and len(plan.chunks) == 1:
         return _select_chunk(q, weights, layer, summary, plan, plan.chunks[0], config, host, output, backend)
     if out is None:
-        out = torch.full((q.shape[0], host.index_topk), -1, dtype=torch.int32, device=q.device)
+        out = torch.empty((q.shape[0], host.index_topk), dtype=torch.int32, device=q.device)
     for chunk in plan.chunks:
         part = slice(chunk.start, chunk.stop)
         out[part] = _select_chunk(

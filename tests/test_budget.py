@@ -63,3 +63,19 @@ def test_forced_blocks_fit_a_small_budget():
     assert sink_blocks(parse('{"sink_tokens": 65}'), 0) == 2
     assert sink_blocks(parse('{"sink_tokens": 0}'), 0) == 1
     assert sink_blocks(parse("balanced"), init_tokens=129) == 3
+
+
+def test_pruning_to_a_large_budget_pays_from_enough_unread_tokens_on():
+    """Against the plain sum, with a budget that grows with the row."""
+    r, source = rule('{"decode_tokens": 20000, "decode_fraction": 0.3}'), random.Random(3)
+    seen = set()
+    for _ in range(400):
+        lengths = [source.randrange(1, 150_000) for _ in range(source.randrange(1, 6))]
+        left = sum(max(0, n - r.count(n) * r.block) for n in lengths)
+        pays = r.pays(lengths)
+        seen.add(pays)
+        assert pays == (left >= 98304)
+    assert seen == {True, False}
+    small = rule("paper")
+    for beside in ([], [5]):
+        assert [small.pays([*beside, n]) for n in (8192, 8193)] == [False, True]

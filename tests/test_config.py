@@ -20,7 +20,7 @@ def test_presets_are_those_of_the_design():
     assert parse("{}") == balanced == config.Config()
     assert (balanced.block, balanced.decode_tokens, balanced.prefill_tokens) == (64, 32768, 32768)
     assert (balanced.decode_fraction, balanced.prefill_fraction) == (1 / 16, 1 / 4)
-    assert balanced.dense_tail_tokens == 2048 and paper.dense_tail_tokens == 0
+    assert balanced.dense_tail_tokens == 1024 and paper.dense_tail_tokens == 0
     assert (paper.block, paper.decode_tokens, paper.prefill_tokens) == (128, 8192, 8192)
     assert paper.decode_fraction == paper.prefill_fraction == 0
     assert not parse("decode-only").prefill.active and parse("decode-only").decode.active

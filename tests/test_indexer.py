@@ -325,6 +325,13 @@ def test_audit_counts_only_pruned_rows(form):
     steps = [tenth.sample(plan, contexts, config, host, "triton") for _ in range(10)]
     taken = [None if step is None else step.rows.tolist() for step in steps]
     assert taken == [[1], [2], *[None] * 7, [0]], "steps of fewer rows than the stride take turns"
+    audited = []
+    for step in (steps[0], steps[1]):
+        for layer_id in range(12):
+            args = (layer_id, step, chosen, case.q, case.weights, layer, config, host, output, "torch")
+            tenth.observe(*args)
+        audited.append(tenth.totals()[0])
+    assert audited == [[1, 10], [1, 2, 10, 11]], "a ninth of the layers a step, others at the next"
     assert Audit(0.5).report() == {
         "rows": 0,
         "recall": None,

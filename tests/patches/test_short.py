@@ -88,6 +88,22 @@ def test_the_longest_row_decides(state, lengths, label):
     assert short.around_variant(lambda self, batch: None, None, batch(*lengths)) == label
 
 
+@pytest.mark.parametrize(
+    "blocks,lengths,label",
+    [
+        (512, (131071,), "hisa-short"),  # 32K of 128K: 96K tokens less one are left unread
+        (512, (131072,), None),
+        (512, (65536, 65536), "hisa-short"),
+        (512, (65536, 100, 65536, 65536), None),  # a row of 100 takes nothing from what the others leave
+        (256, (16385,), None),  # in 16K top-k is fast: a budget that small always pays
+        (257, (100_000,), "hisa-short"),
+    ],
+)
+def test_a_large_budget_must_leave_enough_unread(state, blocks, lengths, label):
+    state().decode_rule = Rule(blocks, 0, 64)
+    assert short.around_variant(lambda self, batch: None, None, batch(*lengths)) == label
+
+
 def test_a_growing_budget_is_followed(state):
     state().decode_rule = Rule(64, 1 << 15, 64)  # half of the context
     assert short.around_variant(lambda self, batch: "lora", None, batch(4096)) == "lora-hisa-short"

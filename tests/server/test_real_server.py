@@ -100,7 +100,7 @@ def test_answers_from_the_cache(tmp_path, tiny):
     """One request at a time: a prompt reads the radix cache from its second run on and answers the same each
     time; without the cache it answers as at first. These two are not compared: some CPUs round a row that is
     computed alone otherwise than one among many."""
-    with watched(tmp_path, tiny, {**SMALL, "audit": 0.1}, ["--enable-metrics"]) as (server, counts):
+    with watched(tmp_path, tiny, {**SMALL, "audit": 0.2}, ["--enable-metrics"]) as (server, counts):
         for length in (63, 64, 65, 320, 321, 641, 900):
             prompt = text(length, length)
             fresh, cached, again = (server.generate(prompt, 12) for _ in range(3))
@@ -156,7 +156,7 @@ def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
 
 def test_the_end_of_a_prompt_stays_dense(tmp_path, tiny):
     """The rows of its last tokens are stock DSA's, wherever chunks end; the audit sees the others' cost."""
-    hisa = {**SMALL, "dense_tail_tokens": 301, "audit": 0.1}
+    hisa = {**SMALL, "dense_tail_tokens": 301, "audit": 0.2}
     with watched(tmp_path, tiny, hisa, ["--chunked-prefill-size", "256"]) as (server, counts):
         server.generate(text(1000, 3), 2)
         receipt = assert_active(server)

@@ -33,6 +33,7 @@ _AB_LONG = "launch/results/ab-v32-tp8-rank-256k/report.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2/report.json"
 _STRESS = "launch/results/stress-h100.json"
+_STRESS_GLM = "launch/results/stress-h100-first.json"
 
 
 CASE_RECORDS = ("launch/results/coverage-h100.json", "launch/results/two-gpu.json")
@@ -210,7 +211,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         GLM52,
         "index sharing: `index_topk_freq`",
-        (_SHARED, _STRESS),
+        (_SHARED, _STRESS_GLM),
         cases=("shared-layers",),
     ),
     Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),

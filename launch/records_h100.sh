@@ -10,7 +10,8 @@
 #   ab-256k-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-h100-256k-balanced
 #   ab-decode   the same model, decode-only                       -> OUT/ab-v32-tp8-rank-decode
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
-#   ab-4l       four full-width layers, 8K to 128K                -> OUT/ab-v32-4l
+#   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
+#   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   salient     salient summaries against the mean                -> OUT/ab-salient
@@ -53,7 +54,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,39p' "$0" >&2; exit 2; }
+usage() { sed -n '2,40p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -71,18 +72,21 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
     --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
 }
 
+origin() { "$python" -c 'import json; from sglang_hisa.launch.provenance import provenance; print(json.dumps(provenance()))'; }
+
 case $step in
   ab-paper | ab-balanced) # two servers of 80 GB hold no third
     ab v32-tp8-rank 133000 140000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-}" \
       --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  ab-256k-paper | ab-256k-balanced)
-    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-256k-}" \
-      --cells 256k:1 --rounds 2 --warmup-tokens 8k ;;
+  ab-256k-paper | ab-256k-balanced) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-h100-${step#ab-}" --arms "stock,${step#ab-256k-}" \
+      --cells 256k:1 --rounds 2 --warmup-tokens 40k ;;
   ab-decode) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank-decode --together --arms stock,decode-only \
     --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
     --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
-  ab-4l) ab v32-4l 133000 560000 ab-v32-4l --together --arms stock,balanced,paper \
+  ab-4l-paper | ab-4l-balanced) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
   watching | watching-canary)
     ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
@@ -125,11 +129,13 @@ case $step in
   tune)
     "${hisa[@]}" bench tune --apply --out "$out/tune-h100.json" --kernels coarse rank pick pick_many refine
     "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
-  tests) "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py | tee "$out/tests-h100.txt" ;;
+  tests)
+    { origin
+      "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
   sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not follows and not (scores_and_choice and (4- or 32-))")
-    { "$python" -c 'import json; from sglang_hisa.launch.provenance import provenance; print(json.dumps(provenance()))'
+    { origin
       echo "\$ PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --target-processes all ${checked[*]}"
       "${SANITIZER:-compute-sanitizer}" --tool memcheck --target-processes all "${checked[@]}"; } 2>&1 \
       | tee "$out/sanitizer-h100.txt" ;;

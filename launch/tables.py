@@ -164,8 +164,18 @@ def pairs() -> str:
 
 
 def ab_h100() -> str:
-    """One GPU's share under TP 8 on an H100, with prefill rows in pairs."""
-    return _ab("ab-v32-tp8-rank-h100-paper")
+    """One GPU's share of DeepSeek-V3.2 under TP 8 on an H100, preset by preset."""
+    return "\n\n".join(_ab(f"ab-v32-tp8-rank-h100-{preset}") for preset in ("balanced", "paper"))
+
+
+def ab_busy() -> str:
+    """The same with four requests at once."""
+    return _ab("ab-v32-tp8-rank-busy")
+
+
+def watching() -> str:
+    """What the audit costs."""
+    return _ab("ab-watching")
 
 
 def _ab(*folders: str) -> str:
@@ -179,9 +189,9 @@ def _ab(*folders: str) -> str:
     return "\n\n".join((table(heads[0], itertools.chain(*rows)), *origins))
 
 
-def ab() -> str:
-    """One GPU's share of DeepSeek-V3.2 under TP 8."""
-    return _ab("ab-v32-tp8-rank", "ab-v32-tp8-rank-256k")
+def ab_256k() -> str:
+    """The longest prompts, on an H200."""
+    return _ab("ab-v32-tp8-rank-256k")
 
 
 def ab_tp2() -> str:
@@ -191,7 +201,21 @@ def ab_tp2() -> str:
 
 def quality() -> str:
     """Exact answers of the trained model, by task, context and arm."""
-    record = _load("quality.json")
+    return _answers("quality.json")
+
+
+def tail() -> str:
+    """The same by how many of a prompt's last rows keep everything."""
+    record = _load("quality-tail/quality.json")
+    of = [[r for r in record["rows"] if r["arm"] == arm] for arm in record["plan"]["arms"]]
+    right = [f"{sum(r['accuracy'] * r['n'] for r in rows):.0f} of {sum(r['n'] for r in rows)}" for rows in of]
+    lines = _answers("quality-tail/quality.json").split("\n")
+    last = max(at for at, line in enumerate(lines) if line.startswith("|"))
+    return "\n".join([*lines[: last + 1], f"| all |  | {' | '.join(right)} |", *lines[last + 1 :]])
+
+
+def _answers(name: str) -> str:
+    record = _load(name)
     arms, baseline = record["plan"]["arms"], record["plan"]["baseline"]
     found = {(r["task"], r["context"], r["arm"]): r for r in record["rows"]}
 
@@ -205,7 +229,7 @@ def quality() -> str:
         for task, context in places
     ]
     head = ["task", "context", *(f"`{arm}`" for arm in arms)]
-    return table(head, out) + "\n\n" + _source(record, "quality.json")
+    return table(head, out) + "\n\n" + _source(record, name)
 
 
 def _or_dash(value: float | None) -> str:
@@ -302,8 +326,9 @@ def stress_kl() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "ab": ab,
+    "ab_256k": ab_256k,
     "ab_h100": ab_h100,
+    "ab_busy": ab_busy,
     "ab_tp2": ab_tp2,
     "goals": goals,
     "pairs": pairs,
@@ -311,6 +336,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode": decode,
     "prefill": prefill,
     "quality": quality,
+    "tail": tail,
+    "watching": watching,
     "pruned": pruned,
     "recall": recall,
     "policies": policies,

@@ -70,11 +70,17 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows for a page: the baseline's TTFT and ITL, and each arm's speed-up, bold where seen."""
+    """Head and rows for a page: the baseline's TTFT and ITL, and each arm's speed-up, bold where seen.
+
+    A speed-up of too few pairs for an interval stands alone.
+    """
     found = {(c["arm"], c["cell"], c["metric"]): c for c in record["stats"]["comparisons"]}
-    arms = [arm for arm in record["plan"]["arms"] if arm != record["plan"]["baseline"]]
+    baseline = record["plan"]["baseline"]
+    arms = [arm for arm in record["plan"]["arms"] if arm != baseline]
 
     def effect(one: dict[str, Any]) -> str:
+        if one["low"] is None:
+            return f"{one['speedup']:.2f}×"
         text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
         return f"**{text}**" if one["verdict"] in (stats.FASTER, stats.SLOWER) else text
 
@@ -90,5 +96,5 @@ def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *(effect(found[arm, number, "itl"]) for arm in arms),
             ]
         )
-    names = [f"`{arm}`" for arm in arms]
-    return ["prompt × at once", "TTFT, stock", *names, "ITL, stock", *names], out
+    names, of = [f"`{arm}`" for arm in arms], baseline if baseline == "stock" else f"`{baseline}`"
+    return ["prompt × at once", f"TTFT, {of}", *names, f"ITL, {of}", *names], out

@@ -14,8 +14,8 @@ Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 NOTES = {
-    ("1a56897cf0c5+tuned", "1m"): (
-        "times are not shown: other servers ran on the same GPU, so they say nothing of HISA; to be run again"
+    ("2cea24dd4254", "1m"): (
+        "times are not shown: other servers started on the same GPU meanwhile; to be run again"
     ),
 }
 """What is known of a case's row of a commit; the records themselves are left as they were made."""

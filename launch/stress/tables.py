@@ -16,12 +16,6 @@ Table = tuple[list[str], list[list[str]]]
 
 WANTED = 30
 """Minutes of server time that a record should have."""
-NOTES = {
-    ("43da4bff9be3", "HTTPError: HTTP Error 400: Bad Request; exit code None"): (
-        "SGLang refused to empty its cache right after an answer, which ended the scene; the server lived"
-    ),
-}
-"""What is known of a problem in rows of a commit; the record itself is left as it was made."""
 _KLS = ("kl_warm_cold", "kl_cold_cold")
 _SUMS = ("requests", "canary_pages_checked", "violations", "retractions", "pages_rebuilt")
 
@@ -117,9 +111,5 @@ def _sums(rows: list[Row]) -> list[str]:
 
 def _problems(rows: list[Row]) -> str:
     """Each kind of problem once, with how often it was seen."""
-    seen = Counter(
-        NOTES.get((row["provenance"]["commit"], text), plain(text))
-        for row in rows
-        for text in row["problems"]
-    )
+    seen = Counter(plain(text) for row in rows for text in row["problems"])
     return "; ".join(text if count == 1 else f"{count} × {text}" for text, count in seen.items()) or "–"

@@ -31,8 +31,8 @@ def test_the_longest_fitting_name_is_taken(tuned: Path) -> None:
     tuned.mkdir()
     for name, warps in (("H100", 1), ("H100-80GB", 2), ("H100-80GB-HBM3-MIG", 16), ("H20", 8)):
         (tuned / f"{name}.json").write_text(json.dumps({"refine_warps": warps, "refine_rows": 0}))
-    assert settings.load(H100) == replace(DEFAULT, refine_warps=2)
-    assert settings.load("NVIDIA H100 PCIe") == replace(DEFAULT, refine_warps=1)
+    assert settings.load(H100) == replace(DEFAULT, refine_warps=2, refine_rows=0)
+    assert settings.load("NVIDIA H100 PCIe") == replace(DEFAULT, refine_warps=1, refine_rows=0)
     assert settings.load("NVIDIA A100/B") == DEFAULT
     assert settings.file_name("NVIDIA A100/B") == "A100-B"
 

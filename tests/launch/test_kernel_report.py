@@ -76,16 +76,17 @@ def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
 
 def test_totals_of_few_rows_are_those_of_the_kernel_that_a_server_takes(record):
     kept = json.loads(record.read_text())
-    before = report.totals(kept, "decode")
+    prefill = report.totals(kept, "prefill")
+    assert prefill and {r["refine"] for r in prefill} == {"deepgemm"}
+    before = [{**r, "refine": "deepgemm"} for r in report.totals(kept, "decode")]
     few = [{**r, "refine": "triton", "hisa_us": 1.0} for r in before if r["batch"] <= 16]
-    kept["rows"] += few
+    kept["rows"] = before + few
+    kept["settings"]["refine_rows"] = 0
     assert report.totals(kept, "decode") == before
-    kept.setdefault("settings", {})["refine_rows"] = 16
+    kept["settings"]["refine_rows"] = 16
     rows = report.totals(kept, "decode")
     assert len(rows) == len(before)
     assert all((r["hisa_us"] == 1.0) == (r["batch"] <= 16) for r in rows)
-    prefill = report.totals(kept, "prefill")
-    assert prefill and {r["refine"] for r in prefill} == {"deepgemm"}
 
 
 def test_a_record_of_one_kernel_has_its_totals(record):

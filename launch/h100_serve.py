@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             log = args.out.with_name(f"h100-serve-{arm}.log")
             top = max(args.contexts) + 64
             with ServerProcess(flags(model, top), env=env, log=log) as server:
-                seconds = server.wait_ready(args.timeout, partial(_progress, arm))
+                seconds = server.wait_ready(args.timeout, partial(_progress, arm), every=5)
                 print(f"{arm}: ready after {seconds:.0f} s", flush=True)
                 found = run_arm(arm, server, args.contexts, args.at_once)
             record["rows"] = [r for r in record["rows"] if r["arm"] != arm] + found.pop("rows")

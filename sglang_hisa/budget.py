@@ -15,9 +15,11 @@ _ONE = 1 << 16
 FLAT_TOPK = 16384
 """Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
 16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
-PAYS = 98304
+PAYS = 131072
 """Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
-takes what the filter does. One row of 128K with a budget of 32K is level with stock in that record."""
+takes longer than the filter. One row of 128K with a budget of 32K, 96K unread, is level with stock: a layer
+is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``).
+"""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""

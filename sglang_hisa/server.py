@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 Progress = Callable[[float, str], None]
-"""Called about once a second while a server starts: (seconds so far, last line of its log)."""
+"""Called now and then while a server starts: (seconds so far, last line of its log)."""
 
 SGLANG = "sglang.launch_server"
 _PR_SET_PDEATHSIG = 1
@@ -226,13 +226,15 @@ class ServerProcess:
         """Exit code if the child has ended."""
         return None if self._child is None else self._child.poll()
 
-    def wait_ready(self, timeout: float = 600, progress: Progress | None = None) -> float:
+    def wait_ready(self, timeout: float = 600, progress: Progress | None = None, every: float = 1.0) -> float:
         """Wait until the model is served; returns the seconds since :meth:`start`.
+
+        ``progress`` is called after each ``every`` seconds.
 
         Raises:
             ServerFailed: it exited, or was not ready ``timeout`` seconds after its start.
         """
-        told = 0.0
+        told = every
         while True:
             elapsed = time.monotonic() - self._begin
             code = self.exit_code()
@@ -240,7 +242,7 @@ class ServerProcess:
                 raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")
             if progress is not None and elapsed >= told:
                 progress(elapsed, self.tail(1))
-                told = elapsed + 1
+                told = elapsed + every
             try:
                 # Not /health: it answers only after a generation has worked.
                 fetch(f"{self.url}/get_model_info", timeout=5)

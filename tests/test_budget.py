@@ -74,7 +74,7 @@ def test_pruning_to_a_large_budget_pays_from_enough_unread_tokens_on():
         left = sum(max(0, n - r.count(n) * r.block) for n in lengths)
         pays = r.pays(lengths)
         seen.add(pays)
-        assert pays == (left >= 98304)
+        assert pays == (left >= 131072)
     assert seen == {True, False}
     small = rule("paper")
     for beside in ([], [5]):

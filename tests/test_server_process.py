@@ -121,7 +121,9 @@ def test_ready_requests_and_clean_end(fake: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be asked for a local server
     told: list[tuple[float, str]] = []
     with server(fake, tmp_path) as child:
-        assert 0 <= child.wait_ready(60, lambda elapsed, line: told.append((elapsed, line))) < 60
+        ready = child.wait_ready(60, lambda elapsed, line: told.append((elapsed, line)), every=0.01)
+        assert 0 <= ready < 60
+        child.wait_ready(60, lambda *_: pytest.fail("told before its time"), every=600)
         pids = pids_of(tmp_path)
         assert told and told[0][0] < 5 and {line for _, line in told} <= {"", "loading"}
         sent = child.generate("hello", 4, return_indexer_topk=True)

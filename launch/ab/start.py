@@ -49,7 +49,7 @@ def started(
     """
     tell(f"{arm.name}: starting (log: {server.log})")
     try:
-        seconds = server.wait_ready(timeout, lambda s, line: tell(f"{arm.name}: {s:.0f} s {line}"))
+        seconds = server.wait_ready(timeout, lambda s, line: tell(f"{arm.name}: {s:.0f} s {line}"), every=5)
     except ServerFailed:
         facts["log_tail"] = server.tail()
         raise

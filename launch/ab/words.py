@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sglang_hisa.launch.ab import stats
@@ -54,11 +55,24 @@ def notes(record: dict[str, Any]) -> list[str]:
         want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])
         why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
         out.append(f"PARTIAL{why}: {len(have)} of {want} measurements")
+        tails = {name: arm.get("log_tail") for name, arm in record["arms"].items()}
+        out += [last_error(name, tail, plan["together"]) for name, tail in tails.items() if tail]
     for arm in plan["arms"]:
         count = sum(stats.failed(m) for m in have if m["arm"] == arm)
         if count:
             out.append(f"arm {arm}: {count} measurements left out, requests failed")
     return out
+
+
+def last_error(arm: str, log_tail: str, together: bool) -> str:
+    """The last error that a dead server's log names, or its last line; and the way out of a full GPU."""
+    lines = log_tail.strip().splitlines() or [""]
+    found = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
+    line = (found or lines)[-1].strip()
+    hint = ""
+    if together and "out of memory" in log_tail:
+        hint = "; the servers share a GPU: fewer --arms, a smaller --max-total-tokens, or not --together"
+    return f"arm {arm}, end of its log: {line if len(line) <= 200 else line[:200] + '...'}{hint}"
 
 
 MEMORY_HEAD = (

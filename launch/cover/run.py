@@ -17,7 +17,7 @@ from sglang_hisa.launch.cover.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.server import Progress, ServerProcess
+from sglang_hisa.server import ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
 GPU_ENV = {
@@ -95,20 +95,12 @@ class Machine:
         Raises:
             ServerFailed: it did not, or it does not serve HISA, or stock, as it should.
         """
-        ready = one.wait_ready(self.timeout, _starting(self.tell, who))
+        ready = one.wait_ready(
+            self.timeout, lambda seconds, line: self.tell(f"{who} {seconds:.0f} s {line[:120]}"), every=15
+        )
         self.tell(f"{who} ready after {ready:.0f} s")
         require_arm("hisa" if hisa else "stock", self.setting(case) if hisa else None, one)
         return ready
-
-
-def _starting(tell: Callable[[str], None], who: str) -> Progress:
-    """Says every quarter of a minute how far a start is."""
-
-    def say(seconds: float, line: str) -> None:
-        if round(seconds) % 15 == 14:
-            tell(f"{who} {seconds:.0f} s {line[:120]}")
-
-    return say
 
 
 def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> dict[str, Any]:

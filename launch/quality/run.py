@@ -196,15 +196,11 @@ def _run_arm(
     lock: Lock,
 ) -> list[str]:
     """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing."""
-    told = 0.0
 
     def starting(seconds: float, line: str) -> None:
-        nonlocal told
-        if seconds - told > 5:
-            told = seconds
-            tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
+        tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
 
-    facts: dict[str, Any] = {"starts_s": round(server.wait_ready(timeout, starting), 1)}
+    facts: dict[str, Any] = {"starts_s": round(server.wait_ready(timeout, starting, every=5), 1)}
     record["arms"][arm.name] = facts
     receipts = server.receipts()
     problems = validity.arm_problems(arm.name, arm.setting, receipts)

@@ -75,21 +75,14 @@ def _ask(plan: Plan, server: ServerProcess, ids: list[int]) -> Answer:
 
 @contextmanager
 def _progress(console: Console, name: str) -> Iterator[Progress]:
-    """Show that a server is starting: one live line on a terminal, a line now and then elsewhere."""
+    """Show that a server is starting: one live line on a terminal, a line each time elsewhere."""
     if console.is_terminal:
         with console.status(f"{name}: starting") as status:
             yield lambda elapsed, line: status.update(
                 Text.assemble(f"{name}: starting, {elapsed:.0f} s  ", (line[-80:], "dim"))
             )
         return
-    told = [0.0]
-
-    def tell(elapsed: float, line: str) -> None:
-        if elapsed - told[0] >= _TELL_EVERY:
-            told[0] = elapsed
-            console.print(f"  starting, {elapsed:.0f} s")
-
-    yield tell
+    yield lambda elapsed, _: console.print(f"  starting, {elapsed:.0f} s")
 
 
 def run_arm(plan: Plan, name: str, hisa: bool, model: Path, log: Path, console: Console) -> Arm:
@@ -102,7 +95,7 @@ def run_arm(plan: Plan, name: str, hisa: bool, model: Path, log: Path, console: 
     console.print(f"{name}: starting the server (log: {log})")
     with ServerProcess(plan.flags(model), env=env, log=log) as server:
         with _progress(console, name) as tell:
-            ready = server.wait_ready(progress=tell)
+            ready = server.wait_ready(progress=tell, every=1 if console.is_terminal else _TELL_EVERY)
         check_receipts(plan, hisa, server.receipts())
         answers = []
         for count, request in enumerate(plan.requests, start=1):

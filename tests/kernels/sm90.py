@@ -103,7 +103,7 @@ FORMS = {
             *(refine._refine_kernel, DEFAULT.refine_warps),
             refine_form(GROUP=1, PAGES=pages, OVERLAP=True),
         )
-        for pages in (1, 16, 32)
+        for pages in (1, 16, 64)
     },
     "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
     "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),

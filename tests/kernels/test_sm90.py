@@ -12,7 +12,7 @@ PROGRAM = Path(__file__).with_name("sm90.py")
 EARLY = {
     f"{kernel}, decode{blocks}" for kernel in ("coarse", "pick", "rank") for blocks in ("", ", blocks of 128")
 }
-REFINE = {f"refine, decode, PAGES={pages}" for pages in (1, 16, 32)}
+REFINE = {f"refine, decode, PAGES={pages}" for pages in (1, 16, 64)}
 """Of any chunk that chooses and refines with dependent launches."""
 
 

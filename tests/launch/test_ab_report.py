@@ -10,7 +10,7 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
-from sglang_hisa.launch.ab import report, stats, tables
+from sglang_hisa.launch.ab import report, stats, tables, words
 
 from .ab_records import CELLS, crash, make
 
@@ -89,10 +89,22 @@ def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
     for text in (markdown, page, terminal(record)):
         assert "PARTIAL (arm paper: server died): 36 of 54 measurements" in text
     assert "out of memory &lt;see above&gt;" in page
+    assert "arm paper, end of its log: RuntimeError: out of memory" in terminal(record)
     row = next(x for x in markdown.splitlines() if x.startswith("| paper |"))
     assert row.count("–") == 5
     found = report.load(tmp_path)["stats"]["verdicts"]
     assert found["paper"] == {stats.TOO_FEW: 12}
+
+
+def test_the_last_error_of_a_log_is_told_with_the_way_out_of_a_full_gpu():
+    log = (
+        "ValueError: first\nloading\ntorch.OutOfMemoryError: CUDA out of memory. Tried\n\nSIGQUIT received\n"
+    )
+    alone = "arm a, end of its log: torch.OutOfMemoryError: CUDA out of memory. Tried"
+    assert words.last_error("a", log, False) == alone
+    assert words.last_error("a", log, True).startswith(f"{alone}; the servers share a GPU: fewer --arms")
+    assert words.last_error("a", "killed\n", True) == "arm a, end of its log: killed"
+    assert words.last_error("a", "x" * 999, True).endswith("x...") and words.last_error("a", "\n", True)
 
 
 @pytest.mark.parametrize("change", [{"measurements": []}, {"measurements": [], "arms": {}}])

@@ -49,7 +49,7 @@ class Server:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def wait_ready(self, timeout: float, progress: Any) -> float:
+    def wait_ready(self, timeout: float, progress: Any, every: float) -> float:
         if self.dies and self.dies in self.argv:
             raise ServerFailed("the server exited with code 3\nlog")
         if "RANKS_DIFFER" in self.env and self.refuses:

@@ -91,10 +91,10 @@ def test_the_longest_row_decides(state, lengths, label):
 @pytest.mark.parametrize(
     "blocks,lengths,label",
     [
-        (512, (131071,), "hisa-short"),  # 32K of 128K: 96K tokens less one are left unread
-        (512, (131072,), None),
-        (512, (65536, 65536), "hisa-short"),
-        (512, (65536, 100, 65536, 65536), None),  # a row of 100 takes nothing from what the others leave
+        (512, (163839,), "hisa-short"),  # 32K of 160K: 128K tokens less one are left unread
+        (512, (163840,), None),
+        (512, (65536,) * 3, "hisa-short"),
+        (512, (65536, 100, *[65536] * 3), None),  # a row of 100 takes nothing from what the others leave
         (256, (16385,), None),  # in 16K top-k is fast: a budget that small always pays
         (257, (100_000,), "hisa-short"),
     ],

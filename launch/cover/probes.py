@@ -139,7 +139,8 @@ def sleep(pair: Pair) -> None:
 
 
 def long(pair: Pair) -> None:
-    """One prompt as long as the context allows: seconds to the first token, and between tokens after it."""
+    """One prompt as long as the context allows: seconds to the first token, and between tokens after it; the
+    memory of the summaries."""
 
     def seconds(server: ServerProcess, length: int, count: int) -> float:
         begin = time.perf_counter()
@@ -153,6 +154,10 @@ def long(pair: Pair) -> None:
         cached, more = (seconds(server, pair.sizes.longer, count) for count in (1, 33))
         pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
         pair.facts[f"{name}_itl_ms"] = round((more - cached) / 32 * 1e3, 3)
+    pair.facts["kv_tokens"] = pair.hisa.request("/server_info")["max_total_num_tokens"]
+    pair.facts["summary_mib"] = round(
+        sum(receipt["summary_bytes"] for receipt in pair.hisa.receipts() if receipt) / (1 << 20), 2
+    )
 
 
 def idle_beside_busy(pair: Pair) -> None:

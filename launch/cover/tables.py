@@ -30,7 +30,16 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "calls": lambda n: f"{n:,} calls of the indexer",
     "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
+    "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",
+    "kv_tokens": lambda n: f"for {n:,} tokens of KV cache",
 }
+_TIMES: dict[str, Callable[[Any], str]] = {
+    "stock_ttft_s": lambda s: f"first token of stock after {s:.1f} s",
+    "hisa_ttft_s": lambda s: f"of HISA after {s:.1f}",
+    "stock_itl_ms": lambda ms: f"each more after {ms:.1f} ms",
+    "hisa_itl_ms": lambda ms: f"of HISA after {ms:.1f}",
+}
+"""Not shown of a row that has a note: those say why not."""
 
 
 def cases(rows: Iterable[Row]) -> Table:
@@ -76,8 +85,9 @@ def _share(receipts: list[Row], phase: str) -> str:
 def _seen(row: Row, receipts: list[Row]) -> str:
     """Problems first, then what only this case has."""
     said = [f"**not right**: {plain(text)}" for text in row["problems"]]
-    said += [say(row["facts"][key]) for key, say in _SEEN.items() if row["facts"].get(key) is not None]
+    note = NOTES.get((row["provenance"]["commit"], row["case"]))
+    shown = _SEEN if note else _SEEN | _TIMES
+    said += [say(row["facts"][key]) for key, say in shown.items() if row["facts"].get(key) is not None]
     rebuilt = sum(sum(one["summary_rebuilds"].values()) for one in receipts)
     said += [f"{rebuilt:,} summaries rebuilt"] if rebuilt else []
-    note = NOTES.get((row["provenance"]["commit"], row["case"]))
     return "; ".join([*said, note] if note else said) or "–"

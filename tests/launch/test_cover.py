@@ -64,8 +64,9 @@ class Server:
     def flush_cache(self) -> None:
         self.paths.append("/flush_cache")
 
-    def request(self, path: str, body: dict[str, Any]) -> None:
+    def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         self.paths.append((path, body))
+        return {"max_total_num_tokens": 4096}
 
     def generate(self, prompt: list[int], count: int = 16, **fields: Any) -> dict[str, Any]:
         self.asked += 1
@@ -92,6 +93,7 @@ class Server:
             {
                 "active": True,
                 "layers": 2,
+                "summary_bytes": 3 << 19,
                 "hisa_steps": {"prefill": 9},
                 "graphs_with_hisa": 4,
                 "canary": {"checks": 100, "violations": 0},
@@ -330,6 +332,7 @@ def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch
     machine = run.Machine(True, {}, tmp_path, tmp_path, print)
     row = run.run_case("sleep", Case("", extra=("sleep", "long")), machine)
     assert row["problems"] == [] and row["facts"]["slept"] and row["facts"]["hisa_ttft_s"] >= 0
+    assert (row["facts"]["kv_tokens"], row["facts"]["summary_mib"]) == (4096, 1.5)
     for server in Server.started:
         assert [path for path in server.paths if "memory" in path[0]] == [
             ("/release_memory_occupation", {"tags": ["kv_cache"]}),

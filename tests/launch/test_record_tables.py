@@ -19,6 +19,7 @@ from sglang_hisa.launch.stress import tables as stress
 
 REFUSED = "HTTPError: HTTP Error 400: Bad Request; exit code None"
 OFF = "stress --cuda-graph-backend-prefill disabled"
+NOTED = next(commit for commit, case in cover.NOTES if case == "1m")
 
 
 def played(test, minutes, *, arm="paper", model="m|1", command=OFF, commit="43da4bff9be3", **more):
@@ -148,6 +149,16 @@ def test_cases_are_rows_with_the_sums_of_their_ranks():
     assert found["`pd-stock`"] == ["100%", "20", "–", "–", "–", "–", alone], "no HISA, no canary"
     chose = "1,234 calls of the indexer; the same choices on both ranks"
     assert found["`ranks-same`"][4:] == ["9", "0", chose]
+
+
+def test_times_and_memory_of_the_longest_context_show_unless_a_note_says_why_not():
+    facts = {"stock_ttft_s": 46.02, "hisa_ttft_s": 20.0, "stock_itl_ms": 3.41, "hisa_itl_ms": 2.9}
+    facts |= {"summary_mib": 4.13, "kv_tokens": 1048576}
+    memory = "4.1 MiB of summaries; for 1,048,576 tokens of KV cache"
+    times = "first token of stock after 46.0 s; of HISA after 20.0; each more after 3.4 ms; of HISA after 2.9"
+    for commit, said in (("new", f"{memory}; {times}"), (NOTED, f"{memory}; {cover.NOTES[NOTED, '1m']}")):
+        _, (row,) = cover.cases([shown("1m", [], commit, **facts)])
+        assert row[-1] == said
 
 
 def test_a_case_that_failed_says_why_and_a_newer_one_is_not_excused():

@@ -8,7 +8,7 @@
 #   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
 #   ab-256k-paper   the same model at 256K                        -> OUT/ab-v32-tp8-rank-h100-256k-paper
 #   ab-256k-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-h100-256k-balanced
-#   ab-decode   the same model, decode-only                       -> OUT/ab-v32-tp8-rank-decode
+#   ab-decode   the same model, decode-only, four at once          -> OUT/ab-v32-tp8-rank-decode
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
@@ -82,8 +82,9 @@ case $step in
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-h100-${step#ab-}" --arms "stock,${step#ab-256k-}" \
       --cells 256k:1 --rounds 2 --warmup-tokens 40k ;;
-  ab-decode) ab v32-tp8-rank 133000 140000 ab-v32-tp8-rank-decode --together --arms stock,decode-only \
-    --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  ab-decode) # of one request below 160K it leaves every step to stock
+    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-decode --arms stock,decode-only --cells '8k:4 128k:4' --rounds 2 \
+      --warmup-tokens 40k ;;
   ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
     --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
   ab-4l-paper | ab-4l-balanced) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \

@@ -19,7 +19,7 @@ from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.bench.report import group_of, totals
 from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
-from sglang_hisa.launch.report.text import source, table, together
+from sglang_hisa.launch.report.text import source, table, together, tokens
 from sglang_hisa.launch.stress import tables as stress_tables
 
 K = 1024
@@ -161,6 +161,21 @@ def pairs() -> str:
     head = ["setting", "context", "`prefill_group`", "questions", "lost against stock"]
     origins = [_source(_load(name), name) for name in ("quality-pairs.json", "quality-pairs-4to1.json")]
     return "\n\n".join((table(head, rows), *origins))
+
+
+def headline() -> str:
+    """TTFT by prompt, a column an arm; stock stands in both records."""
+    out, arms = [], ("balanced", "paper")
+    records = [_load(f"ab-v32-tp8-rank-h100-{arm}/report.json") for arm in arms]
+    for number, cell in enumerate(records[0]["plan"]["cells"]):
+        found = [
+            next(c for c in r["stats"]["comparisons"] if (c["cell"], c["metric"]) == (number, "ttft"))
+            for r in records
+        ]
+        stock = " and ".join(dict.fromkeys(f"{one['baseline_median']:.1f}" for one in found))
+        cells = [f"{one['arm_median']:.1f} ({one['speedup']:.2f}×)" for one in found]
+        out.append([tokens(cell["input_tokens"]), stock, *cells])
+    return table(["prompt", "stock", *(f"`{arm}`" for arm in arms)], out)
 
 
 def ab_h100() -> str:
@@ -326,6 +341,7 @@ def stress_kl() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
     "ab_256k": ab_256k,
     "ab_h100": ab_h100,
     "ab_busy": ab_busy,

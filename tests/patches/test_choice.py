@@ -1,0 +1,73 @@
+"""What the hooks return: where no row is padded the choice itself, since a copy is a launch in each layer."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang_hisa.config import from_mapping
+from sglang_hisa.patches import indexer, runtime
+
+ROWS, TOPK = 2, 4
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What ``select`` was given to fill: None, or a tensor; it chooses 7 for the two real rows."""
+    seen = []
+
+    def select(q, weights, layer, plan, config, host, output, backend, out=None):
+        assert len(q) == len(weights) == ROWS
+        seen.append(out)
+        chosen = torch.full((ROWS, TOPK), 7, dtype=torch.int32) if out is None else out
+        chosen[:ROWS] = 7
+        return chosen
+
+    monkeypatch.setattr(runtime, "_runtime", runtime.Runtime(from_mapping({}), sglang="test", patches=0))
+    pool = SimpleNamespace(get_index_k_with_scale_buffer=lambda layer_id: None)
+    summaries = SimpleNamespace(layer=lambda layer_id: None, backend="torch")
+    plan = SimpleNamespace(rows=SimpleNamespace(lengths=torch.ones(ROWS)))
+    monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
+    monkeypatch.setattr(indexer, "_cached_step", lambda *args: indexer.Step(plan))
+    monkeypatch.setattr(indexer, "_output", lambda *args: None)
+    monkeypatch.setattr(indexer, "SglangHost", lambda *args: None)
+    monkeypatch.setattr(indexer.paths, "select", select)
+    return seen
+
+
+def asked(rows):
+    metadata = SimpleNamespace(get_dsa_extend_len_cpu=lambda: [1] * ROWS)
+    layer = SimpleNamespace(index_topk=TOPK)
+    return layer, torch.zeros(rows, 1, 128), torch.zeros(rows, 1, 1), metadata
+
+
+def decode(rows):
+    layer, q, weights, metadata = asked(rows)
+    return indexer.around_topk_paged(None, layer, None, 0, q, weights, metadata)
+
+
+def prefill(rows, result=None):
+    layer, q, weights, metadata = asked(rows)
+    return indexer.around_topk_ragged(None, layer, False, None, 0, q, weights, metadata, result)
+
+
+@pytest.mark.parametrize("hook", [decode, prefill])
+def test_the_choice_is_returned_as_it_is(given, hook, monkeypatch):
+    monkeypatch.setattr(torch, "full", lambda *args, **more: pytest.fail("a fill for nothing"))
+    monkeypatch.setattr(torch.nn.functional, "pad", lambda *args, **more: pytest.fail("a copy for nothing"))
+    made = torch.empty(ROWS, TOPK, dtype=torch.int32)
+    monkeypatch.setattr(indexer.paths, "select", lambda *args, out=None: made if out is None else out)
+    assert hook(ROWS) is made
+
+
+@pytest.mark.parametrize("hook", [decode, prefill])
+def test_padded_rows_choose_nothing(given, hook):
+    """DP attention pads the queries of a step beyond its rows."""
+    chosen = hook(ROWS + 3)
+    assert chosen.dtype == torch.int32 and chosen.tolist() == [[7] * TOPK] * ROWS + [[-1] * TOPK] * 3
+
+
+def test_a_prefill_result_that_sglang_made_is_filled(given):
+    result = torch.full((ROWS + 1, TOPK), -1, dtype=torch.int32)
+    assert prefill(ROWS + 1, result) is result and given[-1] is result
+    assert result.tolist() == [[7] * TOPK] * ROWS + [[-1] * TOPK]

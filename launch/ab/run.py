@@ -104,6 +104,7 @@ class Runner:
                     if index == 0:
                         self._compare(arm, server)
                 self.record["arms"][arm.name]["retractions"] += retractions(server.log)
+                self._served(arm, server)
 
     def _together(self, client: Client) -> None:
         """All servers at once, one of them busy at a time: the turns are seconds apart, not minutes."""
@@ -120,6 +121,7 @@ class Runner:
                     if index == 0:
                         self._compare(arm, servers[arm])
                     self.record["arms"][arm.name]["retractions"] = retractions(servers[arm].log)
+                    self._served(arm, servers[arm])
 
     def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags
@@ -136,6 +138,11 @@ class Runner:
         if problems:
             self.record["refusals"] += problems
             raise Invalid
+
+    def _served(self, arm: Arm, server: ServerProcess) -> None:
+        """Keep what the rows so far looked at, as the schedulers' receipts have it."""
+        told = [receipt["rows"] for receipt in server.receipts() if receipt]
+        self.record["arms"][arm.name]["rows"] = told or None
 
     @staticmethod
     def _end_of(server: ServerProcess) -> int | None:

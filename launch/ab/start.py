@@ -20,6 +20,7 @@ def new_facts(arm: Arm) -> dict[str, Any]:
         "receipt": None,
         "kv_tokens": None,
         "summary_bytes": None,
+        "rows": None,
         "version": None,
         "starts_s": [],
         "retractions": 0,

@@ -96,6 +96,24 @@ def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
     assert found["paper"] == {stats.TOO_FEW: 12}
 
 
+def counted(prefill, decode):
+    """Rows of one scheduler's receipt: tokens of their contexts, and those that were scored."""
+    counts = {"prefill": prefill, "decode": decode}
+    rows = {phase: dict(zip(("context_tokens", "candidate_tokens"), two)) for phase, two in counts.items()}
+    return {**rows, "stock": {"decode: little or nothing to prune": 3}}
+
+
+def test_what_an_arm_pruned_is_shown_and_if_it_did_not(record):
+    """Over all schedulers; one may have had no request."""
+    record["arms"]["paper"]["rows"] = [counted((0, 0), (0, 0)), counted((1000, 310), (50, 50))]
+    record["arms"]["balanced"]["rows"] = [counted((0, 0), (0, 0)), counted((1000, 1000), (0, 0))]
+    assert "arm balanced pruned nothing: its rows fit their budgets" in terminal(record)
+    assert "arm paper" not in terminal(record) and "arm stock" not in terminal(record)
+    rows = {line[0]: line for line in words.memory(record)}
+    share = words.MEMORY_HEAD.index("candidate share")
+    assert [rows[arm][share] for arm in record["plan"]["arms"]] == ["–", "–", "prefill 0.31"]
+
+
 def test_the_last_error_of_a_log_is_told_with_the_way_out_of_a_full_gpu():
     log = (
         "ValueError: first\nloading\ntorch.OutOfMemoryError: CUDA out of memory. Tried\n\nSIGQUIT received\n"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sglang_hisa.launch.ab import words
 from sglang_hisa.models import make_tiny
 
 from .conftest import FAULTS
@@ -70,6 +71,7 @@ def test_fresh_servers_take_turns(tmp_path: Path) -> None:
     assert [one["arm"] for one in kept["quality"]] == ["stock", "paper"]
     assert all(one["kl_max"] < 1e-3 for one in kept["quality"]), "150 tokens are within every budget"
     assert {one["verdict"] for one in kept["stats"]["comparisons"]} == {"too few pairs"}
+    assert "arm paper pruned nothing" in " ".join(text.split())
     assert servers_of(tmp_path) == []
 
 
@@ -96,6 +98,8 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
     assert again["kl_max"] < 1e-3 and min(again["overlap"]) > 0.99
     assert len(other["overlap"]) == 2 and max(other["overlap"]) < 0.9
     assert kept["arms"]["slow"]["retractions"] == 0
+    assert kept["arms"]["stock"]["rows"] is None and len(kept["arms"]["slow"]["rows"]) == 1
+    assert 0 < words.shares(kept["arms"]["slow"])["prefill"] < 0.5
 
 
 def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:

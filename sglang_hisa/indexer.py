@@ -399,7 +399,9 @@ def _select_chunk(
         chosen = host.topk_slots(logits, lengths, target, chunk.topk_plan)
         if offsets is None:
             return chosen
-        return torch.where(chosen >= 0, chosen + offsets[:, None], chosen)
+        # One pass over the choice, each page standing for itself; three with torch.where.
+        pages = torch.arange(-(-plan.rows.max_length // PAGE), dtype=torch.int32, device=q.device)
+        return kernels.map_positions(chosen, pages.expand(rows, -1), offsets, backend)
     positions = host.topk_positions(logits, lengths)
     return kernels.map_positions(positions, target, offsets, backend)
 

@@ -151,13 +151,20 @@ def test_gather(device, per_block):
 
 
 @pytest.mark.parametrize("offsets", [False, True])
-def test_positions(device, offsets):
+@pytest.mark.parametrize("itself", [False, True])
+def test_positions(device, offsets, itself):
+    """``itself``: one row that all share, of pages that stand for themselves."""
     table = torch.randint(0, 5000, (4, 11), dtype=torch.int32)
+    given = table.to(device)
+    if itself:
+        given = torch.arange(11, dtype=torch.int32, device=device).expand(4, -1)
+        table = given.cpu()
     positions = torch.randint(-1, 11 * PAGE, (4, 77), dtype=torch.int32)
     add = torch.tensor([0, 3, 1000, 7], dtype=torch.int32) if offsets else None
     got = kernels.map_positions(
-        positions.to(device), table.to(device), None if add is None else add.to(device), "triton"
+        positions.to(device), given, None if add is None else add.to(device), "triton"
     )
+    assert (given.stride(0) == 0) == itself
     for row in range(4):
         for column in range(77):
             p = int(positions[row, column])

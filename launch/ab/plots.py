@@ -55,7 +55,7 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
         axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks and for the legend
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper left")  # times grow with the prompt
     _title(figure, record, f"{words.SHOWN[metric]}: median over rounds, bars from lowest to highest round")
     return png(figure)
 

@@ -224,12 +224,11 @@ def tail() -> str:
     record = _load("quality-tail/quality.json")
     of = [[r for r in record["rows"] if r["arm"] == arm] for arm in record["plan"]["arms"]]
     right = [f"{sum(r['accuracy'] * r['n'] for r in rows):.0f} of {sum(r['n'] for r in rows)}" for rows in of]
-    lines = _answers("quality-tail/quality.json").split("\n")
-    last = max(at for at, line in enumerate(lines) if line.startswith("|"))
-    return "\n".join([*lines[: last + 1], f"| all |  | {' | '.join(right)} |", *lines[last + 1 :]])
+    return _answers("quality-tail/quality.json", ["all", "", *right])
 
 
-def _answers(name: str) -> str:
+def _answers(name: str, *more: list[str]) -> str:
+    """A row for each task and context of a record, and ``more``."""
     record = _load(name)
     arms, baseline = record["plan"]["arms"], record["plan"]["baseline"]
     found = {(r["task"], r["context"], r["arm"]): r for r in record["rows"]}
@@ -244,7 +243,7 @@ def _answers(name: str) -> str:
         for task, context in places
     ]
     head = ["task", "context", *(f"`{arm}`" for arm in arms)]
-    return table(head, out) + "\n\n" + _source(record, name)
+    return table(head, [*out, *more]) + "\n\n" + _source(record, name)
 
 
 def _or_dash(value: float | None) -> str:

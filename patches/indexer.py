@@ -256,9 +256,14 @@ def around_topk_paged(
         _output(metadata, rows),
         summaries.backend,
     )
-    if rows == q_fp8.shape[0]:  # padding by nothing would be a copy, in each layer of each step
+    return _padded(chosen, q_fp8.shape[0])
+
+
+def _padded(chosen: torch.Tensor, rows: int) -> torch.Tensor:
+    """The choice of a step's rows, and -1 for those that SGLang padded it with."""
+    if len(chosen) >= rows:  # padding by nothing would be a copy, in each layer of each step
         return chosen
-    return torch.nn.functional.pad(chosen, (0, 0, 0, q_fp8.shape[0] - rows), value=-1)
+    return torch.nn.functional.pad(chosen, (0, 0, 0, rows - len(chosen)), value=-1)
 
 
 def _segments(
@@ -341,9 +346,6 @@ def around_topk_ragged(
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]
-    if topk_result is None and rows < q_fp8.shape[0]:
-        shape = (q_fp8.shape[0], self.index_topk)
-        topk_result = torch.full(shape, -1, dtype=torch.int32, device=q_fp8.device)
     q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
     output = _output(metadata, rows)
     chosen = paths.select(
@@ -352,4 +354,4 @@ def around_topk_ragged(
     if step.sample is not None:
         args = (q, w, layer, state.config, host, output, summaries.backend)
         state.audit.observe(layer_id, step.sample, chosen, *args)
-    return chosen
+    return _padded(chosen, q_fp8.shape[0])

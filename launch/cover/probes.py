@@ -155,9 +155,8 @@ def long(pair: Pair) -> None:
         pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
         pair.facts[f"{name}_itl_ms"] = round((more - cached) / 32 * 1e3, 3)
     pair.facts["kv_tokens"] = pair.hisa.request("/server_info")["max_total_num_tokens"]
-    pair.facts["summary_mib"] = round(
-        sum(receipt["summary_bytes"] for receipt in pair.hisa.receipts() if receipt) / (1 << 20), 2
-    )
+    (receipt,) = filter(None, pair.hisa.receipts())
+    pair.facts["summary_mib"] = round(receipt["summary_bytes"] / (1 << 20), 2)
 
 
 def idle_beside_busy(pair: Pair) -> None:

@@ -12,6 +12,7 @@
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
+#   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   salient     salient summaries against the mean                -> OUT/ab-salient
@@ -54,7 +55,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,40p' "$0" >&2; exit 2; }
+usage() { sed -n '2,41p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -87,7 +88,7 @@ case $step in
       --warmup-tokens 40k ;;
   ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
     --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
-  ab-4l-paper | ab-4l-balanced) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
+  ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
   watching | watching-canary)
     ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \

@@ -18,8 +18,8 @@ from sglang_hisa.kernels.rank import rank_pages, suits
 from sglang_hisa.kernels.settings import Settings, for_device
 from sglang_hisa.kernels.tables import block_keys, write_own_block
 
-FEW, MID, LARGE = 1024, 2048, 4096
-"""Blocks of the cheaper branches."""
+FEW = 1024
+"""Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
 
 
 @triton.jit
@@ -134,7 +134,8 @@ def _pick_row(
                 tl.store(logical + member * out_stride + to, page, mask=write)
 
 
-@triton.jit
+# Compiled anew for each kind (1, multiple of 16) of the integers that gain by it: these do not.
+@triton.jit(do_not_specialize=["rows", "width", "out_stride", "table_stride", "sink_blocks", "local_tokens"])
 def _pick_kernel(
     score_ptr,
     length_ptr,
@@ -153,8 +154,7 @@ def _pick_kernel(
     PAGE: tl.constexpr,
     PER_BLOCK: tl.constexpr,
     FEW: tl.constexpr,
-    MID: tl.constexpr,
-    LARGE: tl.constexpr,
+    BRANCHES: tl.constexpr,
     MANY: tl.constexpr,
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
@@ -182,26 +182,14 @@ def _pick_kernel(
     logical = logical_ptr + row * out_stride
     score = score_ptr + row * score_stride
     # A graph's bound is the longest context; most rows are shorter and take a cheaper branch.
-    if earlier <= FEW:
-        _pick_row(
-            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, FEW, GROUP, LOGICAL, EARLY),
-        )
-    elif earlier <= MID:
-        _pick_row(
-            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MID, GROUP, LOGICAL, EARLY),
-        )
-    elif earlier <= LARGE:
-        _pick_row(
-            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, LARGE, GROUP, LOGICAL, EARLY),
-        )
-    else:
-        _pick_row(
-            *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-            *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK, MANY, GROUP, LOGICAL, EARLY),
-        )
+    for branch in tl.static_range(BRANCHES):
+        more = (branch == 0) | (earlier > (FEW << branch) // 2)
+        if more & (earlier <= (MANY if branch == BRANCHES - 1 else FEW << branch)):
+            _pick_row(
+                *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
+                *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK),
+                *(MANY if branch == BRANCHES - 1 else FEW << branch, GROUP, LOGICAL, EARLY),
+            )
 
     for member in tl.static_range(GROUP):
         to, room = member * out_stride, tl.where(members > member, width, 0)
@@ -209,6 +197,11 @@ def _pick_kernel(
             *(table, length, earlier, pick, physical + to, logical + to, room),
             *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
         )
+
+
+def branches(blocks: int) -> int:
+    """Branches of a kernel for at most ``blocks``, a power of two."""
+    return min(4, max(1, (blocks // FEW).bit_length()))
 
 
 def pick_pages(
@@ -283,9 +276,8 @@ def pick_pages(
         local_tokens,
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
-        FEW=min(FEW, blocks),
-        MID=min(MID, blocks),
-        LARGE=min(LARGE, blocks),
+        FEW=FEW,
+        BRANCHES=branches(blocks),
         MANY=blocks,
         WIDTH=max(16, triton.next_power_of_2(width)),
         GROUP=group,

@@ -6,8 +6,7 @@
 #
 #   ab-paper    v32-tp8-rank, 8K to 128K                          -> OUT/ab-v32-tp8-rank-h100-paper
 #   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
-#   ab-256k-paper   the same model at 256K                        -> OUT/ab-v32-tp8-rank-h100-256k-paper
-#   ab-256k-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-h100-256k-balanced
+#   ab-256k     the same model at 256K, both presets              -> OUT/ab-v32-tp8-rank-h100-256k
 #   ab-decode   the same model, decode-only, four at once          -> OUT/ab-v32-tp8-rank-decode
 #   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
@@ -55,14 +54,15 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,41p' "$0" >&2; exit 2; }
+usage() { sed -n '2,40p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
 hisa=("$python" -m sglang_hisa.cli)
 export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
 flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
-  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192)
+  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192
+  --disable-prefill-cuda-graph) # SGLang's are for up to 2048 tokens, and take minutes to capture
 
 ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   local slice=$1 context=$2 pool=$3 name=$4
@@ -79,10 +79,10 @@ case $step in
   ab-paper | ab-balanced) # two servers of 80 GB hold no third
     ab v32-tp8-rank 133000 140000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-}" \
       --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  ab-256k-paper | ab-256k-balanced) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
+  ab-256k) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-h100-${step#ab-}" --arms "stock,${step#ab-256k-}" \
-      --cells 256k:1 --rounds 2 --warmup-tokens 40k ;;
+    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-h100-256k --arms stock,paper,balanced --cells 256k:1 --rounds 2 \
+      --warmup-tokens 40k ;;
   ab-decode) # of one request below 160K it leaves every step to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-decode --arms stock,decode-only --cells '8k:4 128k:4' --rounds 2 \
       --warmup-tokens 40k ;;
@@ -133,7 +133,7 @@ case $step in
     "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
   tests)
     { origin
-      "$python" -m pytest -m gpu tests/kernels tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
+      "$python" -m pytest -m gpu tests/kernels tests/test_schedule.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
   sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not follows and not (scores_and_choice and (4- or 32-))")

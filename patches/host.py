@@ -50,6 +50,7 @@ class SglangHost:
         self._indexer = indexer
         self._backend = metadata.topk_backend
         self.index_topk: int = indexer.index_topk
+        self.processors: int = indexer.sm_count
         self.init_tokens: int = indexer.num_init_tokens
         self.local_tokens: int = indexer.num_local_tokens
         self.table_topk: bool = self._backend.should_use_topk_v2() and self.index_topk <= 2048

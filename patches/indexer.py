@@ -153,7 +153,7 @@ def _keep_step(forward_batch: Any, layer_id: int, metadata: Any, step: Step | st
     return step
 
 
-def _output(metadata: Any, rows: int) -> paths.Output:
+def output_of(metadata: Any, rows: int) -> paths.Output:
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 
@@ -164,7 +164,7 @@ def _output(metadata: Any, rows: int) -> paths.Output:
     return paths.Output(physical=True)
 
 
-def _refine(state: runtime.Runtime, q: torch.Tensor, decode_rows: int | None = None) -> str:
+def refine_of(state: runtime.Runtime, q: torch.Tensor, decode_rows: int | None = None) -> str:
     """Kernel of the token scores of this step. The receipt says what any step of this server has."""
     shape = (state.config.refine, q.device, q.shape[1])
     many, few = paths.refine_kernel(*shape), paths.refine_kernel(*shape, 1)
@@ -173,7 +173,7 @@ def _refine(state: runtime.Runtime, q: torch.Tensor, decode_rows: int | None = N
     return paths.refine_kernel(*shape, decode_rows)
 
 
-def _rule(state: runtime.Runtime, phase: str, host: SglangHost) -> budget.Rule:
+def rule_of(state: runtime.Runtime, phase: str, host: SglangHost) -> budget.Rule:
     return budget.make_rule(state.config, phase, host.index_topk, host.init_tokens, host.local_tokens)
 
 
@@ -207,10 +207,10 @@ def _decode_step(
         state.rows.add(reason, lengths, lengths, padding)
         return reason
     table = metadata.get_page_table_64()
-    rule = state.decode_rule = _rule(state, "decode", host)
+    rule = state.decode_rule = rule_of(state, "decode", host)
     bound = table.shape[1] * PAGE
     view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-    refine = _refine(state, q, rows)
+    refine = refine_of(state, q, rows)
     plan = paths.make_decode_plan(view, state.config, host, refine, seals=_rows_seal(forward_batch))
     state.count_hisa(_step_name(forward_batch))
     _count_rows(state, "decode", plan, padding)
@@ -253,7 +253,7 @@ def around_topk_paged(
         step.plan,
         state.config,
         host,
-        _output(metadata, rows),
+        output_of(metadata, rows),
         summaries.backend,
     )
     return _padded(chosen, q_fp8.shape[0])
@@ -270,7 +270,7 @@ def _segments(
     state: runtime.Runtime, forward_batch: Any, contexts: list[int], counts: list[int], host: SglangHost
 ) -> list[Segment]:
     """Rows of an extend step by request and budget."""
-    decode, prefill = _rule(state, "decode", host), _rule(state, "prefill", host)
+    decode, prefill = rule_of(state, "decode", host), rule_of(state, "prefill", host)
     tail = state.config.dense_tail_tokens
     found: list[Segment] = []
     start = 0
@@ -310,7 +310,7 @@ def _prefill_step(
 
     rows_of, table = metadata.get_token_to_batch_idx(), metadata.get_page_table_64()
     view = paths.Rows.of_segments(lengths, table, rows_of, segments)
-    plan = paths.make_prefill_plan(view, contexts, state.config, host, _refine(state, q), segments)
+    plan = paths.make_prefill_plan(view, contexts, state.config, host, refine_of(state, q), segments)
     if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
     return Step(plan, state.audit.sample(plan, contexts, state.config, host, plan.refine))
@@ -347,7 +347,7 @@ def around_topk_ragged(
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]
     q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
-    output = _output(metadata, rows)
+    output = output_of(metadata, rows)
     chosen = paths.select(
         q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result
     )

@@ -13,6 +13,7 @@ from sglang_hisa.patches.features import declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import refuse
+from sglang_hisa.patches.rehearsal import rehearse_prefill
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     problems = _check_receipt(state, _has_decode_graphs(self))
     if problems:
         refuse("the server is up but does not run HISA", problems, "run `hisa doctor`")
+    rehearse_prefill(state, self.tp_worker.model_runner)
     # Only the scheduler of a TP group that tells SGLang's own metrics: counters of all ranks would add up.
     if self.metrics_reporter.current_scheduler_metrics_enabled:
         self._hisa_metrics = [export(state), LiveMetrics(state)]

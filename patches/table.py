@@ -310,6 +310,7 @@ class Use:
 
 _TOPK = "sglang.kernels.ops.attention.dsv4.topk"
 _MODE = "sglang.srt.model_executor.forward_batch_info.ForwardMode"
+_ATTENTION = "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend"
 _META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata"
 
 USES: tuple[Use, ...] = (
@@ -322,6 +323,7 @@ USES: tuple[Use, ...] = (
     Use(f"{_META}.get_page_table_64", _both("self")),
     Use(f"{_META}.get_token_to_batch_idx", _both("self")),
     Use(f"{_META}.get_dsa_extend_len_cpu", _both("self")),
+    Use(f"{_ATTENTION}.get_topk_transform_method", _both("self", "forward_mode")),
     Use(f"{_MODE}.is_decode", _both("self")),
     Use(f"{_MODE}.is_target_verify", _both("self")),
     Use(f"{_MODE}.is_draft_extend_v2", _both("self")),

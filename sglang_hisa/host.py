@@ -13,11 +13,13 @@ class Host(Protocol):
     index_topk: int
     init_tokens: int
     local_tokens: int
+    processors: int
+    """Of the GPU: what DeepGEMM splits its work over."""
     table_topk: bool
     """Whether :meth:`topk_slots` (top-k and page table in one launch) is the server's top-k."""
 
     def schedule(self, lengths_2d: torch.Tensor) -> Any:
-        """DeepGEMM's work split for int32 ``[rows / group, group]`` lengths."""
+        """DeepGEMM's work split for int32 ``[rows, 1]`` lengths: the few row counts of captured graphs."""
 
     def paged_logits(
         self,

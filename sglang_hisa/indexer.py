@@ -18,6 +18,7 @@ from sglang_hisa.budget import plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.kernels.settings import Settings, for_device
+from sglang_hisa.schedule import work_split
 from sglang_hisa.segments import Segment, budgets, in_parts
 from sglang_hisa.summaries import LayerSummaries
 
@@ -94,7 +95,7 @@ class Chunk:
     """Pages of a candidate row."""
     picks: torch.Tensor
     candidates: torch.Tensor
-    """int32 ``[padded rows]``: candidate tokens, 0 in rows added to reach a batch size of DeepGEMM's."""
+    """int32 ``[rows]``: candidate tokens."""
     schedule: Any
     topk_plan: Any
     starts: torch.Tensor | None = None
@@ -125,7 +126,7 @@ class Plan:
 
     def of_rows(self, field: str) -> torch.Tensor:
         """A field of the chunks (``picks`` or ``candidates``), int32 ``[rows]`` in the order of the step."""
-        parts = [getattr(chunk, field)[: chunk.stop - chunk.start] for chunk in self.chunks]
+        parts = [getattr(chunk, field) for chunk in self.chunks]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole if self.back is None else whole[self.back]
 
@@ -139,37 +140,19 @@ class Output:
     """int32 ``[rows]``, added to each position (RAGGED); None otherwise."""
 
 
-def _spans(rows: int, limit: int, bucketed: bool) -> list[tuple[int, int, int]]:
-    """Split ``rows`` into (start, stop, padded rows) of at most ``limit`` rows.
+def _spans(
+    parts: Sequence[tuple[int, int]], score_blocks: int, config: Config
+) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, pages) of the row chunks of ``parts``, which are (rows, pages) one after the other.
 
-    DeepGEMM compiles its schedule kernel for each batch size it meets (rounded up to 32), so prefill
-    rows come in multiples of 1024 and one rest padded to a power of two: 14 sizes in all.
+    A chunk has as many rows as the workspace holds, and whole pairs.
     """
-    if not bucketed:
-        return [(a, min(a + limit, rows), min(a + limit, rows) - a) for a in range(0, rows, limit)]
-    spans, start = [], 0
-    while start < rows:
-        size = min(rows - start, limit)
-        if size >= 1024:
-            size -= size % 1024
-        padded = size if size % 1024 == 0 else max(32, 1 << (size - 1).bit_length())
-        spans.append((start, start + size, padded))
-        start += size
-    return spans
-
-
-def _all_spans(
-    parts: Sequence[tuple[int, int]], score_blocks: int, config: Config, bucketed: bool
-) -> Iterator[tuple[int, int, int, int]]:
-    """(start, stop, padded rows, pages) of the row chunks of ``parts``, which are (rows, pages) one after the
-    other: as many rows as the workspace holds."""
     first = 0
     for rows, width in parts:
         row_bytes = (width * (PAGE + 2) + score_blocks) * 4
-        limit = max(32, (config.workspace_mb << 20) // row_bytes)
-        limit = limit - limit % 1024 if limit >= 1024 else 1 << (limit.bit_length() - 1)
-        for start, stop, padded in _spans(rows, limit, bucketed):
-            yield first + start, first + stop, padded, width
+        limit = max(32, (config.workspace_mb << 20) // row_bytes // pairs.GROUP * pairs.GROUP)
+        for start in range(0, rows, limit):
+            yield first + start, first + min(start + limit, rows), width
         first += rows
 
 
@@ -240,8 +223,8 @@ def make_prefill_plan(
         earlier = torch.div((bounds - 1).clamp_min(0), config.block, rounding_mode="floor")
         ends = starts + torch.where(picks < earlier, earlier, 0)
     chunks = []
-    for start, stop, padded, width in _all_spans(parts, score_blocks, config, flat):
-        part = torch.nn.functional.pad(candidates[start:stop], (0, padded - (stop - start)))
+    for start, stop, width in _spans(parts, score_blocks, config):
+        part = candidates[start:stop]
         chunks.append(
             Chunk(
                 start,
@@ -251,8 +234,8 @@ def make_prefill_plan(
                 width,
                 picks[start:stop],
                 part,
-                host.schedule(part.view(-1, group)) if refine == "deepgemm" else None,
-                host.topk_plan(part[: stop - start]) if host.table_topk else None,
+                work_split(part.view(-1, group)[:, -1], host.processors) if refine == "deepgemm" else None,
+                host.topk_plan(part) if host.table_topk else None,
                 None if starts is None else starts[start:stop],
                 None if ends is None else ends[start:stop],
             )
@@ -281,15 +264,6 @@ def _at(rows: Rows, order: torch.Tensor) -> Rows:
     )
 
 
-def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """``x`` with rows appended (their content is never read: their length is 0)."""
-    if x.shape[0] == rows:
-        return x
-    out = torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device)
-    out[: x.shape[0]] = x
-    return out
-
-
 def candidates(
     q: torch.Tensor,
     weights: torch.Tensor,
@@ -302,10 +276,9 @@ def candidates(
     logical: bool,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[padded rows, width]``."""
+    """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[rows, width]``."""
     rows = chunk.stop - chunk.start
-    shape = (chunk.candidates.shape[0], chunk.width)
-    physical = torch.empty(shape, dtype=torch.int32, device=q.device)
+    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=q.device)
     positions = torch.empty_like(physical) if logical else None
     table, per_block = plan.rows.table, config.pages_per_block
     if chunk.table_rows is None:
@@ -327,7 +300,7 @@ def candidates(
         )
     kernels.pick_pages(
         *(scores, chunk.bounds, chunk.picks, table, chunk.table_rows, per_block, sink, local),
-        *(physical[:rows], None if positions is None else positions[:rows], backend),
+        *(physical, positions, backend),
         overlap=overlap,
         early=plan.seals,
         group=plan.group,
@@ -350,18 +323,10 @@ def token_logits(
 
     ``settings``: how our own kernel is launched; None: as the device wants it.
     """
-    rows, padded = chunk.stop - chunk.start, chunk.candidates.shape[0]
-    width = chunk.width * PAGE
+    rows, width = q.shape[0], chunk.width * PAGE
     if plan.refine == "deepgemm":
-        return host.paged_logits(
-            _padded(q, padded),
-            layer.index_k,
-            _padded(weights, padded),
-            chunk.candidates.view(-1, plan.group),
-            physical[:: plan.group],
-            chunk.schedule,
-            width,
-        )[:rows]
+        lengths, tables = chunk.candidates.view(-1, plan.group), physical[:: plan.group]
+        return host.paged_logits(q, layer.index_k, weights, lengths, tables, chunk.schedule, width)
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
     pages = (layer.index_k, physical, chunk.candidates)
     kernels.refine_logits(
@@ -385,15 +350,15 @@ def _select_chunk(
     output: Output,
     backend: str,
 ) -> torch.Tensor:
-    rows = chunk.stop - chunk.start
+    rows = q.shape[0]
     physical, logical = candidates(
         q, weights, layer, summary, plan, chunk, config, host, not output.physical, backend
     )
     logits = token_logits(q, weights, layer, plan, chunk, physical, host, backend)
-    lengths = chunk.candidates[:rows]
+    lengths = chunk.candidates
     host.boost(logits, lengths)
 
-    target = (physical if logical is None else logical)[:rows]
+    target = physical if logical is None else logical
     offsets = None if output.offsets is None else output.offsets[chunk.start : chunk.stop]
     if host.table_topk:
         chosen = host.topk_slots(logits, lengths, target, chunk.topk_plan)

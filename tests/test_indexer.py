@@ -32,7 +32,7 @@ TOPK = 48
 class Host:
     """The stock kernels of the CPU stand-ins; ``table_topk`` as asked."""
 
-    index_topk, init_tokens, local_tokens = TOPK, 0, 0
+    index_topk, init_tokens, local_tokens, processors = TOPK, 0, 0, 132
 
     def __init__(self, table_topk):
         self.table_topk = table_topk
@@ -269,14 +269,15 @@ def test_rows_that_do_not_follow_one_another_choose_alone():
     assert group(from_mapping({"prefill_group": 1}), 2) == 1
 
 
-@pytest.mark.parametrize("rows", [1, 31, 33, 1023, 1024, 1025, 8191, 8192, 9000])
-def test_spans_cover_the_rows_in_few_batch_sizes(rows):
-    spans = _spans(rows, 4096, bucketed=True)
-    assert [s[0] for s in spans] == [0, *[s[1] for s in spans[:-1]]] and spans[-1][1] == rows
-    for start, stop, padded in spans:
-        assert stop - start <= padded and padded <= 4096
-        assert padded % 1024 == 0 or padded in (32, 64, 128, 256, 512)
-    assert _spans(rows, 4096, bucketed=False)[-1][1] == rows
+@pytest.mark.parametrize("rows", [1, 31, 33, 1025, 9000])
+def test_spans_cover_the_rows_of_each_part_in_whole_pairs(rows):
+    parts = [(rows, 128), (7, 2048)]
+    spans = list(_spans(parts, 2048, from_mapping({"workspace_mb": 64})))
+    assert [s[0] for s in spans] == [0, *[s[1] for s in spans[:-1]]] and spans[-1][1] == rows + 7
+    assert [s[2] for s in spans] == [128] * (len(spans) - 1) + [2048], "the last part is one chunk"
+    for start, stop, width in spans:
+        assert (stop - start) * (width * 66 + 2048) * 4 <= 64 << 20
+        assert start % 2 == 0 or start == rows
 
 
 def token_score(case, row, position):

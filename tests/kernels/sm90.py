@@ -44,8 +44,8 @@ def coarse_form(**given):
 
 
 def pick_form(blocks, **given):
-    limits = {name: min(size, blocks) for name, size in (("FEW", 1024), ("MID", 2048), ("LARGE", 4096))}
-    return {"PAGE": 64, **limits, "MANY": blocks, "WIDTH": 256, "LOGICAL": False, **given}
+    branches = {"FEW": pick.FEW, "BRANCHES": pick.branches(blocks), "MANY": blocks}
+    return {"PAGE": 64, **branches, "WIDTH": 256, "LOGICAL": False, **given}
 
 
 def rank_form(**given):

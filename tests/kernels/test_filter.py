@@ -7,7 +7,7 @@ import torch
 
 from sglang_hisa import budget, kernels
 from sglang_hisa.kernels.layout import PAGE
-from sglang_hisa.kernels.pick import FEW, MID
+from sglang_hisa.kernels.pick import FEW
 from sglang_hisa.kernels.settings import DEFAULT
 
 from .conftest import make_case
@@ -201,7 +201,7 @@ def test_groups_keep_the_best_sums(device, rows, per_block):
 @WAYS
 def test_short_rows_of_a_long_graph(device, settings):
     """Rows on both sides of each branch of the kernel, in one call whose bound is the longest."""
-    earlier = [5, 900, FEW, FEW + 1, MID, MID + 1, 2499]
+    earlier = [5, 900, FEW, FEW + 1, 2 * FEW, 2 * FEW + 1, 2499]
     scores = torch.randn((len(earlier), max(earlier)), generator=torch.Generator().manual_seed(4))
     for row, count in enumerate(earlier):
         scores[row, count:] = float("nan")

@@ -29,7 +29,7 @@ def given(monkeypatch):
     plan = SimpleNamespace(rows=SimpleNamespace(lengths=torch.ones(ROWS)))
     monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
     monkeypatch.setattr(indexer, "_cached_step", lambda *args: indexer.Step(plan))
-    monkeypatch.setattr(indexer, "_output", lambda *args: None)
+    monkeypatch.setattr(indexer, "output_of", lambda *args: None)
     monkeypatch.setattr(indexer, "SglangHost", lambda *args: None)
     monkeypatch.setattr(indexer.paths, "select", select)
     return seen

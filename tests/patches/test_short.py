@@ -153,7 +153,7 @@ def test_the_short_graph_seals_every_layer_after_its_last(state, monkeypatch):
     asked = {"get_seqlens_expanded": lambda: lengths, "get_seqlens_int32": lambda: lengths}
     asked |= {"get_page_table_64": lambda: table, "get_dsa_extend_len_cpu": lambda: [1, 1, 1]}
     metadata = SimpleNamespace(**asked, attn_metadata=object(), topk_backend=None)
-    layer = SimpleNamespace(index_topk=64, num_init_tokens=0, num_local_tokens=0)
+    layer = SimpleNamespace(index_topk=64, num_init_tokens=0, num_local_tokens=0, sm_count=1)
     monkeypatch.setattr(indexer, "SglangHost", lambda *args: None)
     forward, q = decode_step(), torch.zeros(3, 1, 128)
     for layer_id, sealed in ((0, []), (2, [3, 8])):
@@ -174,10 +174,10 @@ def test_the_receipt_names_every_kernel_of_the_token_scores(state, monkeypatch, 
     monkeypatch.setattr(paths, "for_device", indexer.for_device)
     made, q = state(), SimpleNamespace(device=torch.device("cuda"), shape=(3, 64, 128))
     for rows, kernel in ((None, "deepgemm"), (16, "triton" if few else "deepgemm"), (17, "deepgemm")):
-        assert indexer._refine(made, q, rows) == kernel
+        assert indexer.refine_of(made, q, rows) == kernel
         assert made.receipt()["refine"] == shown
     asked = state(refine="triton")
-    assert indexer._refine(asked, q, 17) == asked.receipt()["refine"] == "triton"
+    assert indexer.refine_of(asked, q, 17) == asked.receipt()["refine"] == "triton"
 
 
 def test_draft_and_verify_steps_seal_by_themselves(state):

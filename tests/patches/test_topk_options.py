@@ -18,7 +18,7 @@ def top_k(scores, k, **options):
 sys.modules["flashinfer"] = SimpleNamespace(top_k=top_k)
 from sglang.srt.layers.attention.dsa.dsa_topk_backend import DSATopKBackend
 from sglang_hisa.patches.host import SglangHost
-indexer = SimpleNamespace(index_topk=3, num_init_tokens=0, num_local_tokens=0)
+indexer = SimpleNamespace(index_topk=3, num_init_tokens=0, num_local_tokens=0, sm_count=1)
 host = SglangHost(indexer, SimpleNamespace(topk_backend=DSATopKBackend.FLASHINFER))
 assert not host.table_topk
 scores = torch.tensor([[1.0, 4.0, 2.0, 3.0, 9.0], [5.0, 1.0, 9.0, 9.0, 9.0]])

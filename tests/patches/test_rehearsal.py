@@ -1,0 +1,93 @@
+"""The rehearsal has what a real prefill step has: a layer that is served, its top-k, the longest prompt."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sglang_hisa.server import cpu_env
+
+SCRIPT = """
+import json, sys
+from types import SimpleNamespace
+import torch
+from sglang.srt.layers.attention.dsa.dsa_indexer import Indexer
+from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang_hisa.config import from_mapping
+from sglang_hisa.patches import rehearsal, runtime
+from sglang_hisa.patches.cpu import topk
+from sglang_hisa.summaries import PageSummaries
+
+case = json.loads(sys.argv[1])
+steps, real = [], rehearsal.rehearse
+def rehearse(rule, bound, layer, heads, *args, **more):
+    steps.append(real(rule, bound, layer, heads, *args, **more))
+    form = more["output_of"](torch.zeros(7, dtype=torch.int32))
+    facts = {"bound": bound, "heads": heads, "block": rule.block, "physical": form.physical}
+    facts["offsets"] = 0 if form.offsets is None else len(form.offsets)
+    print(json.dumps({**facts, "served": layer is summaries.layer(2), "steps": steps[-1]}))
+    return steps[-1]
+rehearsal.rehearse = rehearse
+torch.cuda.is_available = lambda: case["gpu"]
+torch.cuda.synchronize = lambda: None
+
+config = {"prefill_fraction": 0.25, "block": 64, "refine": "triton", "prefill_tokens": case["tokens"]}
+if not case["tokens"]:
+    config = {"preset": "decode-only"}
+state = runtime.Runtime(from_mapping(config), sglang="test", patches=0)
+state.layers = {2}
+buffers = [torch.zeros(40 * (i == 2), 8448, dtype=torch.uint8) for i in range(3)]
+summaries = PageSummaries(buffers, 0, "torch")
+state.pools.add(summaries)
+model = torch.nn.Module()
+for i in range(3):
+    layer = Indexer.__new__(Indexer)
+    torch.nn.Module.__init__(layer)
+    layer.layer_id, layer.index_topk, layer.n_heads, layer.sm_count = i, 48, 2, 132
+    layer.num_init_tokens = layer.num_local_tokens = 0
+    layer._mask_init_and_local_tokens = lambda logits, lengths: None
+    model.add_module(str(i), layer)
+def method_of(mode):
+    assert mode == ForwardMode.EXTEND
+    return TopkTransformMethod[case["form"]]
+attention = SimpleNamespace(
+    dsa_topk_backend=SimpleNamespace(should_use_topk_v2=lambda: False, topk_func=topk.positions),
+    get_topk_transform_method=method_of,
+    use_fused_topk=True,
+)
+if case["form"] == "RAGGED":
+    attention = SimpleNamespace(primary=attention)  # two-batch overlap
+runner = SimpleNamespace(
+    model=model, attn_backend=attention, model_config=SimpleNamespace(context_len=case["context"])
+)
+rehearsal.rehearse_prefill(state, runner)
+"""
+
+
+def rehearsed(**case):
+    given = {"context": 1 << 20, "form": "PAGED", "tokens": 1024, "gpu": True, **case}
+    argv = [sys.executable, "-c", SCRIPT, json.dumps(given)]
+    env = {**cpu_env(os.environ, None), "SGLANG_DSA_FUSE_TOPK": "1"}  # the stand-ins turn it off
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("case", "bound"),
+    [({}, 40 * 64), ({"context": 2000}, 2000), ({"form": "RAGGED"}, 40 * 64)],
+    ids=["the pool", "the model", "positions with offsets"],
+)
+def test_prompts_are_as_long_as_this_server_takes(case, bound):
+    (found,) = rehearsed(**case)
+    assert found.pop("steps") > 0
+    form = {"physical": False, "offsets": 7} if case.get("form") else {"physical": True, "offsets": 0}
+    assert found == {"bound": bound, "heads": 2, "block": 64, "served": True, **form}
+
+
+@pytest.mark.parametrize("case", [{"tokens": 0}, {"gpu": False}], ids=["stock prefill", "a CPU"])
+def test_nothing_is_rehearsed_where_nothing_is_compiled(case):
+    assert rehearsed(**case) == []

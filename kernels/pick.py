@@ -134,8 +134,14 @@ def _pick_row(
                 tl.store(logical + member * out_stride + to, page, mask=write)
 
 
-# Compiled anew for each kind (1, multiple of 16) of the integers that gain by it: these do not.
-@triton.jit(do_not_specialize=["rows", "width", "out_stride", "table_stride", "sink_blocks", "local_tokens"])
+# Triton compiles anew for each kind (1, multiple of 16) of an integer or address. These gain nothing by it.
+ANY_KIND = [
+    *("length_ptr", "pick_ptr", "table_row_ptr", "table_stride", "out_stride"),
+    *("rows", "width", "sink_blocks", "local_tokens"),
+]
+
+
+@triton.jit(do_not_specialize=ANY_KIND)
 def _pick_kernel(
     score_ptr,
     length_ptr,

@@ -10,7 +10,7 @@ from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["offset_ptr", "table_stride"])  # else compiled anew for each kind of them
 def _map_kernel(
     position_ptr,
     table_ptr,

@@ -29,7 +29,10 @@ _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselve
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
 _AB = "launch/results/ab-v32-tp8-rank/report.json"
-_AB_LONG = "launch/results/ab-v32-tp8-rank-256k/report.json"
+_AB_LONG = (
+    "launch/results/ab-v32-tp8-rank-h100-256k/report.json",
+    "launch/results/ab-v32-tp8-rank-256k/report.json",
+)
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2/report.json"
 _STRESS = "launch/results/stress-h100.json"
@@ -82,7 +85,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "audit", (f"{_SERVER}test_the_end_of_a_prompt_stays_dense", _SERVE)),
     Coverage(V32, "metrics", (f"{_SERVER}test_answers_from_the_cache",)),
     Coverage(V32, "decode CUDA graphs, overlap schedule, FlashMLA sparse, bf16 KV", (_SERVE, _AB)),
-    Coverage(V32, "contexts to 256K", (_AB_LONG,)),
+    Coverage(V32, "contexts to 256K", _AB_LONG),
     Coverage(
         V32,
         "fp8 KV cache: RAGGED top-k in prefill, FlashMLA KV decode",

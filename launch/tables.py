@@ -10,7 +10,9 @@ import argparse
 import itertools
 import json
 import re
+import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,8 +207,21 @@ def _ab(*folders: str) -> str:
 
 
 def ab_256k() -> str:
-    """The longest prompts, on an H200."""
-    return _ab("ab-v32-tp8-rank-256k")
+    """The longest prompts, each measurement by itself: too few for an interval."""
+    rows, origins = [], []
+    for folder in ("ab-v32-tp8-rank-h100-256k-balanced", "ab-v32-tp8-rank-h100-256k"):
+        record = _load(f"{folder}/report.json")
+        origins.append(_source(record, f"{folder}/report.md"))
+        found, prompts = record["measurements"], Counter[str]()
+        stock = next(one for one in found if one["arm"] == "stock")["ttft_s"][0]
+        for one in found:
+            prompts[one["arm"]] += 1  # these servers were started once each
+            itl, ttft = statistics.median(one["itl_s"]) * 1e3, one["ttft_s"][0]
+            name = one["arm"] if one["arm"] == "stock" else f"`{one['arm']}`"
+            cells = [f"{ttft:.1f} s", f"{stock / ttft:.2f}×", f"{itl:.1f} ms"]
+            rows.append([name, record["provenance"]["commit"], str(prompts[one["arm"]]), *cells])
+    head = ["256K × 1", "commit", "prompt of its server", "TTFT", "stock's / TTFT", "ITL, median"]
+    return "\n\n".join((table(head, rows), *origins))
 
 
 def ab_tp2() -> str:

@@ -278,7 +278,7 @@ PATCHES: tuple[Patch, ...] = (
             ),
             V23: ("self", "server_args", "port_args"),
         },
-        "decline unsupported features before the model loads; write the receipt after it did",
+        "decline unsupported features before the model loads; then rehearse prefill and write the receipt",
         (("srt/managers/scheduler.py", "Scheduler("),),
     ),
     Patch(

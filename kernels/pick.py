@@ -20,6 +20,8 @@ from sglang_hisa.kernels.tables import block_keys, write_own_block
 
 FEW = 1024
 """Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
+FEW_ROWS = 256
+"""Rows up to which a launch has ``Settings.pick_warps``, and from then on ``pick_warps_many``."""
 
 
 @triton.jit
@@ -264,7 +266,7 @@ def pick_pages(
         return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
-    fewest = settings.pick_warps if rows <= 256 else settings.pick_warps_many
+    fewest = settings.pick_warps if rows <= FEW_ROWS else settings.pick_warps_many
     _pick_kernel[(triton.cdiv(rows, group),)](
         scores,
         lengths,

@@ -215,9 +215,8 @@ def make_prefill_plan(
     bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths)
     picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
     candidates -= bounds - given.lengths
-    flat = refine == "deepgemm" and rows.lengths.is_cuda
     gathered = starts = ends = None
-    if flat and given.table_rows is not None:
+    if refine == "deepgemm" and rows.lengths.is_cuda and given.table_rows is not None:
         gathered, firsts = _gather_list(rows, contexts, config)
         starts = firsts[given.table_rows.long()]
         earlier = torch.div((bounds - 1).clamp_min(0), config.block, rounding_mode="floor")

@@ -14,13 +14,14 @@ import torch
 from sglang_hisa.budget import Rule
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
-from sglang_hisa.indexer import Output, Rows, make_prefill_plan, select
+from sglang_hisa.indexer import OVERLAP_ROWS, Output, Rows, make_prefill_plan, select
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
+from sglang_hisa.kernels.pick import FEW_ROWS
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
 
-STEPS = ((1, 0), (2, 0), (258, 2), (1026, 258))
-"""Pruned rows and rows of a prompt's dense end. One row has no pair; from 256 and 1024 on launches change."""
+STEPS = ((1, 0), (2, 0), (FEW_ROWS + 2, 2), (OVERLAP_ROWS + 2, FEW_ROWS + 2))
+"""Pruned rows and rows of a prompt's dense end, in pairs: each way to launch. One row has no pair."""
 
 
 def lengths_of(rule: Rule, bound: int) -> Iterator[int]:

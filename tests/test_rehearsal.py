@@ -67,8 +67,8 @@ def compiled(monkeypatch):
     return seen
 
 
-def config(tail, block=64):
-    budget = {"prefill_tokens": 1024, "prefill_fraction": 0.25, "block": block, "workspace_mb": 16}
+def config(tail):
+    budget = {"prefill_tokens": 1024, "prefill_fraction": 0.25, "block": 64, "workspace_mb": 16}
     return from_mapping({**budget, "dense_tail_tokens": tail})
 
 
@@ -88,10 +88,8 @@ def test_no_prompt_needs_another_kernel(layer, compiled, tail):
         if all(segment.fits for segment in segments):
             continue
         lengths = torch.arange(context - count + 1, context + 1, dtype=torch.int32)
-        table, which = (
-            torch.zeros(1, BOUND // PAGE + 1, dtype=torch.int32),
-            torch.zeros(count, dtype=torch.int32),
-        )
+        table = torch.zeros(1, BOUND // PAGE + 1, dtype=torch.int32)
+        which = torch.zeros(count, dtype=torch.int32)
         rows = Rows.of_segments(lengths, table, which, segments)
         plan = make_prefill_plan(rows, [context], setting, host, "triton", segments)
         q, weights = torch.zeros(count, HEADS, 128).to(torch.float8_e4m3fn), torch.zeros(count, HEADS)

@@ -22,9 +22,8 @@ def walk(split, lengths):
 @pytest.mark.parametrize("processors", [1, 7, 132])
 @pytest.mark.parametrize("rows", [1, 3, 132, 4096])
 def test_every_piece_is_scored_once_and_all_work_alike(rows, processors):
-    lengths = torch.randint(
-        1, 9000, (rows,), generator=torch.Generator().manual_seed(rows), dtype=torch.int32
-    )
+    generator = torch.Generator().manual_seed(rows)
+    lengths = torch.randint(1, 9000, (rows,), generator=generator, dtype=torch.int32)
     lengths[rows // 2] = SPLIT  # no part of a piece
     split = work_split(lengths, processors)
     assert split.dtype == torch.int32 and split.shape == (processors + 1, 2)

@@ -80,7 +80,7 @@ def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
     def effect(one: dict[str, Any]) -> str:
         if one["low"] is None:
-            return "–" if one["speedup"] is None else f"{one['speedup']:.2f}×"
+            return f"{one['speedup']:.2f}×"
         text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
         return f"**{text}**" if one["verdict"] in (stats.FASTER, stats.SLOWER) else text
 

@@ -180,14 +180,19 @@ def headline() -> str:
     return table(["prompt", "stock", *(f"`{arm}`" for arm in arms)], out)
 
 
-def ab_h100() -> str:
-    """One GPU's share of DeepSeek-V3.2 under TP 8 on an H100, preset by preset."""
-    return "\n\n".join(_ab(f"ab-v32-tp8-rank-h100-{preset}") for preset in ("balanced", "paper"))
+def ab_rank() -> str:
+    """One GPU's share of DeepSeek-V3.2 under TP 8, preset by preset."""
+    return "\n\n".join(_ab(f"ab-v32-tp8-rank-{run}") for run in ("h100-balanced", "h100-paper", "h200-paper"))
 
 
 def ab_busy() -> str:
     """The same with four requests at once."""
-    return _ab("ab-v32-tp8-rank-busy")
+    return "\n\n".join(_ab(f"ab-v32-tp8-rank-{run}") for run in ("busy", "h200-busy", "decode"))
+
+
+def ab_4l() -> str:
+    """Four layers of full width, preset by preset."""
+    return "\n\n".join(_ab(f"ab-v32-4l-{preset}") for preset in ("balanced", "paper", "decode-only"))
 
 
 def watching() -> str:
@@ -209,7 +214,8 @@ def _ab(*folders: str) -> str:
 def ab_256k() -> str:
     """The longest prompts, each measurement by itself: too few for an interval."""
     rows, origins = [], []
-    for folder in ("ab-v32-tp8-rank-h100-256k-balanced", "ab-v32-tp8-rank-h100-256k"):
+    for run in ("h200-256k", "h100-256k", "h100-256k-balanced"):
+        folder = f"ab-v32-tp8-rank-{run}"
         record = _load(f"{folder}/report.json")
         origins.append(_source(record, f"{folder}/report.md"))
         found, prompts = record["measurements"], Counter[str]()
@@ -219,8 +225,9 @@ def ab_256k() -> str:
             itl, ttft = statistics.median(one["itl_s"]) * 1e3, one["ttft_s"][0]
             name = one["arm"] if one["arm"] == "stock" else f"`{one['arm']}`"
             cells = [f"{ttft:.1f} s", f"{stock / ttft:.2f}×", f"{itl:.1f} ms"]
-            rows.append([name, record["provenance"]["commit"], str(prompts[one["arm"]]), *cells])
-    head = ["256K × 1", "commit", "prompt of its server", "TTFT", "stock's / TTFT", "ITL, median"]
+            gpu, commit = record["provenance"]["gpu"].split()[1], record["provenance"]["commit"]
+            rows.append([name, gpu, commit, str(prompts[one["arm"]]), *cells])
+    head = ["256K × 1", "GPU", "commit", "prompt of its server", "TTFT", "stock's / TTFT", "ITL, median"]
     return "\n\n".join((table(head, rows), *origins))
 
 
@@ -357,8 +364,9 @@ def stress_kl() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "ab_256k": ab_256k,
-    "ab_h100": ab_h100,
+    "ab_rank": ab_rank,
     "ab_busy": ab_busy,
+    "ab_4l": ab_4l,
     "ab_tp2": ab_tp2,
     "goals": goals,
     "pairs": pairs,

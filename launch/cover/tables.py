@@ -13,13 +13,6 @@ from sglang_hisa.launch.report.text import plain
 Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
-NOTES = {
-    ("2cea24dd4254", "1m"): (
-        "times are not shown: other servers started on the same GPU meanwhile; to be run again"
-    ),
-}
-"""What is known of a case's row of a commit; the records themselves are left as they were made."""
-
 _SEEN: dict[str, Callable[[Any], str]] = {
     "tokens_from_host": lambda n: f"{n:,} tokens back from the host",
     "slept": lambda _: "KV memory released and resumed",
@@ -32,14 +25,11 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
     "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",
     "kv_tokens": lambda n: f"for {n:,} tokens of KV cache",
-}
-_TIMES: dict[str, Callable[[Any], str]] = {
     "stock_ttft_s": lambda s: f"first token of stock after {s:.1f} s",
     "hisa_ttft_s": lambda s: f"of HISA after {s:.1f}",
     "stock_itl_ms": lambda ms: f"each more after {ms:.1f} ms",
-    "hisa_itl_ms": lambda ms: f"of HISA after {ms:.1f}",
+    "hisa_itl_ms": lambda ms: f"of HISA, canary included, after {ms:.1f}",
 }
-"""Not shown of a row that has a note: those say why not."""
 
 
 def cases(rows: Iterable[Row]) -> Table:
@@ -85,9 +75,7 @@ def _share(receipts: list[Row], phase: str) -> str:
 def _seen(row: Row, receipts: list[Row]) -> str:
     """Problems first, then what only this case has."""
     said = [f"**not right**: {plain(text)}" for text in row["problems"]]
-    note = NOTES.get((row["provenance"]["commit"], row["case"]))
-    shown = _SEEN if note else _SEEN | _TIMES
-    said += [say(row["facts"][key]) for key, say in shown.items() if row["facts"].get(key) is not None]
+    said += [say(row["facts"][key]) for key, say in _SEEN.items() if row["facts"].get(key) is not None]
     rebuilt = sum(sum(one["summary_rebuilds"].values()) for one in receipts)
     said += [f"{rebuilt:,} summaries rebuilt"] if rebuilt else []
-    return "; ".join([*said, note] if note else said) or "–"
+    return "; ".join(said) or "–"

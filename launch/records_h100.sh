@@ -12,6 +12,7 @@
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
 #   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
+#   ab-4l-1m    the same layers, a million tokens                 -> OUT/ab-v32-4l-1m
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   salient     salient summaries against the mean                -> OUT/ab-salient
@@ -54,7 +55,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,40p' "$0" >&2; exit 2; }
+usage() { sed -n '2,41p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -90,6 +91,9 @@ case $step in
     --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
   ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
+  ab-4l-1m)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-4l 1048576 1060000 ab-v32-4l-1m --arms stock,paper --cells 1000k:1 --rounds 2 --warmup-tokens 40k ;;
   watching | watching-canary)
     ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
       --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;

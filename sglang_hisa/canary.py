@@ -1,8 +1,9 @@
 """Canary: is every summary that a forward read that of the bytes it stands for?
 
-After a forward, summaries of its complete pages are compared, bit for bit, with their rebuild from the
-index-K bytes. Everything runs on the forward's stream, outside its CUDA graph, and the counts stay on the
-device: they are copied to pinned memory and read at a later forward, so that no forward waits for them.
+After a forward (a sampling canary: after every eighth) summaries of its complete pages are compared, bit for
+bit, with their rebuild from the index-K bytes. Everything runs on the forward's stream, outside its CUDA
+graph, and the counts stay on the device: they are copied to pinned memory and read at a later forward, so
+that no forward waits for them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from sglang_hisa.summaries import PageSummaries
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_PAGES = 64
-"""Pages that ``"sample"`` compares in each forward, in one layer: the layers take turns."""
+SAMPLE_PAGES = 512
+"""Pages that ``"sample"`` compares at a time, in one layer: the layers take turns."""
+SAMPLE_EVERY = 8
+"""Forwards of a pool from one such comparison to the next. It is some eighty launches, however many pages:
+too many for each step of decode."""
 KEPT_EVENTS = 4096
 """Newest writes whose requests are remembered, to name the last writer of a page."""
 _ROW_BITS = 20
@@ -47,7 +51,8 @@ class Event:
 class Watched:
     """Pages of one forward, all int64 ``[n]``.
 
-    ``pages`` is 0 where there is nothing to compare: page 0 takes the stores of padded rows, at any time.
+    ``pages`` is 0 where there is nothing to compare: page 0 takes the stores of padded rows, at any time. No
+    pages at all: this forward is not compared.
     """
 
     event: int
@@ -65,6 +70,11 @@ class _Pool:
     writers: torch.Tensor
     """int64 ``[pages]``: the last event and row that wrote each page, -1 for none."""
     forwards: int = 0
+
+    @property
+    def sampled(self) -> bool:
+        """Whether ``"sample"`` compares after the forward under way."""
+        return self.forwards % SAMPLE_EVERY == 0
 
 
 class Canary:
@@ -132,6 +142,9 @@ class Canary:
             self._prepare(summaries)
         self._read()
         event = self._remember(Event(kind, tuple(requests)))
+        if self.mode == "sample" and not self._pools[summaries].sampled:
+            none = torch.empty(0, dtype=torch.int64, device=lengths.device)
+            return Watched(event, none, none, none, len(lengths))
         complete = torch.div(lengths.long(), PAGE, rounding_mode="floor")
         rows, positions, inside = self._sample(complete) if self.mode == "sample" else _all(complete, longest)
         slots = slots_of[tables.long()[rows], positions * PAGE].long()
@@ -170,11 +183,12 @@ class Canary:
         pool = self._pools[summaries]
         self._note_writes(pool.writers, watched, stored, counts)
         if self.mode == "sample":
-            layers = [layers[pool.forwards % len(layers)]]
+            layers = [layers[pool.forwards // SAMPLE_EVERY % len(layers)]]
         pool.forwards += 1
-        for layer in layers if watched.pages.numel() else ():
-            self._compare(summaries, layer, watched)
-        self._send()
+        if watched.pages.numel():
+            for layer in layers:
+                self._compare(summaries, layer, watched)
+            self._send()
         self._read()
 
     def _note_writes(

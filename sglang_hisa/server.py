@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,17 +30,29 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens URLs of this machine, whatever proxy the environment names."""
 
 
+def _open(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    return _LOCAL.open(request, timeout=timeout)
+
+
 def fetch(url: str, body: Mapping[str, Any] | None = None, timeout: float = 600) -> str:
     """GET, or POST of a JSON body, from a server of this machine; the text of the answer.
 
     Raises:
         OSError: no answer, or a refusal (``urllib.error.HTTPError``).
     """
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with _LOCAL.open(request, timeout=timeout) as answer:
+    with _open(url, body, timeout) as answer:
         text: str = answer.read().decode()
     return text
+
+
+def _generation(prompt: str | Sequence[int], max_new_tokens: int, **fields: Any) -> dict[str, Any]:
+    """Body of a greedy ``/generate``."""
+    key = "text" if isinstance(prompt, str) else "input_ids"
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}
+    value = prompt if isinstance(prompt, str) else list(prompt)
+    return {key: value, "sampling_params": sampling, **fields}
 
 
 class ServerFailed(RuntimeError):
@@ -296,13 +308,16 @@ class ServerProcess:
         self, prompt: str | Sequence[int], max_new_tokens: int = 16, **fields: Any
     ) -> dict[str, Any]:
         """Greedy ``/generate`` of a text or token ids; ``fields`` go into the request."""
-        key = "text" if isinstance(prompt, str) else "input_ids"
-        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}
-        value = prompt if isinstance(prompt, str) else list(prompt)
-        answer: dict[str, Any] = self.request(
-            "/generate", {key: value, "sampling_params": sampling, **fields}
-        )
+        answer: dict[str, Any] = self.request("/generate", _generation(prompt, max_new_tokens, **fields))
         return answer
+
+    def stream(self, prompt: str | Sequence[int], max_new_tokens: int = 16) -> Iterator[dict[str, Any]]:
+        """As :meth:`generate`; the answer so far, each time that it has grown."""
+        body = _generation(prompt, max_new_tokens, stream=True)
+        with _open(f"{self.url}/generate", body, 600) as answer:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    yield json.loads(line.removeprefix(b"data: "))
 
     def receipts(self) -> list[dict[str, Any] | None]:
         """HISA's receipt of each scheduler in ``/server_info``; None where it serves stock DSA."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from sglang_hisa.canary import SAMPLE_PAGES, Canary, CanaryViolation
+from sglang_hisa.canary import SAMPLE_EVERY, SAMPLE_PAGES, Canary, CanaryViolation
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
 from sglang_hisa.summaries import PageSummaries
 
@@ -217,14 +217,17 @@ def test_stop_raises_with_page_layer_request_and_writer():
 @pytest.mark.parametrize("corrupt", IN_PLACE, ids=lambda function: function.__name__)
 def test_sample_finds_corruption_in_a_bounded_number_of_pages(corrupt):
     cache = busy("sample")
+    assert cache.counts() == (SAMPLE_PAGES, 0), "the first of three forwards"
     corrupt(cache)
-    before = cache.counts()
-    forwards = 4
-    for _ in range(forwards):
+    found = []
+    for _ in range(3, 2 * SAMPLE_EVERY + 1):
         cache.forward({1: 1, 2: 1, 4: 1})
-    checks, violations = cache.counts()
-    assert checks - before[0] == forwards * SAMPLE_PAGES, "one layer a forward"
-    assert 0 < violations < checks - before[0]
+        found.append(cache.counts())
+    checks = [checks for checks, _ in found]
+    assert checks == [
+        SAMPLE_PAGES * (1 + number // SAMPLE_EVERY) for number in range(3, 2 * SAMPLE_EVERY + 1)
+    ]
+    assert 0 < found[-1][1] < 2 * SAMPLE_PAGES, "one layer at a time: each of the two had its turn"
 
 
 def test_sample_reaches_every_page_and_layer():
@@ -233,7 +236,7 @@ def test_sample_reaches_every_page_and_layer():
     seen = set()
     watched_pages = cache.canary._sample
     complete = torch.tensor([2, 0, 3, 1])
-    for _ in range(20):
+    for _ in range(3):
         rows, positions, inside = watched_pages(complete)
         assert inside.all()
         seen |= set(zip(rows.tolist(), positions.tolist()))

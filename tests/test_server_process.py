@@ -64,6 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if json.loads(body).get("stream"):  # server-sent events, of which the last one is no JSON
+            body = f"data: {{body}}\\n\\n" * 2 + "data: [DONE]\\n\\n"
         self.answer("Cache flushed." if self.path == "/flush_cache?timeout=60" else body)
 
 
@@ -133,6 +135,9 @@ def test_ready_requests_and_clean_end(fake: str, tmp_path: Path, monkeypatch: py
             "return_indexer_topk": True,
         }
         assert child.generate((3, 4))["input_ids"] == [3, 4] and "text" not in child.generate([3])
+        sampling = {"max_new_tokens": 2, "temperature": 0, "ignore_eos": True}
+        streamed = {"input_ids": [3, 4], "sampling_params": sampling, "stream": True}
+        assert list(child.stream((3, 4), 2)) == [streamed] * 2
         assert child.receipts() == [{"active": True}, None]
         child.flush_cache()
     assert gone(pids, 0) and port_is_free(child.port)

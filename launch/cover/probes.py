@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,21 +141,24 @@ def sleep(pair: Pair) -> None:
 
 
 def long(pair: Pair) -> None:
-    """One prompt as long as the context allows: seconds to the first token, and between tokens after it; the
-    memory of the summaries."""
+    """One prompt as long as the context allows: seconds to its first token, with an empty cache and a full
+    one, and between the tokens after it; the memory of the summaries."""
 
-    def seconds(server: ServerProcess, length: int, count: int) -> float:
-        begin = time.perf_counter()
-        server.generate(prompt(length, 2), count)
-        return time.perf_counter() - begin
+    def seconds(server: ServerProcess, count: int) -> list[float]:
+        """From the request to its first token, from that one to the next and so on."""
+        asked = prompt(pair.sizes.longer, 2)
+        times = [time.perf_counter()]
+        times += [time.perf_counter() for _ in server.stream(asked, count)]
+        return [after - before for before, after in itertools.pairwise(times)]
 
     for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
-        seconds(server, pair.sizes.longest, 2)  # what compiles at the first long prompt
+        server.generate(prompt(pair.sizes.longest, 2), 2)  # what compiles at the first long prompt
         server.flush_cache()
-        pair.facts[f"{name}_ttft_s"] = round(seconds(server, pair.sizes.longer, 1), 3)
-        cached, more = (seconds(server, pair.sizes.longer, count) for count in (1, 33))
+        (first,) = seconds(server, 1)
+        cached, *between = seconds(server, 65)
+        pair.facts[f"{name}_ttft_s"] = round(first, 3)
         pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
-        pair.facts[f"{name}_itl_ms"] = round((more - cached) / 32 * 1e3, 3)
+        pair.facts[f"{name}_itl_ms"] = round(statistics.median(between) * 1e3, 3)
     pair.facts["kv_tokens"] = pair.hisa.request("/server_info")["max_total_num_tokens"]
     (receipt,) = filter(None, pair.hisa.receipts())
     pair.facts["summary_mib"] = round(receipt["summary_bytes"] / (1 << 20), 2)

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from sglang_hisa.launch.cover import __main__ as cover
-from sglang_hisa.launch.cover import pd, ranks, rounding, run
+from sglang_hisa.launch.cover import pd, probes, ranks, rounding, run
 from sglang_hisa.launch.cover.cases import CASES, Case
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.server import ServerFailed, cpu_env
@@ -85,6 +86,10 @@ class Server:
                 [[logprob, token + more, None] for more, logprob in self.tops.items()] for token in tokens
             ]
         return {"output_ids": tokens, "meta_info": meta}
+
+    def stream(self, prompt: list[int], count: int) -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            yield {"output_ids": list(range(number + 1))}
 
     def receipts(self) -> list[dict[str, Any] | None]:
         if not self.hisa:
@@ -246,6 +251,35 @@ def test_cases_on_a_gpu(tmp_path: Path) -> None:
         assert set(case.extra) <= set(run.PROBES)
     assert max(run.GPU.short) + 24 < run.GPU.budget < run.GPU.longest
     assert max(run.CPU.short) + 24 < run.CPU.budget < run.CPU.longest
+
+
+def test_times_of_the_longest_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the request to each token, on a clock that this test turns; the median forgives one slow token."""
+    clock = [0.0]
+    monkeypatch.setattr(probes.time, "perf_counter", lambda: clock[0])
+
+    class Slow(Server):
+        fresh = True
+
+        def flush_cache(self) -> None:
+            self.fresh = True
+
+        def stream(self, prompt: list[int], count: int) -> Iterator[dict[str, Any]]:
+            assert len(prompt) == 900
+            for number, answer in enumerate(super().stream(prompt, count)):
+                clock[0] += (9 if self.fresh else 2) if number == 0 else 0.75 if number == 7 else 0.0125
+                self.fresh = False
+                yield answer
+
+    servers = [
+        Slow([], env=env, log=tmp_path / f"{arm}.log")
+        for arm, env in (("stock", {}), ("hisa", {"SGLANG_HISA": "{}"}))
+    ]
+    pair = probes.Pair(*servers, probes.Sizes(256, (), 700, 1, 900))
+    probes.long(pair)
+    times = {"ttft_s": 9, "cached_ttft_s": 2, "itl_ms": 12.5}
+    of_both = {f"{arm}_{name}": value for arm in ("stock", "hisa") for name, value in times.items()}
+    assert pair.facts == {**of_both, "kv_tokens": 4096, "summary_mib": 1.5} and not pair.problems
 
 
 @pytest.mark.parametrize("server", [{}, {"off": 1}, {"receipt": {"canary": {"checks": 9, "violations": 1}}}])

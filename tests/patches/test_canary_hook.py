@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_hisa.canary import SAMPLE_PAGES
+from sglang_hisa.canary import SAMPLE_EVERY, SAMPLE_PAGES
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import canary, contract, runtime
@@ -60,9 +60,10 @@ def test_only_layers_with_an_indexer_are_compared(state: runtime.Runtime, on_hos
     assert state.receipt()["canary"] == expected
     made.token_to_kv_pool._hisa_summaries.layer(8).scales[3] = 1
     made.token_to_kv_pool._hisa_summaries.layer(9).scales[4] = 1
-    canary.around_forward(forward, made, batch)
+    for _ in range(SAMPLE_EVERY if sampled else 1):
+        canary.around_forward(forward, made, batch)
     found = state.receipt()["canary"]
-    # The second forward's sample is of the second layer; half of it is the newest page.
+    # The second sample is of the second layer; half of it is the newest page.
     assert found["checks"] == 2 * checks
     assert found["violations"] >= SAMPLE_PAGES / 2 if sampled else found["violations"] == 1
     assert "page 4 in layer 9" in found["first"] and "last writer: not known" in found["first"]
@@ -98,7 +99,7 @@ def test_forwards_with_nothing_to_compare_are_left_alone(state: runtime.Runtime)
 def test_a_verify_forward_is_compared_with_its_drafts(state: runtime.Runtime) -> None:
     """Its lengths are those before them: 126 tokens and 3 drafts are two complete pages, 2 drafts as well."""
     state.layers = {7}
-    checks = 0
+    checks = 0  # each runner below has a pool of its own, whose first forward is sampled
     for drafts, pages in ((1, 1), (2, 2), (3, 2)):
         batch = decode_batch([2 * PAGE - 2])
         batch.forward_mode = SimpleNamespace(name="TARGET_VERIFY")
@@ -116,12 +117,15 @@ def test_a_draft_model_writes_to_its_own_pages(state: runtime.Runtime) -> None:
     for model in (target, draft):
         canary.around_forward(forward, model, batch)
     target.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
-    canary.around_forward(forward, target, decode_batch([PAGE + 1]))
+    for _ in range(SAMPLE_EVERY if state.config.canary == "sample" else 1):
+        canary.around_forward(forward, target, decode_batch([PAGE + 1]))
     first = state.receipt()["canary"]["first"]
     assert "page 3 in layer 7" in first and first.endswith("last writer: event 0, decode")
+    before = state.receipt()["canary"]["violations"]
     draft.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
-    canary.around_forward(forward, draft, decode_batch([PAGE + 1]))
-    assert state.receipt()["canary"]["violations"] > 1
+    for _ in range(SAMPLE_EVERY if state.config.canary == "sample" else 1):
+        canary.around_forward(forward, draft, decode_batch([PAGE + 1]))
+    assert state.receipt()["canary"]["violations"] > before
 
 
 def test_nothing_is_compared_while_a_graph_is_captured(

@@ -111,6 +111,8 @@ def test_answers_from_the_cache(tmp_path, tiny):
             assert cached["output_ids"] == again["output_ids"]
         server.flush_cache()
         assert server.generate(prompt, 12)["output_ids"] == fresh["output_ids"]
+        streamed = [answer["output_ids"] for answer in server.stream(prompt, 12)]
+        assert streamed == [again["output_ids"][: number + 1] for number in range(12)]
         assert_metrics_match(server, assert_active(server))
         assert_right(counts(), rows=5000, pruned=True)
 

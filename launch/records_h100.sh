@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (cover2, ranks2,
-# pd2 and ab-tp2: on two of one machine):
+# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-256k and
+# ab-decode take longer; cover2, ranks2, pd2 and ab-tp2 need two GPUs of one machine):
 #
 #   records_h100.sh STEP OUT
 #
 #   ab-paper    v32-tp8-rank, 8K to 128K                          -> OUT/ab-v32-tp8-rank-h100-paper
 #   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
-#   ab-256k     the same model at 256K, both presets              -> OUT/ab-v32-tp8-rank-h100-256k
-#   ab-decode   the same model, decode-only, four at once          -> OUT/ab-v32-tp8-rank-decode
-#   ab-busy     the same model, four at once at 32K and 128K      -> OUT/ab-v32-tp8-rank-busy
+#   ab-256k     the same model at 256K, three presets             -> OUT/ab-v32-tp8-rank-h100-256k
+#   ab-decode   the same model, decode-only, alone and four at once   -> OUT/ab-v32-tp8-rank-decode
+#   ab-busy-paper   the same model, four at once, 8K to 128K      -> OUT/ab-v32-tp8-rank-busy-paper
+#   ab-busy-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-busy-balanced
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
 #   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
+#   ab-4l-more  the same layers, the cells that those leave out   -> OUT/ab-v32-4l-more
 #   ab-4l-1m    the same layers, a million tokens                 -> OUT/ab-v32-4l-1m
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
@@ -55,7 +57,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,41p' "$0" >&2; exit 2; }
+usage() { sed -n '2,43p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -82,15 +84,19 @@ case $step in
       --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   ab-256k) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-h100-256k --arms stock,paper,balanced --cells 256k:1 --rounds 2 \
+    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-h100-256k --arms stock,paper,balanced,decode-only --cells 256k:1 --rounds 2 \
       --warmup-tokens 40k ;;
   ab-decode) # of one request below 160K it leaves every step to stock
-    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-decode --arms stock,decode-only --cells '8k:4 128k:4' --rounds 2 \
+    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-decode --arms stock,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' --rounds 2 \
       --warmup-tokens 40k ;;
-  ab-busy) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy --arms stock,paper \
+  ab-busy-paper | ab-busy-balanced) ab v32-tp8-rank 133000 540000 "ab-v32-tp8-rank-${step#ab-}" --arms "stock,${step#ab-busy-}" \
     --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
   ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
+  ab-4l-more)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-4l 263000 270000 ab-v32-4l-more --arms stock,paper,balanced,decode-only --cells '8k:4 32k:4 256k:1' --rounds 2 \
+      --warmup-tokens 300k ;;
   ab-4l-1m)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-4l 1048576 1060000 ab-v32-4l-1m --arms stock,paper --cells 1000k:1 --rounds 2 --warmup-tokens 40k ;;

@@ -21,7 +21,7 @@ _BODY = """\
 <h2>Speed-up over {{ plan.baseline }}</h2>
 <p>Geometric mean of paired ratios with its 95 % interval; above 1 is faster. A difference is called
 only when it holds after Holm's correction over the arm (alpha {{ alpha }}) and is larger than the
-noise of {{ plan.baseline }} against itself.</p>
+noise of {{ plan.baseline }} against itself. {{ once }}</p>
 {% if not arms %}<p>No arm beside the baseline.</p>{% else %}
 <div class="scroll"><table id="verdicts">
 <tr><th>cell</th>{% for arm in arms %}{% for name in shown.values() %}<th>{{ arm }}: {{ name }}</th>
@@ -92,6 +92,7 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         classes={None: "", stats.SAME: "", **_CLASSES},
         notes=words.notes(record),
         origin=words.origin(record),
+        once=words.started_once(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],
         memory_head=words.MEMORY_HEAD,
         memory=words.memory(record),

@@ -41,7 +41,8 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         for line in lines:
             table.add_row(*line)
         console.print(table)
-    console.print(Text(words.origin(record), style="dim"))
+    for line in filter(None, (words.started_once(record), words.origin(record))):
+        console.print(Text(line, style="dim"))
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -49,9 +50,8 @@ def markdown(record: dict[str, Any]) -> str:
     found, arms = words.comparisons(record), words.others(record)
     shown = [(arm, metric) for arm in arms for metric in words.SHOWN]
     parts = [f"> **{plain(note)}**" for note in words.notes(record)]
-    parts.append(
-        f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
-    )
+    head = f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
+    parts.append(f"{head} {words.started_once(record)}".rstrip())
     parts.append(
         table(
             ["cell", *(f"{plain(arm)}: {words.SHOWN[metric]}" for arm, metric in shown)],

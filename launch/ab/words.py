@@ -68,6 +68,17 @@ def notes(record: dict[str, Any]) -> list[str]:
     return out
 
 
+def started_once(record: dict[str, Any]) -> str:
+    """What servers that were up together mean for the verdicts; empty where arms were started anew."""
+    if not record["plan"]["together"]:
+        return ""
+    limit = f"{100 * stats.START - 100:.0f} %"
+    return (
+        f"Each server was started once: a difference up to {limit} may be that of two starts of one arm, "
+        "and gets no verdict."
+    )
+
+
 def last_error(arm: str, log_tail: str, together: bool) -> str:
     """The last error that a dead server's log names, or its last line; and the way out of a full GPU."""
     lines = log_tail.strip().splitlines() or [""]

@@ -92,7 +92,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument(
-        "--together", action="store_true", help="all servers at once (needs --max-total-tokens)"
+        "--together",
+        action="store_true",
+        help="all servers at once, each started once: no verdict below 2 %% (needs --max-total-tokens)",
     )
     parser.add_argument(
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"

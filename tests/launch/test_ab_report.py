@@ -52,6 +52,15 @@ def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_each_form_says_that_servers_were_started_once(record, tmp_path, together):
+    record["plan"]["together"] = together
+    report.write(record, tmp_path)
+    forms = [terminal(record), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))]
+    said = " started once: a difference up to 2 % "
+    assert [said in " ".join(form.split()) for form in forms] == [together] * 3
+
+
 def test_each_form_shows_the_speedup_and_its_verdict(record, tmp_path):
     report.write(record, tmp_path)
     found = report.load(tmp_path)["stats"]["comparisons"]

@@ -89,6 +89,20 @@ def test_an_effect_below_the_noise_of_the_baseline_does_not_count():
     assert {n["pairs"] for n in found["noise"]} == {3}
 
 
+def test_two_starts_of_one_arm_differ_where_each_is_started_once():
+    """A steady 1.5 % is called between servers that were started anew, and not between two that stayed up."""
+    for factor, once in ((1.015, stats.SAME), (1 / 1.015, stats.SAME), (1.03, stats.FASTER)):
+        record = make({"stock": 1, "arm": factor}, noise=0.001, rounds=8)
+        assert set(verdicts(record).values()) == {stats.FASTER if factor > 1 else stats.SLOWER}
+        record["plan"]["together"] = True
+        found = stats.compute(record)["comparisons"]
+        assert {(c["verdict"], round(c["noise_floor"], 6)) for c in found} == {(once, stats.START)}
+    for m in record["measurements"]:
+        m["ttft_s"] = [x * (1.3 if m["round"] % 2 else 1) for x in m["ttft_s"]]
+    found = [c for c in stats.compute(record)["comparisons"] if c["metric"] == "ttft"]
+    assert all(c["noise_floor"] > 1.3 for c in found), "the larger one counts"
+
+
 def test_the_noise_floor_is_the_baselines_interval_about_no_change():
     record = make({"stock": 1}, rounds=4, noise=0)
     for m in record["measurements"]:

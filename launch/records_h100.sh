@@ -34,9 +34,10 @@
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
 #   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt
 #
-#   records_h100.sh --lanes OUT 'STEP...' 'STEP...'
+#   records_h100.sh --lanes OUT 'STEP[:SECONDS]...' 'STEP[:SECONDS]...'
 #
-# takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said.
+# takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said. A step that takes longer
+# than its SECONDS is asked to end (SIGTERM).
 #
 # Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
 # more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
@@ -47,9 +48,10 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   gpu=0
   for steps in "${@:3}"; do
     for one in $steps; do
+      IFS=: read -r one limit <<<"$one"
       began=$SECONDS
       code=0
-      CUDA_VISIBLE_DEVICES=$gpu "$0" "$one" "$out" >"$out/$one.log" 2>&1 || code=$?
+      CUDA_VISIBLE_DEVICES=$gpu timeout --kill-after=25 "${limit:-0}" "$0" "$one" "$out" >"$out/$one.log" 2>&1 || code=$?
       echo "GPU $gpu, $one: exit $code after $((SECONDS - began)) s"
     done &
     gpu=$((gpu + 1))
@@ -57,7 +59,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,43p' "$0" >&2; exit 2; }
+usage() { sed -n '2,44p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}

@@ -77,3 +77,15 @@ def test_lists_of_steps_run_side_by_side_on_a_gpu_each(tmp_path: Path) -> None:
     assert said == ["GPU 0, nope: exit 2", "GPU 0, tune: exit 0", "GPU 1, cover: exit 0"]
     assert "bench tune" in (tmp_path / "tune.log").read_text()
     assert "sglang_hisa.launch.cover" in (tmp_path / "cover.log").read_text()
+
+
+def test_a_step_of_a_list_is_ended_after_its_seconds(tmp_path: Path) -> None:
+    """What it started ends with it: the process that would have gone on is the step's own child."""
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\ntrap "echo ended >{tmp_path}/told; exit 3" TERM\nsleep 50 & wait\n')
+    slow.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(slow)}
+    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "serve:1"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=40, check=True)
+    assert done.stdout.startswith("GPU 0, serve: exit 124 after ")
+    assert (tmp_path / "told").read_text() == "ended\n"

@@ -1,6 +1,6 @@
 """Seal: write the summary of a page once its 64 keys are stored.
 
-summary(page) is a pure function of the page's stored bytes (design page, section 2): the mean of its keys
+summary(page) is a pure function of the page's stored bytes (docs/design.md, summaries): the mean of its keys
 (arXiv 2603.28458), or their mean weighed by distance from it. It is taken in integers, so its bits depend
 neither on the order of a sum nor on the machine, and the fp8 byte is put together by hand, so that Triton's
 CPU interpreter, whose fp8 cast is wrong, gives the same byte.

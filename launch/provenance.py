@@ -1,4 +1,4 @@
-"""Where a record comes from: design page, section 8."""
+"""Where a record comes from (docs/design.md, records)."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dense_tail_tokens": 0,
     },
 }
-"""Presets of the design page, section 3, as differences from the defaults. ``paper-4to1`` keeps a floor
+"""Presets (docs/design.md, phases), as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
 
 _CHOICES: dict[str, tuple[object, ...]] = {

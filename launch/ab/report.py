@@ -14,7 +14,7 @@ __all__ = ["load", "save", "write"]
 
 
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
-    """Write report.json (with ``stats``, made anew), report.md, report.html and the plots; the paths written.
+    """Write report.json (``stats``, ``rows`` made anew), report.md, report.html and plots; the paths written.
 
     The record is written first and in one step, so that it is whole whatever happens after. Without
     matplotlib there are no plots.
@@ -24,6 +24,7 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
     """
     save(record, folder)
     record = {**record, "stats": stats.compute(record)}
+    record["rows"] = stats.rows(record)
     kept = save(record, folder)
     try:
         pictures = plots.draw(record)

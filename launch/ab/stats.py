@@ -7,6 +7,7 @@ against the baseline's of the same round and cell. A ratio above 1 is faster, fo
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -167,3 +168,40 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
         "comparisons": comparisons,
         "verdicts": verdicts,
     }
+
+
+def _preset(arm: dict[str, Any] | None) -> str | None:
+    """As the setting says it, right or wrong; None of an arm that was not started."""
+    if not arm:
+        return None
+    if (setting := arm["setting"]) is None:
+        return "stock"
+    return str(json.loads(setting).get("preset", "balanced")) if setting.startswith("{") else setting
+
+
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of a record that has ``stats``, flat, under the names that all records share
+    (docs/design.md, records).
+
+    ``preset`` is what the arm's setting starts from. All prompts and answers of a cell are equally long, so
+    the speed-up of all tokens a second (``throughput``) is that of the answers' (``output_throughput``).
+    """
+    found = []
+    for one in record["stats"]["comparisons"]:
+        cell = record["plan"]["cells"][one["cell"]]
+        found.append(
+            {
+                "arm": one["arm"],
+                "preset": _preset(record["arms"].get(one["arm"])),
+                "baseline": record["plan"]["baseline"],
+                "context": cell["input_tokens"],
+                "concurrency": cell["concurrency"],
+                "metric": {"throughput": "output_throughput"}.get(one["metric"], one["metric"]),
+                "speedup": one["speedup"],
+                "ci_low": one["low"],
+                "ci_high": one["high"],
+                "pairs": one["pairs"],
+                "verdict": one["verdict"],
+            }
+        )
+    return found

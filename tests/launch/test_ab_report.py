@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import sys
 
@@ -38,9 +39,34 @@ def test_every_file_is_written_and_the_record_reads_back(record, tmp_path):
     written = report.write(record, tmp_path / "new" / "run")
     assert {p.name for p in written} == {"report.json", "report.html", "report.md", *PICTURES}
     assert {p.name for p in (tmp_path / "new" / "run").iterdir()} == {p.name for p in written}
-    assert report.load(tmp_path / "new" / "run") == json.loads(
-        json.dumps({**record, "stats": stats.compute(record)})
-    )
+    kept = report.load(tmp_path / "new" / "run")
+    made = {name: kept.pop(name) for name in ("stats", "rows")}
+    assert kept == json.loads(json.dumps(record))
+    assert made["stats"] == json.loads(json.dumps(stats.compute(record)))
+    assert len(made["rows"]) == 2 * len(CELLS) * len(stats.METRICS)
+
+
+def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
+    record["arms"]["balanced"]["setting"] = '{"preset": "balanced", "audit": 0.01}'
+    record["measurements"] = [m for m in record["measurements"] if m["cell"] < 2]
+    report.write(record, tmp_path)
+    kept = report.load(tmp_path)
+    rows = {(r["arm"], r["context"], r["concurrency"], r["metric"]): r for r in kept["rows"]}
+    assert len(rows) == len(kept["rows"]) and {r["metric"] for r in kept["rows"]} == {
+        *("ttft", "itl", "tpot", "output_throughput")
+    }
+    row = rows["balanced", 8192, 3, "output_throughput"]
+    of = {
+        arm: [m for m in record["measurements"] if (m["arm"], m["cell"]) == (arm, 1)]
+        for arm in record["arms"]
+    }
+    ratios = [ours["output_tok_s"] / base["output_tok_s"] for ours, base in zip(of["balanced"], of["stock"])]
+    assert row["speedup"] == pytest.approx(math.prod(ratios) ** (1 / len(ratios)))
+    assert row["ci_low"] < row["speedup"] < row["ci_high"] and row["verdict"] == stats.SAME
+    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced", "stock", 6)
+    missing = rows["paper", 30001, 1, "ttft"]
+    assert missing["preset"] == "paper" and missing["speedup"] is None and missing["verdict"] == stats.TOO_FEW
+    assert all(not isinstance(value, (dict, list)) for r in kept["rows"] for value in r.values())
 
 
 def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):

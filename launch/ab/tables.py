@@ -41,8 +41,8 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         for line in lines:
             table.add_row(*line)
         console.print(table)
-    for line in filter(None, (words.started_once(record), words.origin(record))):
-        console.print(Text(line, style="dim"))
+    for said in filter(None, (words.started_once(record), words.origin(record))):
+        console.print(Text(said, style="dim"))
 
 
 def markdown(record: dict[str, Any]) -> str:

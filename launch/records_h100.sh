@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-256k and
-# ab-decode take longer; cover2, ranks2, pd2 and ab-tp2 need two GPUs of one machine):
+# ab-decode take longer; cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
 #
 #   records_h100.sh STEP OUT
 #
@@ -28,6 +28,7 @@
 #   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
 #   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
+#   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
@@ -59,7 +60,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,44p' "$0" >&2; exit 2; }
+usage() { sed -n '2,45p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -130,6 +131,17 @@ case $step in
     --disaggregate nixl ;;
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
+  live2)
+    "${hisa[@]}" model slice v32-4l "$out/model-v32-4l"
+    "${hisa[@]}" ab --live --arms stock,paper --share 0.25 --every 5 --port 30000 --timeout 400 --out "$out/ab-live" \
+      "$out/model-v32-4l" --context-length 133000 --max-total-tokens 560000 "${flags[@]}" &
+    live=$! sent=0
+    until (: </dev/tcp/127.0.0.1/30000) 2>/dev/null || ! kill -0 $live 2>/dev/null; do sleep 1; done
+    "$python" -m sglang.benchmark.serving --backend sglang --host 127.0.0.1 --port 30000 --model "$out/model-v32-4l" \
+      --tokenize-prompt --dataset-name random-ids --random-input-len 32768 --random-output-len 64 --random-range-ratio 1 \
+      --num-prompts 80 --max-concurrency 8 || sent=$?
+    kill -TERM $live 2>/dev/null || true
+    wait $live && exit $sent ;;
   serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
   kernels)
     record=("${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36)

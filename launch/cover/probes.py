@@ -145,11 +145,13 @@ def long(pair: Pair) -> None:
     one, and between the tokens after it; the memory of the summaries."""
 
     def seconds(server: ServerProcess, count: int) -> list[float]:
-        """From the request to its first token, from that one to the next and so on."""
+        """From the request to its first token, and of each one after it: several may come at once."""
         asked = prompt(pair.sizes.longer, 2)
-        times = [time.perf_counter()]
-        times += [time.perf_counter() for _ in server.stream(asked, count)]
-        return [after - before for before, after in itertools.pairwise(times)]
+        seen = [(time.perf_counter(), 0)]
+        seen += [(time.perf_counter(), len(answer["output_ids"])) for answer in server.stream(asked, count)]
+        first, *after = itertools.pairwise(seen)
+        each = [(end - begin) / (now - before) for (begin, before), (end, now) in after]
+        return [first[1][0] - first[0][0], *each]
 
     for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
         server.generate(prompt(pair.sizes.longest, 2), 2)  # what compiles at the first long prompt

@@ -269,7 +269,8 @@ def test_times_of_the_longest_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyP
             for number, answer in enumerate(super().stream(prompt, count)):
                 clock[0] += (9 if self.fresh else 2) if number == 0 else 0.75 if number == 7 else 0.0125
                 self.fresh = False
-                yield answer
+                if number < 9 or number % 2 == 0:  # a busy machine passes on two at once
+                    yield answer
 
     servers = [
         Slow([], env=env, log=tmp_path / f"{arm}.log")

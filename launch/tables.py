@@ -7,7 +7,6 @@ python -m sglang_hisa.launch.tables --check  exit 1 if it would change
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import re
 import statistics
@@ -182,17 +181,17 @@ def headline() -> str:
 
 def ab_rank() -> str:
     """One GPU's share of DeepSeek-V3.2 under TP 8, preset by preset."""
-    return "\n\n".join(_ab(f"ab-v32-tp8-rank-{run}") for run in ("h100-balanced", "h100-paper", "h200-paper"))
+    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("h100-balanced", "h100-paper", "h200-paper")))
 
 
 def ab_busy() -> str:
     """The same with four requests at once."""
-    return "\n\n".join(_ab(f"ab-v32-tp8-rank-{run}") for run in ("busy", "h200-busy", "decode"))
+    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("busy", "h200-busy", "decode")))
 
 
 def ab_4l() -> str:
     """Four layers of full width, preset by preset."""
-    return "\n\n".join(_ab(f"ab-v32-4l-{preset}") for preset in ("balanced", "paper", "decode-only"))
+    return _ab(*(f"ab-v32-4l-{preset}" for preset in ("balanced", "paper", "decode-only")))
 
 
 def watching() -> str:
@@ -201,14 +200,13 @@ def watching() -> str:
 
 
 def _ab(*folders: str) -> str:
-    """Records of `hisa ab` that have the same arms."""
-    records = {f"{folder}/report.md": _load(f"{folder}/report.json") for folder in folders}
-    heads, rows = zip(*map(ab_tables.medians, records.values()))
-    origins = []
-    for name, record in records.items():
+    """A table for each record of `hisa ab`, with its origin."""
+    parts = []
+    for folder in folders:
+        record = _load(f"{folder}/report.json")
         ranks = dict(zip(record["flags"], record["flags"][1:])).get("--tp", "1")
-        origins.append(_source(record, name, int(ranks)))
-    return "\n\n".join((table(heads[0], itertools.chain(*rows)), *origins))
+        parts += [table(*ab_tables.medians(record)), _source(record, f"{folder}/report.md", int(ranks))]
+    return "\n\n".join(parts)
 
 
 def ab_256k() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sglang_hisa import server
 from sglang_hisa.cli import live, preflight
 from sglang_hisa.config import environment
-from sglang_hisa.launch.ab.stats import ALPHA
+from sglang_hisa.launch.ab.stats import ALPHA, START
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -94,7 +94,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--together",
         action="store_true",
-        help="all servers at once, each started once: no verdict below 2 %% (needs --max-total-tokens)",
+        help=f"all servers at once, each started once: no verdict below {100 * START - 100:.0f} %% "
+        "(needs --max-total-tokens)",
     )
     parser.add_argument(
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"

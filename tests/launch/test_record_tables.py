@@ -123,9 +123,8 @@ def receipt(checks, violations=0, decode=0.5, **rebuilt):
     return {**kept, "summary_rebuilds": rebuilt}
 
 
-def shown(case, problems=(), commit="another", **facts):
-    row = {"case": case, "shows": "something", "facts": facts, "problems": list(problems)}
-    return {**row, "provenance": {"commit": commit}}
+def shown(case, problems=(), **facts):
+    return {"case": case, "shows": "something", "facts": facts, "problems": list(problems)}
 
 
 def test_cases_are_rows_with_the_sums_of_their_ranks():
@@ -153,7 +152,7 @@ def test_cases_are_rows_with_the_sums_of_their_ranks():
 def test_times_and_memory_of_the_longest_context():
     facts = {"stock_ttft_s": 46.02, "hisa_ttft_s": 20.0, "stock_itl_ms": 3.41, "hisa_itl_ms": 2.9}
     facts |= {"summary_mib": 4.13, "kv_tokens": 1048576}
-    _, (row,) = cover.cases([shown("1m", [], **facts)])
+    _, (row,) = cover.cases([shown("1m", **facts)])
     assert row[-1] == (
         "4.1 MiB of summaries; for 1,048,576 tokens of KV cache; first token of stock after 46.0 s; "
         "of HISA after 20.0; each more after 3.4 ms; of HISA, canary included, after 2.9"

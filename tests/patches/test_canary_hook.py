@@ -22,6 +22,11 @@ def state(request: pytest.FixtureRequest) -> runtime.Runtime:
     return runtime.current()
 
 
+def turn(state: runtime.Runtime) -> int:
+    """Forwards of a pool from one that is compared to the next."""
+    return SAMPLE_EVERY if state.config.canary == "sample" else 1
+
+
 def runner(layers: int = 3, draft: bool = False) -> Any:
     buffers = [torch.zeros(9, ROW_BYTES, dtype=torch.uint8) for _ in range(layers)]
     table = torch.arange(3 * PAGE, 6 * PAGE, dtype=torch.int32).repeat(4, 1)
@@ -60,7 +65,7 @@ def test_only_layers_with_an_indexer_are_compared(state: runtime.Runtime, on_hos
     assert state.receipt()["canary"] == expected
     made.token_to_kv_pool._hisa_summaries.layer(8).scales[3] = 1
     made.token_to_kv_pool._hisa_summaries.layer(9).scales[4] = 1
-    for _ in range(SAMPLE_EVERY if sampled else 1):
+    for _ in range(turn(state)):
         canary.around_forward(forward, made, batch)
     found = state.receipt()["canary"]
     # The second sample is of the second layer; half of it is the newest page.
@@ -117,13 +122,13 @@ def test_a_draft_model_writes_to_its_own_pages(state: runtime.Runtime) -> None:
     for model in (target, draft):
         canary.around_forward(forward, model, batch)
     target.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
-    for _ in range(SAMPLE_EVERY if state.config.canary == "sample" else 1):
+    for _ in range(turn(state)):
         canary.around_forward(forward, target, decode_batch([PAGE + 1]))
     first = state.receipt()["canary"]["first"]
     assert "page 3 in layer 7" in first and first.endswith("last writer: event 0, decode")
     before = state.receipt()["canary"]["violations"]
     draft.token_to_kv_pool._hisa_summaries.layer(7).scales[3] = 1
-    for _ in range(SAMPLE_EVERY if state.config.canary == "sample" else 1):
+    for _ in range(turn(state)):
         canary.around_forward(forward, draft, decode_batch([PAGE + 1]))
     assert state.receipt()["canary"]["violations"] > before
 

@@ -15,6 +15,7 @@
 #   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
 #   ab-4l-more  the same layers, the cells that those leave out   -> OUT/ab-v32-4l-more
 #   ab-4l-1m    the same layers, a million tokens                 -> OUT/ab-v32-4l-1m
+#   ab-glm5     four full-width layers of GLM-5, 8K to 128K       -> OUT/ab-glm5-4l
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   salient     salient summaries against the mean                -> OUT/ab-salient
@@ -60,7 +61,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,45p' "$0" >&2; exit 2; }
+usage() { sed -n '2,46p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -100,6 +101,8 @@ case $step in
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-4l 263000 270000 ab-v32-4l-more --arms stock,paper,balanced,decode-only --cells '8k:4 32k:4 256k:1' --rounds 2 \
       --warmup-tokens 300k ;;
+  ab-glm5) ab glm5-4l 133000 560000 ab-glm5-4l --together --arms stock,paper --cells '8k:1 32k:1 128k:1,4' --rounds 3 \
+    --warmup-tokens 300k ;;
   ab-4l-1m)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-4l 1048576 1060000 ab-v32-4l-1m --arms stock,paper --cells 1000k:1 --rounds 2 --warmup-tokens 40k ;;

@@ -36,6 +36,15 @@ def test_what_follows_is_passed_on() -> None:
     assert call("ab.sh", "--arms", "stock", "model").returncode == 2
 
 
+def is_installed(module: str) -> bool:
+    """SGLang's is looked for as a file: 0.5.17 fails to import here and leaves later tests a half of it."""
+    top, *names = module.split(".")
+    found = importlib.util.find_spec(module if top == "sglang_hisa" else top)
+    if top != "sglang":
+        return found is not None
+    return Path(found.origin).parent.joinpath(*names).with_suffix(".py").is_file()
+
+
 STEPS = re.findall(r"^#   ([a-z0-9-]+) {2,}", (LAUNCH / "records_h100.sh").read_text(), re.MULTILINE)
 
 
@@ -51,7 +60,7 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
     assert len(others) < len(lines) or step == "sanitize"
     assert not others or (step == "sanitize" and others[-1][:2] == ["--tool", "memcheck"])
     for _, module, *given in (line for line in lines if line[0] == "-m"):
-        assert importlib.util.find_spec(module), module
+        assert is_installed(module), module
         if module == "sglang_hisa.cli" and given[0] != "bench":
             args, rest = make_parser().parse_known_args(given)
             assert not rest or args.passes_flags_on

@@ -9,6 +9,7 @@ from sglang_hisa.config import ConfigError, jitter_ms
 from sglang_hisa.patches import jitter
 from sglang_hisa.patches.table import VERSIONS, patches_for
 from sglang_hisa.summaries import PageSummaries
+from tests.history.sglang_cache import importable
 
 
 def test_delays_are_random_and_last(monkeypatch):
@@ -35,7 +36,8 @@ def test_a_gpu_sleeps_on_its_stream_every_other_time(monkeypatch):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    with importable():
+        from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     hooks = []
     monkeypatch.setattr(HookRegistry, "register", lambda *hook: hooks.append(hook))

@@ -5,6 +5,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,6 +19,18 @@ if not torch.cuda.is_available():
 
 # A shell's background job ignores SIGINT, and so would its children, among them those that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_half_of_sglang() -> Iterator[None]:
+    """A failed import leaves ``sglang.srt`` without ``sglang``: later ones fail, far from the cause."""
+    yield
+    half = [] if "sglang" in sys.modules else [name for name in sys.modules if name.startswith("sglang.")]
+    for name in half:
+        del sys.modules[name]
+    assert not half, (
+        "SGLang was imported without stand-ins for what it lacks: tests.history.sglang_cache.importable"
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

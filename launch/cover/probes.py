@@ -146,12 +146,13 @@ def long(pair: Pair) -> None:
 
     def seconds(server: ServerProcess, count: int) -> list[float]:
         """From the request to its first token, and of each one after it: several may come at once."""
-        asked = prompt(pair.sizes.longer, 2)
-        seen = [(time.perf_counter(), 0)]
-        seen += [(time.perf_counter(), len(answer["output_ids"])) for answer in server.stream(asked, count)]
-        first, *after = itertools.pairwise(seen)
-        each = [(end - begin) / (now - before) for (begin, before), (end, now) in after]
-        return [first[1][0] - first[0][0], *each]
+        asked, began = prompt(pair.sizes.longer, 2), time.perf_counter()
+        seen: dict[int, float] = {}
+        for answer in server.stream(asked, count):
+            seen.setdefault(len(answer["output_ids"]), time.perf_counter())
+        after = itertools.pairwise(seen.items())
+        each = [(end - begin) / (now - before) for (before, begin), (now, end) in after]
+        return [min(seen.values()) - began, *each]
 
     for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
         server.generate(prompt(pair.sizes.longest, 2), 2)  # what compiles at the first long prompt

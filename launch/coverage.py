@@ -24,6 +24,7 @@ _WITHIN = "test_budget_that_covers_the_context_is_stock"
 _SHARED = f"{_FAMILIES}test_shared_layers_reuse_the_choice"
 _RANKS = "tests/server/test_two_ranks.py::"
 _STAGES = f"{_RANKS}test_pipeline_stages_over_an_fp8_kv_cache"
+_GPU_TESTS = "launch/results/tests-h100.txt"
 _KITS = "tests/patches/test_upstream_kits.py::test_attention_kit_on_a_cpu"
 _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
 _SERVE = "launch/results/h100-serve.json"
@@ -49,7 +50,8 @@ class Coverage:
     model: str
     feature: str
     evidence: tuple[str, ...] = ()
-    """Tests (``path::function``, run on the CPU with every version) and records (JSON of a GPU run)."""
+    """Tests (``path::function``, run on the CPU with every version) and records of a GPU run (JSON, or what
+    tests printed)."""
     versions: tuple[str, ...] = VERSIONS
     declined: str = ""
     """Why it is refused at start; empty when it is served."""
@@ -200,7 +202,7 @@ COVERAGE: tuple[Coverage, ...] = (
         ("tests/server/test_lora.py::test_gates_of_an_adapter",),
         (V23,),
     ),
-    Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS,)),
+    Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, _GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
     Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS), cases=("glm5",)),
     Coverage(
@@ -275,18 +277,24 @@ def shown_by(row: Coverage, version: str) -> list[str]:
     return [gpu for gpu, cases in found.items() if cases == set(row.cases)]
 
 
+def _origin(record: str) -> dict[str, str]:
+    """Provenance of a record: its own field in JSON, the first line of what tests printed."""
+    text = (ROOT / record).read_text()
+    found: dict[str, str] = (
+        json.loads(text)["provenance"] if record.endswith(".json") else json.loads(text.partition("\n")[0])
+    )
+    return found
+
+
 def cell(row: Coverage, version: str) -> str:
     """What the page says of ``row`` and ``version``. Records count for the SGLang in their provenance."""
     if version not in row.versions:
         return "–"
     if row.declined:
         return "declined"
-    records = [path for path in row.evidence if path.endswith(".json")]
-    gpus = {
-        where["gpu"].split()[1]
-        for where in (json.loads((ROOT / path).read_text())["provenance"] for path in records)
-        if where["sglang"] == version
-    }
+    records = [path for path in row.evidence if "::" not in path]
+    origins = [_origin(path) for path in records]
+    gpus = {where["gpu"].split()[1] for where in origins if where["sglang"] == version}
     gpus |= set(shown_by(row, version))
     tests = [path for path in row.evidence if path not in records]
     shown = ["unit test"] if tests else []

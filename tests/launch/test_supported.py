@@ -26,8 +26,14 @@ def test_evidence_exists(row):
         assert (tables.ROOT / path).is_file()
         if function:
             assert function in functions(tables.ROOT / path)
+            continue
+        text = (tables.ROOT / path).read_text()
+        if path.endswith(".json"):
+            assert json.loads(text)["provenance"]["sglang"] in row.versions
         else:
-            assert json.loads((tables.ROOT / path).read_text())["provenance"]["sglang"] in row.versions
+            end = text.splitlines()[-1]
+            assert " passed" in end and "failed" not in end and "error" not in end
+            assert any(f"{test.partition('::')[0]} ." in text for test in row.evidence if "::" in test)
     assert set(row.versions) <= set(VERSIONS) and row.versions
     assert row.evidence or not row.declined, "a refusal has a test"
 
@@ -35,6 +41,8 @@ def test_evidence_exists(row):
 def test_records_count_for_their_own_version_and_tests_for_all():
     assert cell(Coverage("m", "f", (RECORD,)), V17) == "served: H100"
     assert cell(Coverage("m", "f", (RECORD,)), V23) == "served, not run"
+    tests = Coverage("m", "f", ("launch/results/tests-h100.txt",))
+    assert cell(tests, V17) == "served: H200" and cell(tests, V23) == "served, not run"
     assert cell(Coverage("m", "f", ("tests/a.py::b", RECORD)), V17) == "served: unit test, H100"
     assert cell(Coverage("m", "f", ("tests/a.py::b", "tests/server/a.py::b")), V23) == "served: CPU server"
     assert cell(Coverage("m", "f", ("tests/a.py::b",), (V23,)), V17) == "–"

@@ -77,6 +77,7 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "wide sink and local windows; top-k fused (slots) and unfused (positions)",
         (f"{_SERVER}test_large_blocks_sink_and_local",),
+        cases=("windows", "torch-topk"),
     ),
     Coverage(
         V32,
@@ -164,7 +165,15 @@ COVERAGE: tuple[Coverage, ...] = (
             f"{_POOL}test_pages_that_come_back_without_the_draft_models",
         ),
     ),
-    Coverage(V32, "speculative decoding together with PD disaggregation or DP attention"),
+    Coverage(V32, "speculative decoding over an fp8 KV cache", cases=("mtp-fp8",)),
+    Coverage(
+        V32,
+        "speculative decoding together with DP attention: idle ranks, padded rows",
+        (f"{_RANKS}test_dp_attention_with_drafts",),
+        (V23,),
+    ),
+    Coverage(V32, "speculative decoding together with DP attention, steps in graphs", cases=("dp2-mtp",)),
+    Coverage(V32, "speculative decoding together with PD disaggregation"),
     Coverage(
         V32,
         "pipeline parallel: each stage serves its own layers",
@@ -209,6 +218,7 @@ COVERAGE: tuple[Coverage, ...] = (
         GLM5,
         "speculative decoding (MTP), draft steps that reuse a choice (`index_share_for_mtp_iteration`)",
         (f"{_SPECULATIVE}test_small_budget_at_page_boundaries",),
+        cases=("glm5-mtp",),
     ),
     Coverage(
         GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)", cases=("glm5",)

@@ -342,7 +342,14 @@ def make_tiny(
     return out
 
 
-def make_small(out: Path, *, layers: int = 2, index_heads: int = 64, **settings: Any) -> Path:
+def make_small(
+    out: Path,
+    *,
+    layers: int = 2,
+    index_heads: int = 64,
+    more: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
     """Write a model of :func:`make_tiny`'s kind for one GPU: DSA's real top-k and index heads, the attention
     heads of a TP8 rank.
 
@@ -351,5 +358,5 @@ def make_small(out: Path, *, layers: int = 2, index_heads: int = 64, **settings:
     """
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
     # 512: SGLang's kernel that norms a draft's inputs takes multiples of 256 above 256 alone.
-    more = {**heads, "hidden_size": 512, "first_k_dense_replace": layers}
-    return make_tiny(out, layers=layers, index_topk=2048, index_heads=index_heads, more=more, **settings)
+    wide = {**heads, "hidden_size": 512, "first_k_dense_replace": layers, **(more or {})}
+    return make_tiny(out, layers=layers, index_topk=2048, index_heads=index_heads, more=wide, **settings)

@@ -52,6 +52,7 @@ _DRAFTS = (
 )
 # The fused all-reduce may use NVLink multicast, which not every machine allows.
 NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
+_SHARED_DRAFTS = {"index_share_for_mtp_iteration": True}
 _TP = ("--tp", "2", NO_MULTICAST)
 _DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 PREFILL_GRAPH = "--cuda-graph-backend-prefill"
@@ -62,6 +63,7 @@ CASES: dict[str, Case] = {
     "dense-tail": Case(
         "the last tokens of a prompt keep everything; audit", hisa={"dense_tail_tokens": 301, "audit": 0.1}
     ),
+    "windows": Case("wide sink and local windows", hisa={"sink_tokens": 130, "local_tokens": 300}),
     "glm5": Case(
         "GLM-5: 32 index heads, fused norm-rope-store",
         model=partial(models.make_small, family="glm5", index_heads=32),
@@ -103,6 +105,18 @@ CASES: dict[str, Case] = {
         model=partial(models.make_small, draft=True),
         tiny={"draft": True},
     ),
+    "mtp-fp8": Case(
+        "speculative decoding over an fp8 KV cache",
+        (*_DRAFTS, *_FP8),
+        model=partial(models.make_small, draft=True),
+        tiny=None,
+    ),
+    "glm5-mtp": Case(
+        "GLM-5: draft steps that reuse the choice of the step before them",
+        _DRAFTS,
+        model=partial(models.make_small, family="glm5", index_heads=32, draft=True, more=_SHARED_DRAFTS),
+        tiny={"family": "glm5", "layers": 2, "draft": True, "more": _SHARED_DRAFTS},
+    ),
     "hicache": Case(
         "pages back from the host",
         ("--enable-hierarchical-cache", "--hicache-ratio", "4"),
@@ -125,6 +139,16 @@ CASES: dict[str, Case] = {
     ),
     "dp2": Case(
         "two ranks, DP attention, mixed chunks", (*_DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
+    ),
+    "dp2-mtp": Case(
+        "DP attention with speculative decoding",
+        (*_DP, *_DRAFTS),
+        model=partial(models.make_small, draft=True),
+        gpus=2,
+        tiny={"draft": True},
+        # SGLang's own default on a GPU. Its unfused form does not take rows that another rank's made it pad.
+        env={"SGLANG_DSA_FUSE_TOPK": "1"},
+        extra=("idle",),
     ),
     "pp2": Case("two pipeline stages", ("--pp-size", "2"), tiny=None, gpus=2),
 }

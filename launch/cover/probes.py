@@ -103,6 +103,8 @@ def checked_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], 
         "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
     }
     wrong = [f"canary {canary}"] if canary["violations"] or not canary["checks"] else []
+    if min(filter(None, kept["candidate_share"].values()), default=1) >= 1:
+        wrong.append("no row was pruned")
     return kept, wrong
 
 

@@ -22,6 +22,8 @@ from sglang_hisa.launch.cover.cases import CASES, Case
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.server import ServerFailed, cpu_env
 
+NOTHING_PRUNED = {"decode": {"candidate_share": 1.0}, "prefill": {"candidate_share": None}, "stock": {}}
+
 
 class Server:
     """Answers at once: stock counts on from the prompt's length; HISA too, by ``off`` more from ``parts`` on.
@@ -148,6 +150,7 @@ def test_a_case_that_serves_is_a_row_of_facts(call) -> None:
         ({"stock_receipt": {"active": True}}, "ServerFailed: arm stock: serves HISA"),
         ({"receipt": {"active": False}}, "ServerFailed: arm hisa: the receipt says that HISA is not active"),
         ({"receipt": {"canary": {"checks": 9, "violations": 1}}}, "rank 0: canary"),
+        ({"receipt": {"rows": NOTHING_PRUNED}}, "rank 0: no row was pruned"),
         ({"receipt": {"canary": {"checks": 0, "violations": 0}}}, "rank 0: canary"),
         ({"receipt": {"hisa_steps": {"decode": 3}}}, "rank 0: HISA's steps"),
         ({"receipt": {"hisa_steps": {"prefill": 3}, "graphs_with_hisa": 0}}, "rank 0: HISA's steps"),

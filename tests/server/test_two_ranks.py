@@ -13,13 +13,13 @@ from sglang_hisa.server import ServerFailed
 
 from .conftest import TOPK, shared_prefix_load, text, watched
 from .test_real_server import SMALL, assert_right
+from .test_speculative import accepted_and_rejected, drafts
 
 pytestmark = pytest.mark.server
 
 RANKS = Path(__file__).parent / "ranks"
 TP = ["--tp", "2", "--chunked-prefill-size", "256"]
-
-
+DP = ["--tp", "2", "--enable-dp-attention", "--dp", "2"]
 FP8_KV = ["--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv"]
 
 
@@ -54,8 +54,8 @@ def test_both_ranks_serve_and_choose_the_same(tmp_path, tiny):
 
 def test_dp_attention(tmp_path, tiny):
     """Ranks without a request, rows that pad the shorter rank, and mixed steps; each rank is right alone."""
-    flags = ["--tp", "2", "--enable-dp-attention", "--dp", "2", "--chunked-prefill-size", "512"]
-    with two_ranks(tmp_path, tiny, [*flags, "--enable-mixed-chunk"]) as (server, _):
+    flags = [*DP, "--chunked-prefill-size", "512", "--enable-mixed-chunk"]
+    with two_ranks(tmp_path, tiny, flags) as (server, _):
         for seed in (3, 4):
             server.generate(text(700, seed), 12)  # the other rank is idle
         answers = shared_prefix_load(server, count=7, at_once=7)
@@ -66,6 +66,26 @@ def test_dp_attention(tmp_path, tiny):
     assert len(receipts) == 2
     for receipt, counts in zip(receipts, of_both_ranks(tmp_path, "oracle.json", "oracle.json.1")):
         assert receipt["active"] and receipt["hisa_steps"]["decode"] > 9
+        assert receipt["canary"]["checks"] > 100 and receipt["canary"]["violations"] == 0
+        assert_right(counts, rows=2000, pruned=True)
+
+
+@pytest.mark.once("0.5.23")  # 0.5.17 itself: a rank without a request has no metadata in eager draft steps
+def test_dp_attention_with_drafts(tmp_path):
+    """Draft, verify and draft-extend rows of ranks that are idle or padded; each rank is right alone."""
+    model = make_tiny(tmp_path / "model", index_topk=TOPK, draft=True)
+    flags = [*DP, "--chunked-prefill-size", "512", *drafts(4)]
+    with two_ranks(tmp_path, model, flags, fused=True) as (server, _):
+        # Alone, beside an idle rank: page 10 ends in a draft step of some of them.
+        answers = [server.generate(text(n, n), 9) for n in range(698, 703)]
+        answers += shared_prefix_load(server, count=7, at_once=7)
+        receipts = server.receipts()
+    assert min(accepted_and_rejected(answers)) > 10
+    both = of_both_ranks(tmp_path, "0.json", "1.json")
+    assert sum(seen["idle"] for seen in both) > 15 and sum(seen["padded"] for seen in both) > 0
+    assert len(receipts) == 2
+    for receipt, counts in zip(receipts, of_both_ranks(tmp_path, "oracle.json", "oracle.json.1")):
+        assert min(receipt["hisa_steps"][kind] for kind in ("verify", "draft", "draft extend")) > 9
         assert receipt["canary"]["checks"] > 100 and receipt["canary"]["violations"] == 0
         assert_right(counts, rows=2000, pruned=True)
 

@@ -181,7 +181,9 @@ def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metada
     budgets = [SET["decode"]] * rows
     mode = forward_batch.forward_mode
     COUNTS["modes"][mode.name] = COUNTS["modes"].get(mode.name, 0) + rows
-    if not mode.is_decode() and not torch.equal(forward_batch.positions[:rows] + 1, lengths.long()):
+    positions = forward_batch.positions[:rows]
+    real = positions > 0  # DP attention pads with position 0, which no request of these steps is at
+    if not mode.is_decode() and not torch.equal(positions[real] + 1, lengths[real].long()):
         COUNTS["wrong"].append(f"layer {layer_id}: {mode.name} rows of lengths {lengths.tolist()}")
     owner = torch.arange(rows)
     verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)

@@ -173,7 +173,11 @@ COVERAGE: tuple[Coverage, ...] = (
         (V23,),
     ),
     Coverage(V32, "speculative decoding together with DP attention, steps in graphs", cases=("dp2-mtp",)),
-    Coverage(V32, "speculative decoding together with PD disaggregation"),
+    Coverage(
+        V32,
+        "speculative decoding together with PD disaggregation",
+        (f"{_SPECULATIVE}test_drafts_behind_a_prefill_server",),
+    ),
     Coverage(
         V32,
         "pipeline parallel: each stage serves its own layers",

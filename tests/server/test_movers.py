@@ -2,7 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -76,10 +76,11 @@ def test_the_canary_names_a_hicache_load_that_was_not_resealed(hicache):
     assert hicache.last.canary["first"].endswith(", hicache_load")
 
 
-def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
-    """A prefill and a decode server answer as one server does; decode retracts to the host and resumes."""
-    forget = tmp_path / "forget"
-    forget_moves = {"FORGET_MOVES": str(forget)}
+@contextmanager
+def disaggregated(tmp_path, model, flags=(), **decode_env):
+    """A prefill and a decode server with the oracle.
+
+    Yields (both as ``watched`` does, a function that asks the pair: the decode server's answer)."""
     bootstrap = {"bootstrap_host": "127.0.0.1", "bootstrap_port": free_port()}
     # Sending a cached prefix early waits for a CUDA event.
     no_gpu = {"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0", "SGLANG_HOST_IP": "127.0.0.1"}
@@ -88,13 +89,13 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
     rooms = itertools.count(1)
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         pair = []
-        for mode, more in (("prefill", {}), ("decode", {**STORM, **forget_moves})):
+        for mode, more in (("prefill", {}), ("decode", decode_env)):
             (tmp_path / mode).mkdir()
-            flags = ["--disaggregation-mode", mode, "--disaggregation-transfer-backend", "mooncake"]
-            flags += ["--disaggregation-bootstrap-port", str(bootstrap["bootstrap_port"])]
+            own = ["--disaggregation-mode", mode, "--disaggregation-transfer-backend", "mooncake"]
+            own += ["--disaggregation-bootstrap-port", str(bootstrap["bootstrap_port"])]
             # Less than the default, so that the pool takes several requests and one of them can be retracted.
-            flags += ["--chunked-prefill-size", "256", "--num-reserved-decode-tokens", "64"]
-            one = watched(tmp_path / mode, tiny, HISA, flags, pool_tokens=2048, extra={**no_gpu, **more})
+            own += ["--chunked-prefill-size", "256", "--num-reserved-decode-tokens", "64", *flags]
+            one = watched(tmp_path / mode, model, HISA, own, pool_tokens=2048, extra={**no_gpu, **more})
             pair.append(stack.enter_context(one))
 
         def ask(prompt, count):
@@ -102,6 +103,13 @@ def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
             sides = [pool.submit(server.generate, prompt, count, **room) for server, _ in pair]
             return [side.result() for side in sides][1]
 
+        yield pair, ask
+
+
+def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
+    """A prefill and a decode server answer as one server does; decode retracts to the host and resumes."""
+    forget = tmp_path / "forget"
+    with disaggregated(tmp_path, tiny, **STORM, FORGET_MOVES=str(forget)) as (pair, ask):
         assert ids(ask(prompt, 7) for prompt in PROMPTS) == ids(hicache.fresh)
         decode = look(*pair[1])
         assert decode.rebuilt["pd_receive"] >= sum(-(-n // 64) for n in LENGTHS)

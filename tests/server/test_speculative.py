@@ -8,7 +8,7 @@ import pytest
 from sglang_hisa.models import make_tiny, write_json
 
 from .conftest import TOPK, shared_prefix_load, text, watched
-from .test_movers import LENGTHS, PROMPTS, from_host
+from .test_movers import LENGTHS, PROMPTS, disaggregated, from_host, look
 from .test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
@@ -111,3 +111,20 @@ def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
     assert receipt["rows"]["decode"]["candidate_share"] < 0.9
     audited = receipt["audit"]["rows"]
     assert audited == seen["pruned_prefill"][str(receipt["layers"])] > 500, "only the target is audited"
+
+
+@pytest.mark.once("0.5.17")
+def test_drafts_behind_a_prefill_server(tmp_path, model):
+    """Both pools come from the prefill server, and the decode server drafts on them, alone and under load."""
+    with disaggregated(tmp_path, model, drafts(4)) as (pair, ask), ThreadPoolExecutor(4) as pool:
+        answers = [ask(prompt, 9) for prompt in PROMPTS]
+        answers += pool.map(lambda n: ask(text(n, n), 9), (257, 321, 193, 383, 62, 447))
+        prefill, decode = map(look, *zip(*pair))
+        receipt, seen = pair[1][0].receipts()[0], pair[1][1]()
+    assert all(len(answer["output_ids"]) == 9 for answer in answers)
+    assert min(accepted_and_rejected(answers)) > 10
+    for side in (prefill, decode):
+        assert side.canary["violations"] == 0 and side.canary["checks"] > 300 and side.wrong == ([], 0)
+    assert decode.rebuilt["pd_receive"] >= sum(-(-n // 64) for n in LENGTHS), "a page counts once"
+    assert min(receipt["hisa_steps"][kind] for kind in ("verify", "draft", "draft extend")) > 9
+    assert "prefill" not in receipt["hisa_steps"] and seen["pools"] == [1, 3] and seen["pruned"] > 300

@@ -291,7 +291,7 @@ def shown_by(row: Coverage, version: str) -> list[str]:
     return [gpu for gpu, cases in found.items() if cases == set(row.cases)]
 
 
-def _origin(record: str) -> dict[str, str]:
+def origin(record: str) -> dict[str, str]:
     """Provenance of a record: its own field in JSON, the first line of what tests printed."""
     text = (ROOT / record).read_text()
     found: dict[str, str] = (
@@ -307,7 +307,7 @@ def cell(row: Coverage, version: str) -> str:
     if row.declined:
         return "declined"
     records = [path for path in row.evidence if "::" not in path]
-    origins = [_origin(path) for path in records]
+    origins = [origin(path) for path in records]
     gpus = {where["gpu"].split()[1] for where in origins if where["sglang"] == version}
     gpus |= set(shown_by(row, version))
     tests = [path for path in row.evidence if path not in records]

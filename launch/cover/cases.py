@@ -146,7 +146,7 @@ CASES: dict[str, Case] = {
         model=partial(models.make_small, draft=True),
         gpus=2,
         tiny={"draft": True},
-        # SGLang's own default on a GPU. Its unfused form does not take rows that another rank's made it pad.
+        # SGLang's own default on a GPU. Its unfused form does not take draft rows padded to another rank's.
         env={"SGLANG_DSA_FUSE_TOPK": "1"},
         extra=("idle",),
     ),

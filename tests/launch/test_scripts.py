@@ -39,10 +39,9 @@ def test_what_follows_is_passed_on() -> None:
 def is_installed(module: str) -> bool:
     """SGLang's is looked for as a file: 0.5.17 fails to import here and leaves later tests a half of it."""
     top, *names = module.split(".")
-    found = importlib.util.find_spec(module if top == "sglang_hisa" else top)
     if top != "sglang":
-        return found is not None
-    return Path(found.origin).parent.joinpath(*names).with_suffix(".py").is_file()
+        return importlib.util.find_spec(module) is not None
+    return Path(importlib.util.find_spec(top).origin).parent.joinpath(*names).with_suffix(".py").is_file()
 
 
 STEPS = re.findall(r"^#   ([a-z0-9-]+) {2,}", (LAUNCH / "records_h100.sh").read_text(), re.MULTILINE)

@@ -1,11 +1,10 @@
 """Speculative decoding in a real server on the CPU: a draft layer (MTP), several rows of a request a step."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sglang_hisa.models import make_tiny, write_json
+from sglang_hisa.models import make_tiny
 
 from .conftest import TOPK, shared_prefix_load, text, watched
 from .test_movers import LENGTHS, PROMPTS, disaggregated, from_host, look
@@ -86,9 +85,9 @@ def test_small_budget_at_page_boundaries(tmp_path, model, family, tokens):
     GLM-5's draft steps reuse the choice of the draft-extend step before (``index_share_for_mtp_iteration``).
     """
     if family == "glm5":
-        model = make_tiny(tmp_path / "model", index_topk=TOPK, draft=True, family=family, layers=2)
-        config = json.loads((model / "config.json").read_text())
-        write_json(model / "config.json", {**config, "index_share_for_mtp_iteration": True})
+        shared = {"index_share_for_mtp_iteration": True}
+        folder = tmp_path / "model"
+        model = make_tiny(folder, index_topk=TOPK, draft=True, family=family, layers=2, more=shared)
     hisa = {**SMALL, "canary": "full", "canary_stop": True, "audit": 1.0}
     flags = [*drafts(tokens), "--chunked-prefill-size", "256"]
     fused = family == "glm5"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-256k and
-# ab-decode take longer; cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-grid takes 22;
+# cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
 #
 #   records_h100.sh STEP OUT
 #
 #   ab-paper    v32-tp8-rank, 8K to 128K                          -> OUT/ab-v32-tp8-rank-h100-paper
 #   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
-#   ab-256k     the same model at 256K, three presets             -> OUT/ab-v32-tp8-rank-h100-256k
-#   ab-decode   the same model, decode-only, alone and four at once   -> OUT/ab-v32-tp8-rank-decode
+#   ab-256k     the same model at 256K, both presets              -> OUT/ab-v32-tp8-rank-h100-256k
+#   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-busy-paper   the same model, four at once, 8K to 128K      -> OUT/ab-v32-tp8-rank-busy-paper
-#   ab-busy-balanced   the same, the other preset                 -> OUT/ab-v32-tp8-rank-busy-balanced
+#   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
 #   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
@@ -86,21 +86,22 @@ case $step in
   ab-paper | ab-balanced) # two servers of 80 GB hold no third
     ab v32-tp8-rank 133000 140000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-}" \
       --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  ab-256k) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
+  ab-256k | ab-256k-decode-only) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-h100-256k --arms stock,paper,balanced,decode-only --cells 256k:1 --rounds 2 \
-      --warmup-tokens 40k ;;
-  ab-decode) # of one request below 160K it leaves every step to stock
-    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-decode --arms stock,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' --rounds 2 \
-      --warmup-tokens 40k ;;
-  ab-busy-paper | ab-busy-balanced) ab v32-tp8-rank 133000 540000 "ab-v32-tp8-rank-${step#ab-}" --arms "stock,${step#ab-busy-}" \
-    --cells '8k:4 32k:4 128k:4' --rounds 2 --warmup-tokens 40k ;;
+    arms=paper,balanced name=h100-256k
+    [ "$step" = ab-256k ] || arms=decode-only name=256k-decode-only
+    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-$name" --arms "stock,$arms" --cells 256k:1 --rounds 2 --warmup-tokens 40k ;;
+  ab-busy-paper) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy-paper --arms stock,paper --cells '8k:4 32k:4 128k:4' \
+    --rounds 2 --warmup-tokens 40k ;;
+  ab-grid) # decode-only leaves every step of one request below 160K to stock
+    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
+      --rounds 2 --warmup-tokens 40k ;;
   ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
   ab-4l-more)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-4l 263000 270000 ab-v32-4l-more --arms stock,paper,balanced,decode-only --cells '8k:4 32k:4 256k:1' --rounds 2 \
-      --warmup-tokens 300k ;;
+      --warmup-tokens 40k ;;
   ab-glm5) ab glm5-4l 133000 560000 ab-glm5-4l --together --arms stock,paper --cells '8k:1 32k:1 128k:1,4' --rounds 3 \
     --warmup-tokens 300k ;;
   ab-4l-1m)

@@ -34,6 +34,7 @@ _AB_LONG = (
     "launch/results/ab-v32-tp8-rank-h100-256k/report.json",
     "launch/results/ab-v32-tp8-rank-256k/report.json",
 )
+_AB_GLM5 = "launch/results/ab-glm5-4l/report.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2/report.json"
 _STRESS = "launch/results/stress-h100.json"
@@ -75,9 +76,15 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(V32, "blocks of 128", (f"{_SERVER}test_large_blocks_sink_and_local", _SERVE)),
     Coverage(
         V32,
-        "wide sink and local windows; top-k fused (slots) and unfused (positions)",
+        "wide sink and local windows",
         (f"{_SERVER}test_large_blocks_sink_and_local",),
-        cases=("windows", "torch-topk"),
+        cases=("windows",),
+    ),
+    Coverage(
+        V32,
+        "unfused top-k: positions, not slots",
+        (f"{_SERVER}test_large_blocks_sink_and_local",),
+        cases=("torch-topk",),
     ),
     Coverage(
         V32,
@@ -217,7 +224,8 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, _GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
-    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS), cases=("glm5",)),
+    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS, _AB_GLM5), cases=("glm5",)),
+    Coverage(GLM5, "layers of full width, contexts to 128K", (_AB_GLM5,)),
     Coverage(
         GLM5,
         "speculative decoding (MTP), draft steps that reuse a choice (`index_share_for_mtp_iteration`)",

@@ -11,7 +11,6 @@ import json
 import re
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,12 +185,17 @@ def ab_rank() -> str:
 
 def ab_busy() -> str:
     """The same with four requests at once."""
-    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("busy", "h200-busy", "decode")))
+    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("busy", "h200-busy", "grid")))
 
 
 def ab_4l() -> str:
-    """Four layers of full width, preset by preset."""
-    return _ab(*(f"ab-v32-4l-{preset}" for preset in ("balanced", "paper", "decode-only")))
+    """Four layers of full width, preset by preset, then the cells that those runs leave out."""
+    return _ab(*(f"ab-v32-4l-{run}" for run in ("balanced", "paper", "decode-only", "more")))
+
+
+def ab_glm5() -> str:
+    """Four layers of GLM-5, full width."""
+    return _ab("ab-glm5-4l")
 
 
 def watching() -> str:
@@ -212,19 +216,20 @@ def _ab(*folders: str) -> str:
 def ab_256k() -> str:
     """The longest prompts, each measurement by itself: too few for an interval."""
     rows, origins = [], []
-    for run in ("h200-256k", "h100-256k", "h100-256k-balanced"):
+    for run in ("h200-256k", "256k-decode-only", "h100-256k", "h100-256k-balanced"):
         folder = f"ab-v32-tp8-rank-{run}"
         record = _load(f"{folder}/report.json")
         origins.append(_source(record, f"{folder}/report.md"))
-        found, prompts = record["measurements"], Counter[str]()
+        found, arm, prompts = record["measurements"], "", 0
         stock = next(one for one in found if one["arm"] == "stock")["ttft_s"][0]
         for one in found:
-            prompts[one["arm"]] += 1  # these servers were started once each
+            prompts = prompts + 1 if one["arm"] == arm else 1  # a server stays up until another arm's turn
+            arm = one["arm"]
             itl, ttft = statistics.median(one["itl_s"]) * 1e3, one["ttft_s"][0]
             name = one["arm"] if one["arm"] == "stock" else f"`{one['arm']}`"
             cells = [f"{ttft:.1f} s", f"{stock / ttft:.2f}×", f"{itl:.1f} ms"]
             gpu, commit = record["provenance"]["gpu"].split()[1], record["provenance"]["commit"]
-            rows.append([name, gpu, commit, str(prompts[one["arm"]]), *cells])
+            rows.append([name, gpu, commit, str(prompts), *cells])
     head = ["256K × 1", "GPU", "commit", "prompt of its server", "TTFT", "stock's / TTFT", "ITL, median"]
     return "\n\n".join((table(head, rows), *origins))
 
@@ -365,6 +370,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ab_rank": ab_rank,
     "ab_busy": ab_busy,
     "ab_4l": ab_4l,
+    "ab_glm5": ab_glm5,
     "ab_tp2": ab_tp2,
     "goals": goals,
     "pairs": pairs,

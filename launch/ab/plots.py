@@ -52,10 +52,10 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
         axis.set_xticks(contexts, [tokens(c) for c in contexts])
         axis.minorticks_off()
         axis.set_xlim(contexts[0] / 1.3, contexts[-1] * 1.3)
-        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks and for the legend
+        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, loc="upper left")  # times grow with the prompt
+            axis.legend(fontsize=8, loc="best")  # TTFT grows with the prompt, ITL hardly does
     _title(figure, record, f"{words.SHOWN[metric]}: median over rounds, bars from lowest to highest round")
     return png(figure)
 

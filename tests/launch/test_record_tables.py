@@ -223,6 +223,20 @@ def test_too_few_pairs_have_a_speed_up_without_an_interval_and_the_baseline_is_n
     assert tables.watching().startswith("| prompt × at once | TTFT, `paper` | `watching` | ITL, `paper` |")
 
 
+def test_prompts_of_a_server_count_from_its_start():
+    """As many first prompts as the record has starts of servers that came to be measured."""
+    rows = [line.split(" | ") for line in tables.ab_256k().splitlines() if line.startswith("| ")][2:]
+    at, folder = 0, tables.ROOT / "launch/results"
+    for run in dict.fromkeys(re.findall(r"results/(ab-[\w-]+)/report.md\)", tables.ab_256k())):
+        kept = json.loads((folder / run / "report.json").read_text())
+        mine = rows[at : at + len(kept["measurements"])]
+        at += len(mine)
+        measured = {one["arm"] for one in kept["measurements"]}
+        starts = sum(len(kept["arms"][arm]["starts_s"]) for arm in measured)
+        assert sum(row[3] == "1" for row in mine) == starts
+    assert at == len(rows)
+
+
 def test_answers_by_the_dense_end_add_up():
     head, _, *lines = (line for line in tables.tail().splitlines() if line.startswith("|"))
     arms = head.split("|")[3:-1]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-grid takes 22;
-# cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-grid takes 22,
+# ab-4l-more 12; cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
 #
 #   records_h100.sh STEP OUT
 #

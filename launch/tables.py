@@ -184,7 +184,7 @@ def ab_rank() -> str:
 
 
 def ab_busy() -> str:
-    """The same with four requests at once."""
+    """The same with four requests at once; the last run has one at a time, too."""
     return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("busy", "h200-busy", "grid")))
 
 

@@ -225,9 +225,10 @@ def test_too_few_pairs_have_a_speed_up_without_an_interval_and_the_baseline_is_n
 
 def test_prompts_of_a_server_count_from_its_start():
     """As many first prompts as the record has starts of servers that came to be measured."""
-    rows = [line.split(" | ") for line in tables.ab_256k().splitlines() if line.startswith("| ")][2:]
+    made = tables.ab_256k()
+    rows = [line.split(" | ") for line in made.splitlines() if line.startswith("| ")][2:]
     at, folder = 0, tables.ROOT / "launch/results"
-    for run in dict.fromkeys(re.findall(r"results/(ab-[\w-]+)/report.md\)", tables.ab_256k())):
+    for run in re.findall(r"results/(ab-[\w-]+)/report.md\)", made):
         kept = json.loads((folder / run / "report.json").read_text())
         mine = rows[at : at + len(kept["measurements"])]
         at += len(mine)

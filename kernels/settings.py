@@ -109,7 +109,19 @@ def save(gpu: str, settings: Settings) -> Path:
     return path
 
 
+_used: Settings | None = None
+
+
+def use(settings: Settings | None) -> None:
+    """Launch this process's kernels with ``settings`` from now on; None: with those of each device."""
+    global _used
+    _used = settings
+    for_device.cache_clear()
+
+
 @functools.cache
 def for_device(device: torch.device) -> Settings:
-    """Settings of a device: those of its GPU, or the defaults."""
+    """Settings of a device: those given to :func:`use`, else those of its GPU, or the defaults."""
+    if _used is not None:
+        return _used
     return load(torch.cuda.get_device_name(device)) if device.type == "cuda" else DEFAULT

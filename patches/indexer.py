@@ -267,14 +267,18 @@ def _padded(chosen: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _segments(
-    state: runtime.Runtime, forward_batch: Any, contexts: list[int], counts: list[int], host: SglangHost
+    state: runtime.Runtime,
+    contexts: list[int],
+    counts: list[int],
+    prompts: list[int | None],
+    host: SglangHost,
 ) -> list[Segment]:
-    """Rows of an extend step by request and budget."""
+    """Rows of an extend step by request and budget; ``prompts`` as in :func:`batch.prompts`."""
     decode, prefill = rule_of(state, "decode", host), rule_of(state, "prefill", host)
     tail = state.config.dense_tail_tokens
     found: list[Segment] = []
     start = 0
-    for context, count, prompt in zip(contexts, counts, batch.prompts(forward_batch, contexts)):
+    for context, count, prompt in zip(contexts, counts, prompts):
         if prompt is None:
             found += of_request(start, count, context, decode, context, 0)
         else:
@@ -292,8 +296,6 @@ def _prefill_step(
     q: torch.Tensor,
 ) -> Step | str:
     """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
-    if not state.config.prefill.active:
-        return "prefill: phase left to stock DSA"
     if getattr(forward_batch, "attn_cp_metadata", None) is not None:
         return "prefill: context parallel"
     lengths = metadata.get_seqlens_expanded()
@@ -301,9 +303,12 @@ def _prefill_step(
         return "prefill: no rows"
     contexts = metadata.get_indexer_seq_len_cpu().tolist()
     counts = metadata.get_dsa_extend_len_cpu()
-    if sum(counts) != lengths.shape[0]:
+    prompts = batch.prompts(forward_batch, contexts)
+    if prompts is None or sum(counts) != lengths.shape[0]:
         return "prefill: rows of no request"
-    segments = _segments(state, forward_batch, contexts, counts, host)
+    if not state.config.prefill.active and any(prompt is not None for prompt in prompts):
+        return "prefill: phase left to stock DSA"
+    segments = _segments(state, contexts, counts, prompts, host)
     if all(segment.fits for segment in segments):
         tail = any(segment.rule is budget.KEEP_EVERYTHING for segment in segments)
         return "prefill: end of prompts" if tail else "prefill: within the budget"

@@ -13,6 +13,7 @@ from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.table import V17
 from sglang_hisa.summaries import PageSummaries, pages_of
+from sglang_hisa.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def after_host_load(
     pages = device_indices[::PAGE] // PAGE
     device = device_pool.index_k_with_scale_buffer[0].device
     if pages.device != device:  # the "direct" backend keeps them on the host
-        pages = pages.pin_memory().to(device, non_blocking=True)
+        pages = to_device(pages, device)
     summaries, layer = device_pool._hisa_summaries, 0 if is_draft else layer_id
     _moved(summaries, "hicache_load", pages, layer, count=not is_draft)
     if (

@@ -33,6 +33,8 @@ class Runtime:
     sglang: str
     patches: int
     layers: set[int] = field(default_factory=set)
+    deterministic: bool = False
+    """Whether SGLang's deterministic inference was asked for (see :mod:`.deterministic`)."""
     speculative: bool = False
     """Whether drafts are verified, several tokens of a request in one step."""
     draft_layers: int = 0
@@ -115,6 +117,7 @@ class Runtime:
             "sglang": self.sglang,
             "preset": self.config.preset,
             "config": asdict(self.config),
+            "deterministic": self.deterministic,
             "patches": self.patches,
             "layers": len(self.layers),
             "draft_layers": self.draft_layers,

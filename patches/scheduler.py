@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sglang_hisa.patches import runtime
+from sglang_hisa.patches.deterministic import settle
 from sglang_hisa.patches.features import declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
 from sglang_hisa.patches.metrics import export
@@ -57,6 +58,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     if problems:
         refuse("these settings are not served by HISA", problems, "change the flags as said above")
     state.speculative = bool(server_args.speculative_algorithm)
+    if server_args.enable_deterministic_inference:
+        settle(state)
     original(self, server_args, *args, **kwargs)
     if torch.cuda.is_available():
         state.forward_stream = self.forward_stream

@@ -21,6 +21,11 @@ def _with(label: str | None) -> str:
     return f"{label}-{LABEL}" if label else LABEL
 
 
+def _has_short(state: runtime.Runtime) -> bool:
+    """Whether each size is captured twice. Where decode is left to stock DSA the first graph is that."""
+    return state.config.short_graphs and state.config.decode.active and not state.speculative
+
+
 def around_capture(
     original: Any,
     self: Any,
@@ -34,7 +39,7 @@ def around_capture(
     """Capture ``size`` with HISA as ever, then with the stock indexer."""
     original(self, size, forward, stream_idx, variant_label, *args, **kwargs)
     state = runtime.current()
-    if state.speculative or not state.config.decode.active:  # inactive: the first one is stock DSA's already
+    if not _has_short(state):
         return
     state.capturing_short = True
     try:
@@ -48,6 +53,6 @@ def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
     label: str | None = original(self, forward_batch)
     state = runtime.current()
     rule, lengths = state.decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
-    if state.speculative or rule is None or lengths is None or not len(lengths):
+    if not _has_short(state) or rule is None or lengths is None or not len(lengths):
         return label
     return label if rule.pays(lengths.tolist()) else _with(label)

@@ -47,6 +47,7 @@ _HOST_LOAD = ("self", "device_pool", "host_indices", "device_indices", "layer_id
 _PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
 _IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
 _GRAPHS_FILE = "srt/model_executor/runner/decode_cuda_graph_runner.py"
+_PREFILL_GRAPHS_FILE = "srt/model_executor/runner/prefill_cuda_graph_runner.py"
 _DECODE_MIXIN = "sglang.srt.disaggregation.decode_schedule_batch_mixin"
 _HICACHE = "srt/mem_cache/hybrid_cache"
 _HOST_LOAD_WHY = "reseal the pages of each layer that HiCache brought from the host, before readers go on"
@@ -122,7 +123,16 @@ PATCHES: tuple[Patch, ...] = (
                 *("kv_loc_plan", "write_cols"),
             ),
         },
-        "know which rows end their prompt: the last prefill chunk has its own budget",
+        "know which rows end their prompt, since they have a budget of their own, and which are decode rows",
+        (
+            # The batch of a prefill graph is known by the list that it shares with the one that was built.
+            (_PREFILL_GRAPHS_FILE, "extend_seq_lens_cpu=forward_batch.extend_seq_lens_cpu,"),
+            (
+                "srt/model_executor/cuda_graph_buffer_registry.py",
+                "dataclasses.replace(forward_batch_template,",
+            ),
+            ("srt/managers/scheduler.py", "new_batch.decoding_reqs = running_batch.reqs"),
+        ),
     ),
     Patch(
         "sglang.srt.model_executor.model_runner.ModelRunner.forward",
@@ -325,6 +335,7 @@ USES: tuple[Use, ...] = (
     Use(f"{_META}.get_dsa_extend_len_cpu", _both("self")),
     Use(f"{_ATTENTION}.get_topk_transform_method", _both("self", "forward_mode")),
     Use(f"{_MODE}.is_decode", _both("self")),
+    Use(f"{_MODE}.is_idle", _both("self")),
     Use(f"{_MODE}.is_target_verify", _both("self")),
     Use(f"{_MODE}.is_draft_extend_v2", _both("self")),
     Use(f"{_MODE}.is_extend_without_speculative", _both("self")),

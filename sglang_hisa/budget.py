@@ -82,10 +82,18 @@ def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, loc
     if not setting.active:
         return Rule(KEEP_ALL, 0, block)
     floor = _ceil_div(index_topk, block) + 1
-    local = max(config.local_tokens, local_tokens) + (config.prefill_group - 1 if phase == "prefill" else 0)
-    forced = sink_blocks(config, init_tokens) + _ceil_div(local, block) + 1
+    forced = sink_blocks(config, init_tokens) + _ceil_div(local_window(config, local_tokens), block) + 1
     share = _ceil_div(round(setting.fraction * (1 << 32)), 1 << 16)
     return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block)
+
+
+def local_window(config: Config, local_tokens: int) -> int:
+    """Tokens before a row's end that are always candidates, the model's ``index_local_tokens`` among them.
+
+    One more where prefill rows choose in pairs: the window of a pair is that of both rows, and a row's window
+    must not depend on whether it has a partner or comes in a decode step.
+    """
+    return max(config.local_tokens, local_tokens) + config.prefill_group - 1
 
 
 def sink_blocks(config: Config, init_tokens: int) -> int:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from sglang_hisa import kernels, pairs
-from sglang_hisa.budget import plan_rows, sink_blocks
+from sglang_hisa.budget import local_window, plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.kernels.settings import Settings, for_device
 from sglang_hisa.schedule import work_split
 from sglang_hisa.segments import Segment, budgets, in_parts
 from sglang_hisa.summaries import LayerSummaries
+from sglang_hisa.transfer import to_device
 
 OVERLAP_ROWS = 1024
 
@@ -161,7 +162,7 @@ def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch
     counts = [max(length - 1, 0) // config.block for length in contexts]
     parts = [rows.table[i, : n * config.pages_per_block] for i, n in enumerate(counts)]
     firsts = [sum(counts[:i]) for i in range(len(counts))]
-    return torch.cat(parts), torch.tensor(firsts, dtype=torch.int32).to(rows.table.device)
+    return torch.cat(parts), to_device(torch.tensor(firsts, dtype=torch.int32), rows.table.device)
 
 
 def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, seals: bool) -> Plan:
@@ -210,7 +211,7 @@ def make_prefill_plan(
         ordered = in_parts(segments)
         parts = [(sum(pairs.places(s, group) for s in part), max(s.width for s in part)) for part in ordered]
         if (moved := pairs.arrange([s for part in ordered for s in part], group)) is not None:
-            order, back = (index.to(rows.lengths.device) for index in moved)
+            order, back = (to_device(index, rows.lengths.device) for index in moved)
             given = _at(rows, order)
     bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths)
     picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
@@ -283,7 +284,7 @@ def candidates(
     if chunk.table_rows is None:
         table = table[chunk.start : chunk.stop]
     sink = sink_blocks(config, host.init_tokens)
-    local = max(config.local_tokens, host.local_tokens) + plan.group - 1
+    local = local_window(config, host.local_tokens)
     overlap = _overlaps(rows, q.device)
     if summary is not None:
         assert chunk.starts is not None and chunk.ends is not None

@@ -13,6 +13,7 @@ import torch
 
 from sglang_hisa.budget import KEEP_EVERYTHING, Rule
 from sglang_hisa.pairs import GROUP
+from sglang_hisa.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def budgets(
     rules = [segment.rule for segment in segments]
     if len(set(rules)) == 1:
         return rules[0].blocks, rules[0].share
-    values = torch.tensor([(rule.blocks, rule.share) for rule in rules], dtype=torch.int32).to(device)
+    values = to_device(torch.tensor([(rule.blocks, rule.share) for rule in rules], dtype=torch.int32), device)
     counts = [segment.count for segment in segments]
-    # Spread on the device: a copy as long as the step would wait for the GPU.
-    each = values.repeat_interleave(torch.tensor(counts).to(device), dim=0, output_size=sum(counts))
+    # Spread on the device: the copy is as long as the step has requests, not rows.
+    each = values.repeat_interleave(to_device(torch.tensor(counts), device), dim=0, output_size=sum(counts))
     return each[:, 0].contiguous(), each[:, 1].contiguous()

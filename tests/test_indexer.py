@@ -60,10 +60,11 @@ class Host:
         return topk.positions(logits, lengths, TOPK)
 
 
-def brute_force(case, row, table_row, keep, block, partner=None):
+def brute_force(case, row, table_row, keep, block, partner=None, window=PAGE + 1):
     """The row's chosen positions: best blocks by reference scores, then best tokens inside.
 
     ``partner``: the row that it chooses its blocks with, itself if it stands alone among rows that do.
+    ``window``: tokens before its end that are always candidates; a token wider where rows may be paired.
     """
     length = int(case.lengths[row])
     if not length:
@@ -79,7 +80,7 @@ def brute_force(case, row, table_row, keep, block, partner=None):
         score = sum((torch.relu(mean @ case.q[r].float().T) * case.weights[r]).sum(dim=1) for r in both)
         score[0] = float("inf")
         longer = max(length, int(case.lengths[both[-1]]))
-        score[max(longer - PAGE - (partner is not None), 0) // block :] = float("inf")
+        score[max(longer - window, 0) // block :] = float("inf")
         chosen = set(score.topk(keep - 1).indices.tolist()) | {last}
     score = (torch.relu(keys.flatten(0, 1)[:length] @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
     inside = torch.tensor([t // block in chosen for t in range(length)])
@@ -250,7 +251,7 @@ def test_rows_that_end_a_prompt_keep_everything(block, group):
     assert torch.equal(out[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
     for row, table_row in enumerate(owner):
         other = partner[row] if group == 2 else None
-        want = brute_force(case, row, table_row, kept[row], block, other)
+        want = brute_force(case, row, table_row, kept[row], block, other, PAGE + group - 1)
         want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
         assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.config import from_mapping, parse
-from sglang_hisa.patches import batch, contract, runtime
+from sglang_hisa.config import from_mapping
+from sglang_hisa.patches import contract
 from sglang_hisa.patches.features import FEATURES, declined
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, patches_for
 
@@ -155,36 +155,3 @@ def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
     """Dots3: the server would start, with summaries, and fail in its first forward."""
     (reason,) = declined(arguments(), SimpleNamespace(is_hybrid_swa=True), VERSION)
     assert "sliding-window layers" in reason and "fix: serve stock DSA" in reason
-
-
-def test_prompts_of_an_extend_step():
-    runtime.start(runtime.Runtime(parse("balanced"), VERSION, 1))
-    told = []
-    runtime.current().on_forward = lambda: told.append("forward")
-
-    def req(rid, prompt, output=()):
-        return SimpleNamespace(rid=rid, origin_input_ids=[0] * prompt, output_ids=list(output))
-
-    def step(reqs, lengths, chunked=None, decode=False):
-        mode = SimpleNamespace(is_extend_without_speculative=lambda: not decode)
-        forward = SimpleNamespace(forward_mode=mode, extend_seq_lens_cpu=lengths, rids=[r.rid for r in reqs])
-        batch.after_init_new(forward, None, SimpleNamespace(reqs=reqs, chunked_req=chunked), None)
-        return forward
-
-    middle, last, running, back = req("a", 700), req("b", 7), req("c", 30, [5]), req("d", 90, [5, 6])
-    reqs, contexts = [last, middle, running, back], [7, 256, 31, 92]
-    forward = step(reqs, [7, 256, 1, 92], chunked=middle)
-    known = [7, 700, None, 92]
-    assert batch.prompts(forward, contexts) == known, "a retracted request's answer is a part of its prompt"
-    step([running], None, decode=True)
-    assert batch.prompts(forward, contexts) == known, "decode steps change nothing"
-    step([req("e", 41, [5])], [1], chunked=None)
-    assert batch.prompts(forward, contexts) == contexts, "of the newest step only; else it ends here"
-    single = req("f", 900)
-    assert batch.prompts(step([single], [1], chunked=single), [400]) == [900], "a chunk of one token"
-    assert batch.prompts(SimpleNamespace(rids=None), [9, 8]) == [9, 8]
-    for decode, expected in ((True, [None, None]), (False, [40, 50])):
-        mode = SimpleNamespace(is_decode=lambda decode=decode: decode)
-        relabelled = SimpleNamespace(rids=["a", "b"], _original_forward_mode=mode)
-        assert batch.prompts(relabelled, [40, 50]) == expected, "DP attention: an extend by name only"
-    assert len(told) == 4, "metrics are told of every forward, decode steps too"

@@ -27,14 +27,12 @@ def page_keys(buffer, pages):
     return (keys.float() * scales[:, :, None]).double()
 
 
-def candidate_blocks(summary_scores, length, budget, more):
-    """(sure, possible) bool masks over the row's blocks; they differ where scores tie up to rounding.
-
-    ``more``: tokens by which the local window is wider, so that it is that of both rows of a pair."""
+def candidate_blocks(summary_scores, length, budget):
+    """(sure, possible) bool masks over the row's blocks; they differ where scores tie up to rounding."""
     block = SET["block"]
     count = -(-length // block)
     keep = max(-(-budget // block), -(-SET["topk"] // block) + 1)
-    local = SET["local"] + more
+    local = SET["local"] + SET["group"] - 1  # of any row, so that it is that of both rows of a pair
     keep = max(keep, -(-SET["sink"] // block) + -(-local // block) + 1)
     everything = torch.ones(count, dtype=torch.bool)
     if not budget or keep >= count:
@@ -51,9 +49,9 @@ def candidate_blocks(summary_scores, length, budget, more):
     return sure, torch.cat((values >= cut - slack, own)), True
 
 
-def check_row(row, values, summary_scores, length, positions, budget, bound, more):
+def check_row(row, values, summary_scores, length, positions, budget, bound):
     """``bound``: length of the last row that chose with it; both end in the same block."""
-    sure, possible, pruned = candidate_blocks(summary_scores, bound, budget, more)
+    sure, possible, pruned = candidate_blocks(summary_scores, bound, budget)
     COUNTS["pruned"] += pruned
     chosen = positions[positions >= 0].long()
     if chosen.unique().numel() != chosen.numel() or (chosen >= length).any():
@@ -156,7 +154,7 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
                     continue
             members = together == together[at]
             chose = (blocks[members].sum(dim=0), length, positions, budgets[row])
-            problem = check_row(row, tokens[at], *chose, int(lengths[mine][members].max()), group - 1)
+            problem = check_row(row, tokens[at], *chose, int(lengths[mine][members].max()))
             COUNTS["rows"] += 1
             if problem:
                 COUNTS["wrong"].append(f"layer {layer_id} {problem}")

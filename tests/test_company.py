@@ -19,7 +19,7 @@ CONTEXT = 64 * 40
 @pytest.fixture(scope="module")
 def case():
     ends = [CONTEXT - 1, CONTEXT, 64 * 33 + 1, 64 * 33 + 2]
-    return make_case(torch.device("cpu"), ends, heads=16, mapped=True, seed=10)
+    return make_case(torch.device("cpu"), ends, heads=16, mapped=True, seed=7)
 
 
 def rule_of(config):
@@ -78,7 +78,7 @@ def test_other_requests_change_no_pair(case):
 
 def test_a_row_without_its_partner_chooses_by_itself(case):
     """The dependence that pairs bring: the same row, whose partner came in another step."""
-    paired, alone = (chosen(case, small(), numbers)[1] for numbers in ([0, 1], [1]))
+    paired, alone = (chosen(case, small(), numbers)[3] for numbers in ([2, 3], [3]))
     assert paired != alone
     config = small(prefill_group=1)
-    assert chosen(case, config, [0, 1])[1] == chosen(case, config, [1])[1] == alone
+    assert chosen(case, config, [2, 3])[3] == chosen(case, config, [3])[3] == alone

@@ -24,6 +24,7 @@ from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.chunks import CHUNKS, run_chunks
 from sglang_hisa.launch.cover.pd import SIDES, run_pd
 from sglang_hisa.launch.cover.ranks import RANKS, run_ranks
 from sglang_hisa.launch.cover.run import Machine, run_case
@@ -58,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="instead: what two ranks choose, told by the plugin tests/server/ranks of a checkout",
     )
+    which.add_argument(
+        "--chunks",
+        type=Path,
+        metavar="DIR",
+        help="instead: small chunks with prefill graphs, told by the plugin tests/plugins/steps",
+    )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
     args = parser.parse_args(argv)
@@ -86,6 +93,11 @@ def main(argv: list[str] | None = None) -> int:
         elif args.ranks:
             chosen = list(RANKS)
             run_ranks(machine, args.ranks, keep)
+        elif args.chunks:
+            chosen = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
+            if args.missing:
+                chosen = [name for name in chosen if name not in right(record)]
+            run_chunks(machine, args.chunks, chosen, keep)
         else:
             for name in chosen:
                 if args.seconds and time.monotonic() - begin > args.seconds:

@@ -26,6 +26,8 @@ class Case:
         hisa: settings beside those of every case.
         extra: probes of :mod:`.probes` beside those of every case.
         context: longest prompt, in tokens, if longer than usual.
+        default_graphs: prefill graphs as SGLang has them by default. They take half a minute and gigabytes of
+            each server: other cases have none unless their flags name a backend.
         canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
             than choosing among them.
         versions: of SGLang that have it.
@@ -40,6 +42,7 @@ class Case:
     hisa: Mapping[str, Any] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
     context: int = 0
+    default_graphs: bool = False
     canary: str = "full"
     versions: tuple[str, ...] = VERSIONS
 

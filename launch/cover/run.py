@@ -55,11 +55,7 @@ class Machine:
         return json.dumps({**given, "canary": case.canary, **case.hisa})
 
     def flags(self, case: Case, model: Path) -> list[str]:
-        """SGLang's flags of both servers.
-
-        Their pools are small, so that pages are evicted and used again. Prefill graphs take half a minute and
-        gigabytes of each server: only the cases that are about them have them.
-        """
+        """SGLang's flags of both servers. Their pools are small, so that pages are evicted and used again."""
         sizes = self.sizes(case)
         if self.cpu:
             given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
@@ -67,7 +63,8 @@ class Machine:
         pool = max(4 * sizes.longest, sizes.longer + 4096)
         given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128, dummy=False)
         given += [*SHARED_GPU, "--max-total-tokens", str(pool)]
-        graphs = () if PREFILL_GRAPH in case.flags else (PREFILL_GRAPH, "disabled")
+        as_flagged = case.default_graphs or PREFILL_GRAPH in case.flags
+        graphs = () if as_flagged else (PREFILL_GRAPH, "disabled")
         return [*given, *graphs, *case.flags]
 
     def write_model(self, case: Case, out: Path) -> Path:

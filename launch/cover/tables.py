@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.chunks import CHUNKS
 from sglang_hisa.launch.cover.pd import SIDES
 from sglang_hisa.launch.cover.ranks import RANKS
 from sglang_hisa.launch.report.text import plain
@@ -22,6 +23,16 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "gap_nats": lambda n: f"where answers part from stock's, {n:.3f} nats between the two tokens",
     "calls": lambda n: f"{n:,} calls of the indexer",
     "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
+    "shares": lambda by: (
+        "candidate share " + ", ".join(f"{share:.4f} ({name})" for name, share in by.items())
+    ),
+    "expected_share": lambda share: f"by the rule {share:.4f}",
+    "calls_in_graphs": lambda n: (
+        f"{n:,} of them from prefill graphs" if n else "none of them from a prefill graph"
+    ),
+    "same_choices": lambda by: "in common " + ", ".join(f"{s:.2%} (layer {n})" for n, s in by.items()),
+    "decode_rows_as_extend": lambda n: f"{n:,} calls for a decode row beside a peer's prefill",
+    "most_candidates_of_a_decode_row": lambda n: f"with at most {n:,} candidates",
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
     "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",
     "kv_tokens": lambda n: f"for {n:,} tokens of KV cache",
@@ -35,7 +46,7 @@ _SEEN: dict[str, Callable[[Any], str]] = {
 def cases(rows: Iterable[Row]) -> Table:
     """A row for each case of a record, in the order of the cases."""
     found = {row["case"]: row for row in rows}
-    names = [name for name in (*CASES, *SIDES, *RANKS) if name in found]
+    names = [name for name in (*CASES, *CHUNKS, *SIDES, *RANKS) if name in found]
     head = ["case", "shows", "tokens as stock's, within the budget", "requests"]
     head += ["candidate share, prefill", "decode", "summaries checked", "wrong", "what was seen"]
     return head, [_case(found[name]) for name in names]
@@ -44,6 +55,7 @@ def cases(rows: Iterable[Row]) -> Table:
 def left(rows: Iterable[Row], gpus: int) -> list[str]:
     """Cases for ``gpus`` that a record lacks."""
     wanted = [name for name, case in CASES.items() if case.gpus == gpus]
+    wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
     wanted += [*SIDES, *RANKS] if gpus == 2 else []
     there = {row["case"] for row in rows}
     return [name for name in wanted if name not in there]

@@ -17,7 +17,6 @@ from typing import Any
 
 from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.bench.report import group_of, totals
-from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
 from sglang_hisa.launch.report.text import source, table, together, tokens
 from sglang_hisa.launch.stress import tables as stress_tables
@@ -332,24 +331,6 @@ def _cpu_source(record: dict[str, Any], name: str) -> str:
     return f"<sub>{source}; [`launch/results/{name}`](launch/results/{name})</sub>"
 
 
-def policies() -> str:
-    """Budgets by row and choices used again, against a fixed budget that keeps as many tokens."""
-    record = _load("recall-policies.json")
-    return table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
-
-
-def levels() -> str:
-    """Two levels of summaries against one, at the same budget."""
-    record = _load("recall-policies.json")
-    return table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
-
-
-def neighbours() -> str:
-    """Adjacent prefill rows that share their pages, against rows that choose alone."""
-    record = _load("recall-neighbours.json")
-    return table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
-
-
 def stress() -> str:
     """What servers were put through with the canary on, by scene, model and arm."""
     record = _load("stress-h100.json")
@@ -382,9 +363,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "watching": watching,
     "pruned": pruned,
     "recall": recall,
-    "policies": policies,
-    "levels": levels,
-    "neighbours": neighbours,
     "stress": stress,
     "stress_kl": stress_kl,
 }

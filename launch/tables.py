@@ -34,34 +34,6 @@ def _source(record: dict[str, Any], name: str, gpus: int = 1) -> str:
     return source(record["provenance"], f"launch/results/{name}", gpus)
 
 
-def serve() -> str:
-    """The real server, stock and the paper preset one after the other."""
-    record = _load("h100-serve.json")
-    rows = {(r["arm"], r["context"], r["concurrency"]): r for r in record["rows"]}
-    contexts = sorted({context for _, context, _ in rows})
-    many = max(concurrency for _, _, concurrency in rows)
-    out = []
-    for context in contexts:
-        one, ours = rows["stock", context, 1], rows["paper", context, 1]
-        batch, our_batch = rows["stock", context, many], rows["paper", context, many]
-        recall = rows["paper-audit", context, many]["recall"]
-        out.append(
-            [
-                f"{context // K}K",
-                f"{one['ttft_s']:.2f} s",
-                f"{ours['ttft_s']:.2f} s ({one['ttft_s'] / ours['ttft_s']:.2f}×)",
-                f"{batch['seconds']:.1f} s",
-                f"{our_batch['seconds']:.1f} s ({batch['seconds'] / our_batch['seconds']:.2f}×)",
-                "everything kept" if recall is None else f"{recall:.2f}",
-            ]
-        )
-    head = [
-        *("prompt", "TTFT, stock", "TTFT, `paper`"),
-        *(f"{many} at once, stock", f"{many} at once, `paper`", "recall of random keys"),
-    ]
-    return table(head, out) + "\n\n" + _source(record, "h100-serve.json")
-
-
 def decode() -> str:
     """Speed-up of a decode layer, budget 8192."""
     record = _load("kernels-h100.json")
@@ -355,7 +327,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ab_tp2": ab_tp2,
     "goals": goals,
     "pairs": pairs,
-    "serve": serve,
     "decode": decode,
     "prefill": prefill,
     "quality": quality,

@@ -17,7 +17,7 @@ from typing import Any
 from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
 from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
-from sglang_hisa.launch.h100_serve import prompt
+from sglang_hisa.launch.serving import prompt
 from sglang_hisa.server import ServerFailed, ServerProcess
 
 CASE = Case("two ranks", ("--tp", "2", NO_MULTICAST, "--cuda-graph-backend-decode", "disabled"), gpus=2)

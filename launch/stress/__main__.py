@@ -31,8 +31,8 @@ from pathlib import Path
 from sglang_hisa import models, server
 from sglang_hisa.config import CANARY, ENV_JITTER, environment, parse
 from sglang_hisa.launch.ab.plan import parse_tokens
-from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.report.rows import RowRecord
+from sglang_hisa.launch.serving import gpu_flags
 from sglang_hisa.launch.stress.run import Stress
 from sglang_hisa.launch.stress.scenes import SCENES, Load
 

@@ -68,7 +68,7 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
 
 def test_the_records_script_says_what_it_can_do() -> None:
     done = call("records_h100.sh", "nope", "out")
-    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 31
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 30
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:
@@ -93,7 +93,7 @@ def test_a_step_of_a_list_is_ended_after_its_seconds(tmp_path: Path) -> None:
     slow.write_text(f'#!/bin/sh\ntrap "echo ended >{tmp_path}/told; exit 3" TERM\nsleep 50 & wait\n')
     slow.chmod(0o755)
     env = {**os.environ, "PYTHON": str(slow)}
-    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "serve:1"]
+    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "stress:1"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=40, check=True)
-    assert done.stdout.startswith("GPU 0, serve: exit 124 after ")
+    assert done.stdout.startswith("GPU 0, stress: exit 124 after ")
     assert (tmp_path / "told").read_text() == "ended\n"

@@ -125,11 +125,12 @@ case $step in
   stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
     --scenes warm --minutes 2 ;;
   stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
-    --scenes radix retract --jitter 10 --enable-hierarchical-cache --hicache-ratio 2 ;;
+    --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
+    --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
   ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
-    --ranks "$(dirname "$0")/../tests/server/ranks" ;;
+    --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
   pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
     --disaggregate nixl ;;
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "--ranks",
         type=Path,
         metavar="DIR",
-        help="instead: what two ranks choose, told by the plugin tests/server/ranks of a checkout",
+        help="instead: what two ranks choose, told by the plugin tests/plugins/ranks of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")

@@ -1,6 +1,6 @@
 """Two tensor parallel ranks: both choose the same tokens, and ranks that differ stop with one message.
 
-What a rank chose is told by a plugin of the tests (``tests/server/ranks`` of a checkout): it keeps a digest
+What a rank chose is told by a plugin of the tests (``tests/plugins/ranks`` of a checkout): it keeps a digest
 of each call, which a CUDA graph cannot, so decode runs without graphs here.
 """
 

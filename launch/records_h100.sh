@@ -30,7 +30,6 @@
 #   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
-#   serve       answers, graphs and audit of the four-layer slice -> OUT/h100-serve.json
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
@@ -61,7 +60,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,46p' "$0" >&2; exit 2; }
+usage() { sed -n '2,45p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -126,11 +125,12 @@ case $step in
   stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
     --scenes warm --minutes 2 ;;
   stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
-    --scenes radix retract --jitter 10 --enable-hierarchical-cache --hicache-ratio 2 ;;
+    --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
+    --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
   ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
-    --ranks "$(dirname "$0")/../tests/server/ranks" ;;
+    --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
   pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
     --disaggregate nixl ;;
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
@@ -146,7 +146,6 @@ case $step in
       --num-prompts 80 --max-concurrency 8 || sent=$?
     kill -TERM $live 2>/dev/null || true
     wait $live && exit $sent ;;
-  serve) "$python" -m sglang_hisa.launch.h100_serve --out "$out/h100-serve.json" ;;
   kernels)
     record=("${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36)
     "${record[@]}" --blocks 64 128

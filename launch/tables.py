@@ -17,7 +17,6 @@ from typing import Any
 
 from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.bench.report import group_of, totals
-from sglang_hisa.launch.quality import policy_tables
 from sglang_hisa.launch.quality.report import SURE
 from sglang_hisa.launch.report.text import source, table, together, tokens
 from sglang_hisa.launch.stress import tables as stress_tables
@@ -33,34 +32,6 @@ def _load(name: str) -> dict[str, Any]:
 
 def _source(record: dict[str, Any], name: str, gpus: int = 1) -> str:
     return source(record["provenance"], f"launch/results/{name}", gpus)
-
-
-def serve() -> str:
-    """The real server, stock and the paper preset one after the other."""
-    record = _load("h100-serve.json")
-    rows = {(r["arm"], r["context"], r["concurrency"]): r for r in record["rows"]}
-    contexts = sorted({context for _, context, _ in rows})
-    many = max(concurrency for _, _, concurrency in rows)
-    out = []
-    for context in contexts:
-        one, ours = rows["stock", context, 1], rows["paper", context, 1]
-        batch, our_batch = rows["stock", context, many], rows["paper", context, many]
-        recall = rows["paper-audit", context, many]["recall"]
-        out.append(
-            [
-                f"{context // K}K",
-                f"{one['ttft_s']:.2f} s",
-                f"{ours['ttft_s']:.2f} s ({one['ttft_s'] / ours['ttft_s']:.2f}×)",
-                f"{batch['seconds']:.1f} s",
-                f"{our_batch['seconds']:.1f} s ({batch['seconds'] / our_batch['seconds']:.2f}×)",
-                "everything kept" if recall is None else f"{recall:.2f}",
-            ]
-        )
-    head = [
-        *("prompt", "TTFT, stock", "TTFT, `paper`"),
-        *(f"{many} at once, stock", f"{many} at once, `paper`", "recall of random keys"),
-    ]
-    return table(head, out) + "\n\n" + _source(record, "h100-serve.json")
 
 
 def decode() -> str:
@@ -332,24 +303,6 @@ def _cpu_source(record: dict[str, Any], name: str) -> str:
     return f"<sub>{source}; [`launch/results/{name}`](launch/results/{name})</sub>"
 
 
-def policies() -> str:
-    """Budgets by row and choices used again, against a fixed budget that keeps as many tokens."""
-    record = _load("recall-policies.json")
-    return table(*policy_tables.policies(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
-
-
-def levels() -> str:
-    """Two levels of summaries against one, at the same budget."""
-    record = _load("recall-policies.json")
-    return table(*policy_tables.levels(record)) + "\n\n" + _cpu_source(record, "recall-policies.json")
-
-
-def neighbours() -> str:
-    """Adjacent prefill rows that share their pages, against rows that choose alone."""
-    record = _load("recall-neighbours.json")
-    return table(*policy_tables.neighbours(record)) + "\n\n" + _cpu_source(record, "recall-neighbours.json")
-
-
 def stress() -> str:
     """What servers were put through with the canary on, by scene, model and arm."""
     record = _load("stress-h100.json")
@@ -374,7 +327,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ab_tp2": ab_tp2,
     "goals": goals,
     "pairs": pairs,
-    "serve": serve,
     "decode": decode,
     "prefill": prefill,
     "quality": quality,
@@ -382,9 +334,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "watching": watching,
     "pruned": pruned,
     "recall": recall,
-    "policies": policies,
-    "levels": levels,
-    "neighbours": neighbours,
     "stress": stress,
     "stress_kl": stress_kl,
 }

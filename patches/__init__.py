@@ -13,10 +13,10 @@ def register() -> None:
         SystemExit: wrong configuration, unsupported SGLang, or a patch target that moved. (SGLang
             swallows any ``Exception`` of a plugin and would serve stock DSA.)
     """
-    from sglang_hisa.config import ConfigError, from_env, jitter_ms
+    from sglang_hisa.config import ConfigError, from_env
 
     try:
-        config, jitter = from_env(), jitter_ms()
+        config = from_env()
     except ConfigError as error:
         raise SystemExit(f"sglang-hisa: refusing to start.\n{error}") from None
     if config is None:
@@ -24,8 +24,3 @@ def register() -> None:
     from sglang_hisa.patches.plugin import activate
 
     activate(config)
-    if jitter:
-        from sglang_hisa.patches.contract import installed_version
-        from sglang_hisa.patches.jitter import install
-
-        install(jitter, installed_version() or "")

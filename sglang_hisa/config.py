@@ -19,7 +19,6 @@ from typing import Any
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
-ENV_JITTER = "SGLANG_HISA_JITTER"
 PAGE = 64
 """Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
 
@@ -291,24 +290,6 @@ def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
 def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
-
-
-def jitter_ms(environ: Mapping[str, str] | None = None) -> float:
-    """``SGLANG_HISA_JITTER``: random delays of up to so many ms, for stress tests; 0 when it is unset.
-
-    Raises:
-        ConfigError: no number from 0 to 1000.
-    """
-    text = (os.environ if environ is None else environ).get(ENV_JITTER, "0")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1000:
-        raise ConfigError(
-            f"{ENV_JITTER}={text[:40]}: must be milliseconds from 0 to 1000 (stress tests only)"
-        )
-    return value
 
 
 def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         "--ranks",
         type=Path,
         metavar="DIR",
-        help="instead: what two ranks choose, told by the plugin tests/server/ranks of a checkout",
+        help="instead: what two ranks choose, told by the plugin tests/plugins/ranks of a checkout",
     )
     which.add_argument(
         "--chunks",

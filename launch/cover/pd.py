@@ -13,7 +13,7 @@ from sglang_hisa.launch.cover import rounding
 from sglang_hisa.launch.cover.cases import Case
 from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
-from sglang_hisa.launch.h100_serve import prompt
+from sglang_hisa.launch.serving import prompt
 from sglang_hisa.server import ServerProcess, free_port
 
 SIDES = {

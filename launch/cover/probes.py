@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_hisa.config import PAGE
 from sglang_hisa.launch.cover import rounding
-from sglang_hisa.launch.h100_serve import prompt
+from sglang_hisa.launch.serving import prompt
 from sglang_hisa.launch.stress import scenes
 from sglang_hisa.server import ServerProcess
 

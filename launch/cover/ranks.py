@@ -1,6 +1,6 @@
 """Two tensor parallel ranks: both choose the same tokens, and ranks that differ stop with one message.
 
-What a rank chose is told by a plugin of the tests (``tests/server/ranks`` of a checkout): it keeps a digest
+What a rank chose is told by a plugin of the tests (``tests/plugins/ranks`` of a checkout): it keeps a digest
 of each call, which a CUDA graph cannot, so decode runs without graphs here.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
 from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
-from sglang_hisa.launch.h100_serve import prompt
+from sglang_hisa.launch.serving import prompt
 from sglang_hisa.server import ServerFailed, ServerProcess
 
 CASE = Case("two ranks", ("--tp", "2", NO_MULTICAST, "--cuda-graph-backend-decode", "disabled"), gpus=2)

@@ -15,8 +15,8 @@ from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.cover.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.cover.probes import ALWAYS, PROBES, Pair, Sizes
-from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.provenance import provenance
+from sglang_hisa.launch.serving import gpu_flags
 from sglang_hisa.server import ServerProcess
 
 GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)

@@ -86,35 +86,3 @@ def by_length(record: dict[str, Any], path: Path) -> None:
         axes.flat[len(tasks) - 1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def policies(record: dict[str, Any], path: Path) -> None:
-    """Kept mass against tokens really kept: a row for each group of policies, a column for each layer.
-
-    Raises ``ImportError`` without matplotlib.
-    """
-    plt = _pyplot()
-    groups = record["policies"]
-    layers = sorted({row["layer"] for row in record["rows"] if row["layer"] != "all"})
-    size = (3.6 * len(layers) + 3, 3.1 * len(groups))
-    figure, grid = plt.subplots(
-        len(groups), len(layers), figsize=size, sharex=True, sharey="col", squeeze=False, layout="constrained"
-    )
-    for group, axes in zip(groups, grid):
-        names = dict.fromkeys(r["policy"] for r in record["rows"] if r["group"] in ("fixed", group))
-        for layer, axis in zip(layers, axes):
-            for style, name in enumerate(names):
-                mine = [r for r in record["rows"] if (r["policy"], r["layer"]) == (name, layer)]
-                line = "k-o" if style == 0 else ["--s", ":^", "--v", ":D"][style % 4]
-                at = [r["tokens_mean"] for r in mine]
-                axis.plot(at, [r["mass"] for r in mine], line, label=name, ms=4, lw=2 if style == 0 else 1.2)
-            axis.set(title=f"{group}, layer {layer}", xscale="log")
-            axis.set_xticks(record["budgets"], [_length(b) for b in record["budgets"]])
-            axis.minorticks_off()
-            axis.grid(alpha=0.3)
-        axes[0].set_ylabel("kept share of stock's mass")
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
-    for axis in grid[-1]:
-        axis.set_xlabel(f"tokens kept, mean (of {_length(record['context'])})")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)

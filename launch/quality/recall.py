@@ -5,7 +5,6 @@ python -m sglang_hisa.launch.quality.recall launch/retriever --out launch/result
 The rows are those that predict the answers of `hisa eval`'s questions. Of each, the choice of every variant
 of :mod:`.scorers` is compared with the whole context: ``recall`` is the share of stock's top-k that is kept,
 ``mass`` the kept share of its softmax (the indexer was trained to be the attention's distribution).
-With ``--policies`` the summary is the mean, and ways to spend the budget are compared (:mod:`.policies`).
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from sglang_hisa.config import PAGE
 from sglang_hisa.launch.provenance import provenance
-from sglang_hisa.launch.quality import plots, policy_record, tasks
+from sglang_hisa.launch.quality import tasks
 from sglang_hisa.launch.quality.rows import Parts, layers_of, load_model, prompts
 from sglang_hisa.launch.quality.scorers import VARIANTS, Variant, token_scores
 from sglang_hisa.launch.train.model import Model
@@ -129,69 +127,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
     parser.add_argument("--seed", type=int, default=77, help="of the prompts")
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        default=[],
-        choices=policy_record.GROUPS,
-        metavar="GROUP",
-        help="compare these instead of summaries: " + ", ".join(policy_record.GROUPS),
-    )
-    parser.add_argument(
-        "--places",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --policies: four rows at N places of each prompt's second half, not the rows that answer",
-    )
-    parser.add_argument(
-        "--calibration-seed",
-        type=int,
-        default=1077,
-        help="of the prompts, one of each task and depth, that levels come from",
-    )
     args = parser.parse_args(argv)
-    least = args.topk + 2 * PAGE if args.policies else 3 * max(variant.block for variant in VARIANTS)
+    least = 3 * max(variant.block for variant in VARIANTS)
     if (
         not least <= min(args.budgets) <= max(args.budgets) <= args.context
         or not 0 < args.topk < args.context
     ):
         parser.error(f"budgets must lie between {least} and the context, --topk below the context")
-    if args.places and (
-        not args.policies or "adaptive" in args.policies or args.context // 2 < args.budgets[-1]
-    ):
-        parser.error("--places: with --policies, without adaptive, budgets up to half of the context")
-    if args.calibration_seed in range(args.seed, args.seed + args.samples):
-        parser.error("--calibration-seed makes prompts that are also reported")
     record = {"schema_version": 1, "kind": "hisa-recall", "provenance": provenance(), "context": args.context}
     record |= {key: getattr(args, key) for key in ("tasks", "budgets", "topk", "samples", "seed")}
-    if args.policies:
-        _policies(record, args)
-    else:
-        given = (args.tasks, args.context, args.budgets, args.topk, args.samples, args.seed)
-        record["rows"] = measure(load_model(args.model), *given)
+    given = (args.tasks, args.context, args.budgets, args.topk, args.samples, args.seed)
+    record["rows"] = measure(load_model(args.model), *given)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
-    (plots.policies if args.policies else plot)(record, args.out.with_suffix(".png"))
+    plot(record, args.out.with_suffix(".png"))
     return 0
-
-
-def _policies(record: dict[str, Any], args: argparse.Namespace) -> None:
-    """Fill in what ``--policies`` measures."""
-    model = load_model(args.model)
-    calibration = []
-    if "adaptive" in args.policies:
-        asked = prompts(args.tasks, args.context, 1, args.calibration_seed)
-        calibration = policy_record.read(model, asked, args.topk, "calibration")
-    asked = prompts(args.tasks, args.context, args.samples, args.seed)
-    reported = policy_record.read(model, asked, args.topk, "prompts", args.places)
-    record |= {
-        "kind": "hisa-recall-policies",
-        "policies": args.policies,
-        "places": args.places,
-        "cap": policy_record.CAP,
-    }
-    record["calibration_seed"] = args.calibration_seed if calibration else None
-    record["rows"] = policy_record.measure(reported, calibration, args.policies, args.budgets, args.topk)
 
 
 if __name__ == "__main__":

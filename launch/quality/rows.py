@@ -31,21 +31,11 @@ def load_model(folder: Path) -> Model:
     return model.eval()
 
 
+@torch.no_grad()
 def layers_of(model: Model, sample: Sample) -> Iterator[Parts]:
     """Of each layer: queries and weights of the rows that predict the answer, and the keys before them."""
-    rows = len(sample.answer)
-    for (parts,) in layers_at(model, sample, [len(sample.prompt) - 1], rows):
-        yield parts
-
-
-def spaced(length: int, places: int) -> list[int]:
-    """Rows in the second half of a prompt, evenly: all see at least half of it."""
-    return [length // 2 + n * (length // 2 - 8) // places for n in range(places)]
-
-
-@torch.no_grad()
-def layers_at(model: Model, sample: Sample, starts: list[int], rows: int) -> Iterator[list[Parts]]:
-    """Of each layer and start: queries and weights of ``rows`` rows from there, and the keys before them."""
+    first, rows = len(sample.prompt) - 1, len(sample.answer)
+    answering = slice(first, first + rows)
     text = sample.prompt + sample.answer
     tokens = torch.tensor([[token(char) for char in text]])
     turns, x = model.turns(tokens.shape[1]), model.model.embed_tokens(tokens)
@@ -54,6 +44,6 @@ def layers_at(model: Model, sample: Sample, starts: list[int], rows: int) -> Ite
         normed = layer.input_layernorm(x)
         latent = attention.q_a_layernorm(attention.q_a_proj(normed))
         query, key, weights = attention.indexer(normed, latent, turns)
-        yield [(fp8(query[0, at : at + rows]), weights[0, at : at + rows], fp8(key[0, :at])) for at in starts]
+        yield fp8(query[0, answering]), weights[0, answering], fp8(key[0, :first])
         if layer is not model.model.layers[-1]:
             x = layer(x, turns, None)

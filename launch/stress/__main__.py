@@ -2,10 +2,11 @@
 
     python -m sglang_hisa.launch.stress --out launch/results/stress-h100.json --minutes 1.5
     python -m sglang_hisa.launch.stress --cpu --out stress.json --minutes 0.2
-    python -m sglang_hisa.launch.stress --out race.json --jitter 20 --enable-hierarchical-cache
+    python -m sglang_hisa.launch.stress --out race.json --enable-hierarchical-cache \\
+        --jitter 20 --plugin tests/plugins/jitter
 
 Arguments that it does not know are SGLang's. A race is seen if it lasts until the canary looks: delays
-(--jitter) should be longer than a forward.
+(--jitter, by a plugin of the tests) should be longer than a forward.
 
 Rows are added to --out, so that long runs may be made of several calls, also at the same time. The exit code
 is 1 if a summary was wrong, a server died or an answer was not whole.
@@ -22,17 +23,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from sglang_hisa import models, server
-from sglang_hisa.config import CANARY, ENV_JITTER, environment, parse
+from sglang_hisa.config import CANARY, environment, parse
 from sglang_hisa.launch.ab.plan import parse_tokens
-from sglang_hisa.launch.h100_serve import flags as gpu_flags
 from sglang_hisa.launch.report.rows import RowRecord
+from sglang_hisa.launch.serving import gpu_flags
 from sglang_hisa.launch.stress.run import Stress
 from sglang_hisa.launch.stress.scenes import SCENES, Load
 
@@ -45,6 +48,18 @@ def _setting(arm: str, canary: str) -> str | None:
     text = json.dumps({"canary": canary, **given})
     parse(text)
     return text
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1000:
+        raise ValueError(text)
+    return value
+
+
+def _with_delays(base: Mapping[str, str], plugin: Path, milliseconds: float) -> dict[str, str]:
+    path = os.pathsep.join(part for part in (base.get("PYTHONPATH"), str(plugin.resolve())) if part)
+    return {**base, "PYTHONPATH": path, "JITTER_MS": str(milliseconds)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,18 +80,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=16, metavar="N", help="requests in flight")
     parser.add_argument(
         "--jitter",
-        type=float,
+        type=_milliseconds,
         default=0.0,
         metavar="MS",
         help="HISA arms: random delays before stores, selections, loads and seals, up to so long each (0)",
     )
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        metavar="DIR",
+        help="what makes these delays: tests/plugins/jitter of a checkout",
+    )
     parser.add_argument("--cpu", action="store_true", help="a tiny model on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args, more = parser.parse_known_args(argv)
+    if args.jitter and not (args.plugin and (args.plugin / "hisa_jitter.py").is_file()):
+        parser.error("--jitter needs --plugin DIR: the folder tests/plugins/jitter of a checkout")
 
     arms = {(arm if not arm.startswith("{") else "hisa"): _setting(arm, args.canary) for arm in args.arms}
     longest = args.longest or (900 if args.cpu else 16 << 10)
-    base = environment() | ({ENV_JITTER: str(args.jitter)} if args.jitter else {})
+    base = environment()
+    if args.jitter:
+        base = _with_delays(base, args.plugin, args.jitter)
     record = RowRecord(args.out, shlex.join(sys.argv), key="id")
     with tempfile.TemporaryDirectory() as folder:
         if args.cpu:

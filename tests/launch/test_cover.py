@@ -315,10 +315,10 @@ def test_disaggregation(call, server: dict[str, Any]) -> None:
     [({}, (0, 0)), ({"digests": ("", "")}, (1, 0)), ({"refuses": False}, (0, 1)), ({"dies": "--tp"}, (1, 1))],
 )
 def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple[int, int]) -> None:
-    code, rows = call("", "--ranks", "tests/server/ranks", **server)
+    code, rows = call("", "--ranks", "tests/plugins/ranks", **server)
     assert code == any(problems)
     assert {name: len(row["problems"]) for name, row in rows.items()} == dict(zip(ranks.RANKS, problems))
-    assert all(s.hisa and s.env["PYTHONPATH"].endswith("/tests/server/ranks") for s in Server.started)
+    assert all(s.hisa and s.env["PYTHONPATH"].endswith("/tests/plugins/ranks") for s in Server.started)
     assert ["RANKS_DIFFER" in s.env for s in Server.started] == [False, True]
     if not any(problems):
         facts = rows["ranks-same"]["facts"]
@@ -327,7 +327,7 @@ def test_two_ranks(call, tmp_path: Path, server: dict[str, Any], problems: tuple
 
 
 def test_a_rank_is_told_by_what_each_row_chose_in_whatever_order() -> None:
-    spec = importlib.util.spec_from_file_location("hisa_ranks", "tests/server/ranks/hisa_ranks.py")
+    spec = importlib.util.spec_from_file_location("hisa_ranks", "tests/plugins/ranks/hisa_ranks.py")
     assert spec and spec.loader
     plugin = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plugin)
@@ -342,7 +342,7 @@ def test_a_rank_is_told_by_what_each_row_chose_in_whatever_order() -> None:
 
 @pytest.mark.parametrize(("other", "differ"), [("abxde", 1), ("abcd", 1), ("edcba", 4)])
 def test_calls_in_which_ranks_differ_are_counted(call, other: str, differ: int) -> None:
-    code, rows = call("", "--ranks", "tests/server/ranks", digests=("abcde", other))
+    code, rows = call("", "--ranks", "tests/plugins/ranks", digests=("abcde", other))
     row = rows["ranks-same"]
     assert code == 1 and row["facts"]["calls_that_differ"] == differ
     assert row["problems"] == [f"the ranks chose differently in {differ} of 5 calls"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 
 from sglang_hisa.launch.report.rows import RowRecord
 from sglang_hisa.launch.stress import run, scenes
-from sglang_hisa.launch.stress.__main__ import _setting
+from sglang_hisa.launch.stress.__main__ import _setting, _with_delays, main
 from sglang_hisa.server import ServerFailed
 
 
@@ -144,3 +145,30 @@ def test_settings_of_arms() -> None:
     assert json.loads(_setting("paper", "sample") or "") == {"preset": "paper", "canary": "sample"}
     given = json.loads(_setting('{"block": 64, "canary": "full"}', "sample") or "")
     assert given == {"block": 64, "canary": "full"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jitter", "2.5"], "--jitter needs --plugin DIR"),
+        (["--jitter", "2.5", "--plugin", "tests/plugins"], "--jitter needs --plugin DIR"),
+        *((["--jitter", wrong], "argument --jitter: invalid") for wrong in ("", "soon", "-1", "nan", "1001")),
+    ],
+)
+def test_delays_that_could_not_be_made_are_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--cpu", "--out", str(tmp_path / "r.json"), *words])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("others", [None, "/somewhere/else"])
+def test_a_server_finds_the_plugin_that_delays(others: str | None) -> None:
+    base = {"HOME": "/"} | ({"PYTHONPATH": others} if others else {})
+    env = _with_delays(base, Path("tests/plugins/jitter"), 2.5)
+    *before, plugin = env.pop("PYTHONPATH").split(os.pathsep)
+    assert before == ([others] if others else []) and env == {"HOME": "/", "JITTER_MS": "2.5"}
+    (entry,) = Path(plugin).glob("*.dist-info/entry_points.txt")
+    module, function = entry.read_text().split(" = ")[1].strip().split(":")
+    assert f"def {function}(" in (Path(plugin) / f"{module}.py").read_text()

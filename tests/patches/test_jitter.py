@@ -5,11 +5,10 @@ import time
 import pytest
 import torch
 
-from sglang_hisa.config import ConfigError, jitter_ms
-from sglang_hisa.patches import jitter
 from sglang_hisa.patches.table import VERSIONS, patches_for
 from sglang_hisa.summaries import PageSummaries
 from tests.history.sglang_cache import importable
+from tests.plugins.jitter import hisa_jitter as jitter
 
 
 def test_delays_are_random_and_last(monkeypatch):
@@ -41,7 +40,7 @@ def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
 
     hooks = []
     monkeypatch.setattr(HookRegistry, "register", lambda *hook: hooks.append(hook))
-    for name in ("seal_tokens", "reseal"):
+    for name in ("seal_tokens", "seal_rows", "reseal"):
         monkeypatch.setattr(PageSummaries, name, lambda self, *args: None)
     jitter.install(20, version)
     assert {kind for _, _, kind in hooks} == {HookType.BEFORE}
@@ -61,8 +60,22 @@ def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
     assert time.monotonic() - begin > 0.15, "about 30 delays of 10 ms"
 
 
-def test_the_setting():
-    assert jitter_ms({}) == 0 and jitter_ms({"SGLANG_HISA_JITTER": "2.5"}) == 2.5
-    for wrong in ("", "soon", "-1", "nan", "1001", "inf"):
-        with pytest.raises(ConfigError, match="SGLANG_HISA_JITTER="):
-            jitter_ms({"SGLANG_HISA_JITTER": wrong})
+@pytest.mark.parametrize("setting", [None, "balanced"])
+def test_delays_are_outside_of_hooks_that_are_registered_after_them(setting, monkeypatch):
+    with importable():
+        from sglang.srt.plugins.hook_registry import HookRegistry
+
+    hooks = []
+    monkeypatch.setattr(HookRegistry, "register", lambda *hook: hooks.append(hook))
+    monkeypatch.setattr(HookRegistry, "apply_hooks", lambda: hooks.append("applied"))
+    for name in ("seal_tokens", "seal_rows", "reseal"):
+        monkeypatch.setattr(PageSummaries, name, getattr(PageSummaries, name))
+    monkeypatch.setenv("JITTER_MS", "2.5")
+    monkeypatch.delenv("SGLANG_HISA", raising=False)
+    if setting:
+        monkeypatch.setenv("SGLANG_HISA", setting)
+    jitter.register()
+    hooks.append("of another plugin")
+    HookRegistry.apply_hooks()
+    assert hooks[0] == "of another plugin" and hooks[-1] == "applied"
+    assert len(hooks) == (7 if setting else 2), "a stock server has no delays"

@@ -16,9 +16,9 @@ from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
 from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
-ORACLE = Path(__file__).parent / "oracle"
-FAULTS = Path(__file__).parent / "faults"
-PD = Path(__file__).parent / "pd"
+PLUGINS = Path(__file__).parents[1] / "plugins"
+ALWAYS = tuple(PLUGINS / name for name in ("oracle", "faults", "pd"))
+"""On the path of each server; those but the oracle do nothing unless they are asked to."""
 TOPK = 64
 
 if contract.installed_version() != V23:
@@ -46,7 +46,7 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
         "group": given.get("prefill_group", 2),
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
-    paths = (env["PYTHONPATH"], str(ORACLE), str(FAULTS), str(PD), *map(str, plugins))
+    paths = (env["PYTHONPATH"], *map(str, (*ALWAYS, *plugins)))
     return {**env, "PYTHONPATH": os.pathsep.join(paths), "ORACLE": json.dumps(setting)}, out
 
 

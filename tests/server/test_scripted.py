@@ -6,18 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from sglang_hisa.server import cpu_flags
 
-from .conftest import watched_env
+from .conftest import PLUGINS, watched_env
 from .test_real_server import SMALL, assert_right
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
-SCRIPTED = Path(__file__).parent / "scripted"
+SCRIPTED = PLUGINS / "scripted"
 SCRIPTS = [
     *(["at_each_stage", [how]] for how in ("abort", "retract")),
     *(["around_page_ends", [how]] for how in ("abort", "retract", "in_place")),

@@ -3,7 +3,6 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +12,12 @@ from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.table import V23
 from sglang_hisa.server import ServerFailed
 
-from .conftest import shared_prefix_load, text, watched
+from .conftest import PLUGINS, shared_prefix_load, text, watched
 from .test_real_server import SMALL
 
 pytestmark = pytest.mark.server
 
-SAVER = Path(__file__).parent / "saver"
+SAVER = PLUGINS / "saver"
 STORM = {
     "SGLANG_TEST_RETRACT": "1",
     "SGLANG_TEST_RETRACT_INTERVAL": "7",

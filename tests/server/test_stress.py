@@ -9,6 +9,7 @@ import pytest
 
 from sglang_hisa.launch.stress.__main__ import main
 
+from .conftest import PLUGINS
 from .test_real_server import SMALL
 
 pytestmark = [pytest.mark.server, pytest.mark.once("0.5.23")]
@@ -20,7 +21,8 @@ def test_scenes_on_a_real_server(tmp_path):
     words = ["--cpu", "--out", str(out), "--arms", hisa, "--minutes", "0.02", "--at-once", "6"]
     # A pool that the prompts fill four times over: their shared prefixes go to the host and come back.
     hicache = ["--enable-hierarchical-cache", "--hicache-ratio", "6", "--max-total-tokens", "2048"]
-    assert main([*words, "--jitter", "3", *hicache]) == 0
+    delays = ["--jitter", "3", "--plugin", str(PLUGINS / "jitter")]
+    assert main([*words, *delays, *hicache]) == 0
     assert (
         "jitter: up to 3 ms before seals and _get_topk"
         in next(tmp_path.glob("stress-*-hisa-1.log")).read_text()

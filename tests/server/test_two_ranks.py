@@ -2,7 +2,6 @@
 serves its own requests, and pipeline stages, where each serves its own layers."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +10,13 @@ from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
 from sglang_hisa.server import ServerFailed
 
-from .conftest import TOPK, shared_prefix_load, text, watched
+from .conftest import PLUGINS, TOPK, shared_prefix_load, text, watched
 from .test_real_server import SMALL, assert_right
 from .test_speculative import accepted_and_rejected, drafts
 
 pytestmark = pytest.mark.server
 
-RANKS = Path(__file__).parent / "ranks"
+RANKS = PLUGINS / "ranks"
 TP = ["--tp", "2", "--chunked-prefill-size", "256"]
 DP = ["--tp", "2", "--enable-dp-attention", "--dp", "2"]
 FP8_KV = ["--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv"]

@@ -1,13 +1,16 @@
-"""Random delays before stores, selections, loads and seals: a race becomes a wrong summary or answer.
+"""SGLang plugin of the tests: random delays before stores, selections, loads and seals, so that a race
+becomes a wrong summary or answer.
 
-For ``python -m sglang_hisa.launch.stress --jitter MS``. On a GPU half of the delays are kernels on the
-current stream (that of a HiCache load is SGLang's load stream), half are the host's; on a CPU all are the
-host's, in the one thread that loads, stores and reads, so that little can go wrong there.
+For ``python -m sglang_hisa.launch.stress --jitter MS``, which sets JITTER_MS; stock servers are left alone.
+On a GPU half of the delays are kernels on the current stream (that of a HiCache load is SGLang's load
+stream), half are the host's; on a CPU all are the host's, in the one thread that loads, stores and reads, so
+that little can go wrong there.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.table import patches_for
 from sglang_hisa.summaries import PageSummaries
 
@@ -44,7 +48,7 @@ class Jitter:
             return
         seconds = self._random.uniform(0, self._seconds)
         if torch.cuda.is_available() and self._random.random() < 0.5:
-            torch.cuda._sleep(int(seconds * _CYCLES))  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(int(seconds * _CYCLES))
         else:
             time.sleep(seconds)
 
@@ -56,17 +60,32 @@ class Jitter:
         return delayed
 
 
+def register() -> None:
+    """Delays come after HISA's hooks, outermost, whichever plugin is loaded first."""
+    if "JITTER_MS" not in os.environ or "SGLANG_HISA" not in os.environ:
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    apply = HookRegistry.apply_hooks
+
+    def last_and_apply() -> None:
+        install(float(os.environ["JITTER_MS"]), installed_version() or "")
+        apply()
+
+    HookRegistry.apply_hooks = staticmethod(last_and_apply)
+
+
 def install(milliseconds: float, version: str) -> None:
-    """Register the delays of SGLang's functions, which it applies later; delay our own seals at once."""
+    """Register the delays of SGLang's functions, which it applies next; delay HISA's seals at once."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     jitter = Jitter(milliseconds / 1000)
     targets = [patch.target for patch in patches_for(version) if patch.hook in BEFORE]
     for target in targets:
         HookRegistry.register(target, jitter.delay, HookType.BEFORE)
-    PageSummaries.seal_tokens = jitter.before(PageSummaries.seal_tokens)  # type: ignore[method-assign]
-    PageSummaries.seal_rows = jitter.before(PageSummaries.seal_rows)  # type: ignore[method-assign]
-    PageSummaries.reseal = jitter.before(PageSummaries.reseal)  # type: ignore[method-assign]
+    PageSummaries.seal_tokens = jitter.before(PageSummaries.seal_tokens)
+    PageSummaries.seal_rows = jitter.before(PageSummaries.seal_rows)
+    PageSummaries.reseal = jitter.before(PageSummaries.reseal)
     logger.warning(
         "sglang-hisa jitter: up to %g ms before seals and %s",
         milliseconds,

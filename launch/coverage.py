@@ -19,6 +19,7 @@ _MOVERS = "tests/server/test_movers.py::"
 _STORM = "tests/server/test_storm.py::"
 _FAMILIES = "tests/server/test_families.py::"
 _UNIT = "tests/test_indexer.py::"
+_DETERMINISTIC = "tests/patches/test_deterministic.py::test_everything_that_looks_at_the_batch_is_off"
 _POOL = "tests/patches/test_pool.py::"
 _WITHIN = "test_budget_that_covers_the_context_is_stock"
 _SHARED = f"{_FAMILIES}test_shared_layers_reuse_the_choice"
@@ -213,8 +214,20 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "DP attention: decode rows relabelled as an extend for a prefill graph",
-        ("tests/patches/test_refusals.py::test_prompts_of_an_extend_step",),
+        "DP attention: decode rows that run as an extend beside another rank's prefill",
+        ("tests/patches/test_batch.py::test_a_step_relabelled_for_a_peers_prefill_keeps_the_decode_budget",),
+        cases=("chunks-dp",),
+    ),
+    Coverage(
+        V32,
+        "SGLang's default prefill graphs: small chunks, the dense end of a prompt, as without graphs",
+        ("tests/patches/test_batch.py::test_chunks_ends_and_decode_rows_of_a_step",),
+        cases=("chunks-1024", "chunks-2048", "chunks-8192"),
+    ),
+    Coverage(
+        V32,
+        "deterministic inference: what is beside a row changes none of its choices",
+        ("tests/test_company.py::test_other_requests_change_no_pair", _DETERMINISTIC),
     ),
     Coverage(
         V32,

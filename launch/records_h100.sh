@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# The GPU records of launch/results, one step a call, each meant to end within ten minutes on one H100 (ab-grid takes 22,
-# ab-4l-more 12; cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+# The GPU records of launch/results, one step a call, each meant to end within fifteen minutes on one H100 or H200 (ab-grid takes
+# 22; chunks2, cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
 #
 #   records_h100.sh STEP OUT
 #
-#   ab-paper    v32-tp8-rank, 8K to 128K                          -> OUT/ab-v32-tp8-rank-h100-paper
-#   ab-balanced   the same, the other preset                      -> OUT/ab-v32-tp8-rank-h100-balanced
-#   ab-256k     the same model at 256K, both presets              -> OUT/ab-v32-tp8-rank-h100-256k
+#   ab          v32-tp8-rank, both presets beside one stock, 8K to 128K   -> OUT/ab-defaults
+#   ab-four     the same, four at once                            -> OUT/ab-defaults-four
+#   ab-256k     the same model at 256K                            -> OUT/ab-defaults-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
-#   ab-busy-paper   the same model, four at once, 8K to 128K      -> OUT/ab-v32-tp8-rank-busy-paper
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
@@ -25,7 +24,9 @@
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
 #   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
-#   cover2      the same on two GPUs                              -> OUT/two-gpu.json
+#   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
+#   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
+#   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
 #   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
 #   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
@@ -60,15 +61,14 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,45p' "$0" >&2; exit 2; }
+usage() { sed -n '2,46p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
 hisa=("$python" -m sglang_hisa.cli)
 export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
 flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
-  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192
-  --disable-prefill-cuda-graph) # SGLang's are for up to 2048 tokens, and take minutes to capture
+  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192) # all else is SGLang's default
 
 ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   local slice=$1 context=$2 pool=$3 name=$4
@@ -82,16 +82,21 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
 origin() { "$python" -c 'import json; from sglang_hisa.launch.provenance import provenance; print(json.dumps(provenance()))'; }
 
 case $step in
-  ab-paper | ab-balanced) # two servers of 80 GB hold no third
-    ab v32-tp8-rank 133000 140000 "ab-v32-tp8-rank-h100-${step#ab-}" --together --arms "stock,${step#ab-}" \
-      --cells '8k:1 32k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  ab-256k | ab-256k-decode-only) # two such servers are too much for 80 GB: stock's scores of a chunk alone are 8
+  ab) # three such servers fit 140 GB, not 80
+    mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
+    together=(--rounds 2)
+    [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
+    ab v32-tp8-rank 133000 140000 ab-defaults "${together[@]}" --arms stock,paper,balanced --cells '8k:1 32k:1 128k:1' \
+      --warmup-tokens 300k ;;
+  ab-four) ab v32-tp8-rank 133000 540000 ab-defaults-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
+    --rounds 1 --warmup-tokens 40k ;;
+  ab-256k) # stock's scores of a chunk alone are 8 GB
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    arms=paper,balanced name=h100-256k
-    [ "$step" = ab-256k ] || arms=decode-only name=256k-decode-only
-    ab v32-tp8-rank 263000 270000 "ab-v32-tp8-rank-$name" --arms "stock,$arms" --cells 256k:1 --rounds 2 --warmup-tokens 40k ;;
-  ab-busy-paper) ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-busy-paper --arms stock,paper --cells '8k:4 32k:4 128k:4' \
-    --rounds 2 --warmup-tokens 40k ;;
+    ab v32-tp8-rank 263000 270000 ab-defaults-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
+  ab-256k-decode-only)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \
+      --warmup-tokens 40k ;;
   ab-grid) # decode-only leaves every step of one request below 160K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
@@ -128,6 +133,11 @@ case $step in
     --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
     --hicache-ratio 2 ;;
   cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  chunks | chunks2)
+    record=coverage-h100.json gpus=1
+    [ "$step" = chunks ] || record=two-gpu.json gpus=2
+    "$python" -m sglang_hisa.launch.cover --out "$out/$record" --gpus $gpus --missing \
+      --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
   cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
   ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
     --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
@@ -160,7 +170,7 @@ case $step in
     "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
   tests)
     { origin
-      "$python" -m pytest -m gpu tests/kernels tests/test_schedule.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
+      "$python" -m pytest -m gpu tests/kernels tests/test_schedule.py tests/test_transfer.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
   sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not follows and not (scores_and_choice and (4- or 32-))")

@@ -57,7 +57,7 @@ _DRAFTS = (
 NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
 _SHARED_DRAFTS = {"index_share_for_mtp_iteration": True}
 _TP = ("--tp", "2", NO_MULTICAST)
-_DP = (*_TP, "--enable-dp-attention", "--dp", "2")
+DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 
 
@@ -141,11 +141,11 @@ CASES: dict[str, Case] = {
         "two ranks, rank 0's choice broadcast", _TP, gpus=2, env={"SGLANG_DSA_TOPK_BROADCAST": "1"}
     ),
     "dp2": Case(
-        "two ranks, DP attention, mixed chunks", (*_DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
+        "two ranks, DP attention, mixed chunks", (*DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
     ),
     "dp2-mtp": Case(
         "DP attention with speculative decoding",
-        (*_DP, *_DRAFTS),
+        (*DP, *_DRAFTS),
         model=partial(models.make_small, draft=True),
         gpus=2,
         tiny={"draft": True},

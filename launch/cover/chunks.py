@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from sglang_hisa.config import PAGE
-from sglang_hisa.launch.cover.cases import _DP, Case
+from sglang_hisa.launch.cover.cases import DP, Case
 from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
-from sglang_hisa.launch.h100_serve import prompt
+from sglang_hisa.launch.serving import prompt
 from sglang_hisa.server import ServerProcess
 
 EAGER = ("--disable-prefill-cuda-graph",)
@@ -181,7 +181,7 @@ def _beside_a_peers_prefill(
 ) -> None:
     """Rank 0 decodes while rank 1 prefills: relabelled or converted rows keep the decode budget."""
     budgets = replace(CPU if machine.cpu else GPU, prefill=2 * (CPU if machine.cpu else GPU).prefill)
-    case = _case(budgets, 512 if machine.cpu else 2048, *_DP, gpus=2)
+    case = _case(budgets, 512 if machine.cpu else 2048, *DP, gpus=2)
     longest = machine.usual.longest
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         server, told = _server(stack, machine, case, plugin, "chunks-dp")

@@ -7,6 +7,7 @@ import pytest
 
 from sglang_hisa.launch import coverage, supported, tables
 from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.chunks import CHUNKS
 from sglang_hisa.launch.cover.pd import SIDES
 from sglang_hisa.launch.cover.ranks import RANKS
 from sglang_hisa.launch.coverage import COVERAGE, Coverage, cell, origin
@@ -73,7 +74,7 @@ def test_cases_count_where_all_of_a_row_were_right(tmp_path, monkeypatch):
 
 def test_every_case_shows_a_row_and_every_row_names_cases_that_exist():
     named = {case for row in COVERAGE for case in row.cases}
-    assert named <= {*CASES, *SIDES, *RANKS} and named >= set(CASES)
+    assert named <= {*CASES, *CHUNKS, *SIDES, *RANKS} and named >= {*CASES, *CHUNKS}
 
 
 def test_the_page_has_a_line_for_each_row_and_its_links_lead_somewhere():

@@ -214,7 +214,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         V32,
         "DP attention: decode rows relabelled as an extend for a prefill graph",
-        ("tests/patches/test_batch.py::test_a_step_relabelled_for_a_peers_prefill_keeps_the_decode_budget",),
+        ("tests/patches/test_refusals.py::test_prompts_of_an_extend_step",),
     ),
     Coverage(
         V32,

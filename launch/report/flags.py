@@ -35,7 +35,7 @@ OWN = frozenset(
             "--canary",
             "--slice",
         ),
-        *("--longest", "--jitter"),
+        *("--longest", "--jitter", "--plugin"),
     )
 )
 """Options of ``hisa eval`` and ``launch.stress``, whose records keep the command and not the flags."""

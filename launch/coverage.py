@@ -276,16 +276,20 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         "Dots3",
         "decode and prefill",
-        ("tests/patches/test_refusals.py::test_a_dsa_pool_inside_a_sliding_window_pool_is_declined",),
+        ("tests/patches/test_refusals.py::test_a_dsa_pool_inside_another_pool_is_declined",),
         (V23,),
         declined="its DSA pool lies inside a pool of sliding-window layers",
     ),
     Coverage(
-        "GLM-5-Next (`index_kpool` above 1)",
+        "GLM-5-Next",
         "decode and prefill",
-        ("tests/patches/test_refusals.py::test_every_reason_is_listed_and_unknown_arguments_are_reasons",),
+        (
+            "tests/patches/test_refusals.py::test_every_reason_is_listed_and_unknown_arguments_are_reasons",
+            "tests/patches/test_refusals.py::test_a_dsa_pool_inside_another_pool_is_declined",
+        ),
         (V23,),
-        declined="it pools its index keys itself; nothing to prune by page",
+        declined="its DSA pool lies inside a pool of linear-attention layers, and with `index_kpool` above 1 "
+        "it pools its index keys itself",
     ),
     Coverage(
         "any model without an `Indexer` (DeepSeek-V4, dense models)",

@@ -16,7 +16,7 @@ from sglang_hisa.launch.cover.rounding import LIMIT
 from sglang_hisa.launch.cover.run import GPU
 from sglang_hisa.launch.coverage import CASE_RECORDS, COVERAGE, ROOT, cell, shown_by
 from sglang_hisa.launch.report import text
-from sglang_hisa.patches.features import FEATURES
+from sglang_hisa.patches.features import FEATURES, MODEL_FIELDS, MODEL_FIX, ROCM, ROCM_FIX, ROCM_WHY
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "supported.md"
@@ -115,10 +115,14 @@ def render() -> str:
     for use in USES:
         marks = " | ".join("yes" if not use.params else _mark(use.params, v) for v in VERSIONS)
         out.append(f"| `{use.target}` | {marks} |")
-    out += ["", "## Declined at start", f"| server argument | why | fix {head}", f"| --- | --- | --- {line}"]
+    out += ["", "## Declined at start", f"| what | why | fix {head}", f"| --- | --- | --- {line}"]
     for feature in FEATURES:
         marks = " | ".join("declined" if v in feature.versions else "–" for v in VERSIONS)
         out.append(f"| `{feature.argument}` | {feature.why} | {feature.fix} | {marks} |")
+    always = " | ".join("declined" for _ in VERSIONS)
+    for field in MODEL_FIELDS:
+        out.append(f"| `{field.name}` of the model's configuration | {field.why} | {MODEL_FIX} | {always} |")
+    out.append(f"| {ROCM} | {ROCM_WHY} | {ROCM_FIX} | {always} |")
     return "\n".join(out) + "\n"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.bench.report import group_of, totals
 from sglang_hisa.launch.quality.report import SURE
+from sglang_hisa.launch.report import flags
 from sglang_hisa.launch.report.text import source, table, together, tokens
 from sglang_hisa.launch.stress import tables as stress_tables
 
@@ -25,8 +26,13 @@ K = 1024
 ROOT = Path(__file__).parent.parent
 
 
+_loaded: dict[str, dict[str, Any]] = {}
+"""Records that :func:`made` has loaded, by the name that its note calls them."""
+
+
 def _load(name: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((ROOT / "launch" / "results" / name).read_text())
+    _loaded[name.removesuffix("/report.json")] = record
     return record
 
 
@@ -339,6 +345,16 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def made(name: str) -> str:
+    """A table with what its records' servers differed by and what of them is not SGLang's default.
+
+    Raises:
+        KeyError: a table that does not exist.
+    """
+    _loaded.clear()
+    return "\n\n".join(filter(None, (TABLES[name](), flags.note(_loaded))))
+
+
 PAGES = ("README.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
 
 
@@ -352,8 +368,8 @@ def render(text: str, page: str = PAGES[0]) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        made = TABLES[match[1]]().replace("](launch/", f"]({'../' * page.count('/')}launch/")
-        return f"<!-- table:{match[1]} -->\n{made}\n<!-- end -->"
+        new = made(match[1]).replace("](launch/", f"]({'../' * page.count('/')}launch/")
+        return f"<!-- table:{match[1]} -->\n{new}\n<!-- end -->"
 
     return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 

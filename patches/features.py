@@ -1,4 +1,4 @@
-"""Server features that HISA does not serve: declined by name at start, never silently."""
+"""Server arguments, models and GPUs that HISA does not serve: declined by name at start, never silently."""
 
 from __future__ import annotations
 
@@ -108,11 +108,50 @@ FEATURES: tuple[Feature, ...] = (
     ),
 )
 
+
+@dataclass(frozen=True)
+class ModelField:
+    """A field of a model's configuration whose value tells that HISA cannot serve the model."""
+
+    name: str
+    allowed: Callable[[Any], bool]
+    why: str
+
+
+MODEL_FIELDS: tuple[ModelField, ...] = (
+    ModelField(
+        "is_hybrid_swa",
+        _off,
+        "the DSA pool lies inside a pool of sliding-window layers, which numbers layers in its own way, so "
+        "page summaries would not be found",
+    ),
+    ModelField(
+        "linear_attn_config",
+        _off,
+        "the DSA pool lies inside a pool of linear-attention layers, which numbers layers in its own way, so "
+        "page summaries would not be found",
+    ),
+    ModelField("index_kpool", _one, "the model pools its index keys itself; nothing to prune by page"),
+)
+MODEL_FIX = "serve stock DSA"
+
+ROCM = "ROCm"
+ROCM_WHY = "fused indexers of AMD GPUs lay index keys out in tiles and write them where HISA does not seal"
+ROCM_FIX = "use an NVIDIA GPU"
+
+
+def _on_rocm() -> bool:
+    """SGLang calls an AMD GPU ``cuda``, too, so ``device`` does not tell."""
+    import torch
+
+    return bool(torch.version.hip)
+
+
 _MISSING = object()
 
 
 def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
-    """Reasons why these server arguments and this model are not served; empty if they are."""
+    """Reasons why these server arguments, model and kind of GPU are not served; empty if they are."""
     reasons = []
     for feature in FEATURES:
         if version not in feature.versions:
@@ -122,14 +161,10 @@ def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
             reasons.append(f"{feature.argument}: SGLang {version} has no such argument any more")
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
-    if getattr(hf_config, "is_hybrid_swa", False):
-        reasons.append(
-            f"{type(hf_config).__name__}: the DSA pool lies inside a pool of sliding-window layers, which "
-            "numbers layers in its own way, so page summaries would not be found; fix: serve stock DSA"
-        )
-    kpool = getattr(hf_config, "index_kpool", None)
-    if kpool not in (None, 1):
-        reasons.append(
-            f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page"
-        )
+    for field in MODEL_FIELDS:
+        value = getattr(hf_config, field.name, None)
+        if not field.allowed(value):
+            reasons.append(f"{field.name}={value} of the model: {field.why}; fix: {MODEL_FIX}")
+    if _on_rocm():
+        reasons.append(f"{ROCM}: {ROCM_WHY}; fix: {ROCM_FIX}")
     return reasons

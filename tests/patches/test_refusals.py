@@ -151,7 +151,18 @@ def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
     assert declined(arguments(), SimpleNamespace(), VERSION) == []
 
 
-def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
-    """Dots3: the server would start, with summaries, and fail in its first forward."""
-    (reason,) = declined(arguments(), SimpleNamespace(is_hybrid_swa=True), VERSION)
-    assert "sliding-window layers" in reason and "fix: serve stock DSA" in reason
+@pytest.mark.parametrize(
+    "field,layers",
+    [("is_hybrid_swa", "sliding-window layers"), ("linear_attn_config", "linear-attention layers")],
+)
+def test_a_dsa_pool_inside_another_pool_is_declined(field, layers):
+    """Dots3, GLM-5-Next: the server would start, with summaries, and fail in its first forward."""
+    (reason,) = declined(arguments(), SimpleNamespace(**{field: {"kda_layers": [1]}}), VERSION)
+    assert reason.startswith(field) and layers in reason and "fix: serve stock DSA" in reason
+
+
+def test_rocm_is_declined_although_it_is_called_cuda(monkeypatch):
+    """0.5.23's AITER and gfx950 indexers store index keys in functions of their own."""
+    monkeypatch.setattr("torch.version.hip", "6.4.43482")
+    (reason,) = declined(arguments(device="cuda"), SimpleNamespace(), VERSION)
+    assert reason.startswith("ROCm: ") and "fix: use an NVIDIA GPU" in reason

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.patches import contract
+
 
 def _version(name: str) -> str | None:
     try:
@@ -49,7 +51,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": _version("torch"),
         "triton": _version("triton"),
-        "sglang": _version("sglang"),
+        "sglang": contract.installed_version(),
         "deep_gemm": _version("sgl-deep-gemm"),
         "sglang_kernel": _version("sglang-kernel"),
         "commit": commit(),

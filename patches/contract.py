@@ -6,23 +6,35 @@ import ast
 import functools
 import re
 from collections.abc import Iterable
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_hisa.patches import source
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch, Use
 
 
+@dataclass(frozen=True)
+class Unfit:
+    """An SGLang that cannot be patched."""
+
+    what: str
+    reasons: tuple[str, ...]
+    fix: str
+    compared: bool = False
+    """Whether its source was compared with the patch table: the reasons are then those of its rows."""
+
+
 def installed_version() -> str | None:
-    """Version of the installed SGLang, None when there is none."""
+    """Version of the SGLang that a server started here imports; None when there is none, or it tells none."""
     try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
+        return source.version_of(installed_root())
+    except source.SourceError:
         return None
 
 
 def installed_root() -> Path:
-    """Folder of the installed ``sglang`` package. Raises ``PackageNotFoundError``."""
-    return Path(str(metadata.distribution("sglang").locate_file("sglang")))
+    """Folder of the ``sglang`` package that a server started here imports. Raises ``SourceError``."""
+    return source.find_root()
 
 
 @functools.cache
@@ -94,7 +106,7 @@ def _check_callers(root: Path, patch: Patch) -> list[str]:
 def check_sources(root: Path, version: str) -> list[str]:
     """Differences between the table and the SGLang in ``root`` (its ``sglang`` folder); empty if none."""
     if version not in VERSIONS:
-        return [f"SGLang {version} is not supported; supported: {', '.join(VERSIONS)}"]
+        return [_unsupported(root, version)]
     problems: list[str] = []
     rows: tuple[Patch | Use, ...] = (*PATCHES, *USES)
     for row in rows:
@@ -107,9 +119,29 @@ def check_sources(root: Path, version: str) -> list[str]:
     return problems
 
 
-def check_installed() -> list[str]:
-    """The same for the installed SGLang; one problem if there is none."""
+def _unsupported(root: Path, version: str | None) -> str:
+    found = "its version is not known" if version is None else f"{version} is not supported"
+    return f"{found} ({root}); supported: {', '.join(VERSIONS)}"
+
+
+def unfit() -> Unfit | None:
+    """Why the SGLang that a server started here imports cannot be patched; None when it can."""
+    try:
+        root = installed_root()
+    except source.SourceError as error:
+        return Unfit("there is no SGLang to patch", (str(error),), error.fix)
     version = installed_version()
-    if version is None:
-        return [f"SGLang is not installed; install one of: {', '.join(VERSIONS)}"]
-    return check_sources(installed_root(), version)
+    if version not in VERSIONS:
+        title = f"SGLang {version or 'of an unknown version'} is not supported"
+        return Unfit(title, (_unsupported(root, version),), source.replacement(root, VERSIONS[-1]))
+    problems = check_sources(root, version)
+    if not problems:
+        return None
+    title = f"SGLang {version} in {root} does not match the patch table"
+    return Unfit(title, tuple(problems), source.replacement(root, version), compared=True)
+
+
+def check_installed() -> list[str]:
+    """The reasons of :func:`unfit`; empty if there are none."""
+    found = unfit()
+    return [] if found is None else list(found.reasons)

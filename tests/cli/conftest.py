@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from sglang_hisa.cli import checks, plugins
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES
+from tests.sglang_copies import copy_named
 
 H100 = checks.Gpu("NVIDIA H100 80GB HBM3", (9, 0), 1)
 
@@ -32,18 +31,6 @@ def clean_env(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def sglang_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Those files of the installed SGLang that the patch table names, as if they were the installed ones."""
-    source = contract.installed_root()
-    root = tmp_path / "sglang"
-    modules = set()
-    for row in (*PATCHES, *USES):
-        parts = row.target.split(".")[1:]
-        modules.update(source.joinpath(*parts[:stop]).with_suffix(".py") for stop in range(1, len(parts)))
-        if row in PATCHES:
-            modules.update(source / file for file, _ in row.callers)
-    for path in modules:
-        if path.is_file():
-            target = root / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+    root = copy_named(tmp_path / "sglang", contract.installed_version())
     monkeypatch.setattr(contract, "installed_root", lambda: root)
     return root

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sglang_hisa.patches.table import V17, V23, VERSIONS
 
 
@@ -111,9 +113,22 @@ FEATURES: tuple[Feature, ...] = (
 _MISSING = object()
 
 
-def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
-    """Reasons why these server arguments and this model are not served; empty if they are."""
+def _of_model(hf_config: Any, name: str) -> Any:
+    """An attribute of the model's configuration or, where that has none, of its text part."""
+    return getattr(hf_config, name, getattr(getattr(hf_config, "text_config", None), name, None))
+
+
+def declined(server_args: Any, hf_config: Any, version: str, *, linear_attention: bool = False) -> list[str]:
+    """Reasons why these server arguments and this model are not served; empty if they are.
+
+    ``linear_attention``: SGLang keeps the keys of this model beside the states of linear attention or Mamba.
+    """
     reasons = []
+    if torch.version.hip:  # SGLang's device is "cuda" there as well
+        reasons.append(
+            f"ROCm {torch.version.hip}: kernels are written for CUDA GPUs (and a CPU for tests); "
+            "fix: use an NVIDIA GPU"
+        )
     for feature in FEATURES:
         if version not in feature.versions:
             continue
@@ -122,14 +137,21 @@ def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
             reasons.append(f"{feature.argument}: SGLang {version} has no such argument any more")
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
-    if getattr(hf_config, "is_hybrid_swa", False):
+    if _of_model(hf_config, "is_hybrid_swa"):
         reasons.append(
             f"{type(hf_config).__name__}: the DSA pool lies inside a pool of sliding-window layers, which "
             "numbers layers in its own way, so page summaries would not be found; fix: serve stock DSA"
         )
-    kpool = getattr(hf_config, "index_kpool", None)
+    if linear_attention:
+        reasons.append(
+            f"{type(hf_config).__name__}: the KV pool lies inside one of linear-attention or Mamba layers "
+            "(HybridLinearKVPool), which numbers layers in its own way, so page summaries would not be "
+            "found; fix: serve stock DSA"
+        )
+    kpool = _of_model(hf_config, "index_kpool")
     if kpool not in (None, 1):
         reasons.append(
-            f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page"
+            f"index_kpool={kpool}: the model pools its index keys itself; nothing to prune by page; "
+            "fix: serve stock DSA"
         )
     return reasons

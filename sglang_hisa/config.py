@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,8 @@ class Config:
     """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
     canary_stop: bool = False
     """Stop the server when the canary finds a wrong summary."""
+    unverified_gpu: bool = False
+    """Serve on a GPU whose compute capability no record shows; receipt, doctor and metrics mark it."""
 
     @property
     def decode(self) -> Phase:
@@ -165,6 +168,7 @@ _HINTS: dict[str, str] = {
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
+    "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -265,6 +269,18 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
     if problems:
         raise ConfigError(f"{ENV}:\n  " + "\n  ".join(problems))
     return Config(**values)
+
+
+def setting(wanted: Config) -> str:
+    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of its changes."""
+    preset = dataclasses.asdict(from_mapping({"preset": wanted.preset}))
+    changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
+    return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset
+
+
+def export(wanted: Config) -> str:
+    """The shell command after which a server has the settings ``wanted``."""
+    return f"export {ENV}={shlex.quote(setting(wanted))}"
 
 
 def check_model(config: Config, index_topk: int, page_size: int) -> list[str]:

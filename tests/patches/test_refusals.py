@@ -1,5 +1,6 @@
 """What must stop the process: wrong settings, unknown SGLang, missing patch targets, unserved features."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sglang_hisa.config import from_mapping, parse
+from sglang_hisa.models import DEEPSEEK_V32
 from sglang_hisa.patches import batch, contract, runtime
 from sglang_hisa.patches.features import FEATURES, declined
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, patches_for
+from sglang_hisa.patches.table import PATCHES, USES, V23, VERSIONS, patches_for
+from sglang_hisa.server import cpu_env
 
 VERSION = contract.installed_version()
 
@@ -155,6 +159,56 @@ def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
     """Dots3: the server would start, with summaries, and fail in its first forward."""
     (reason,) = declined(arguments(), SimpleNamespace(is_hybrid_swa=True), VERSION)
     assert "sliding-window layers" in reason and "fix: serve stock DSA" in reason
+
+
+@pytest.mark.parametrize("name,part", [("is_hybrid_swa", "sliding-window"), ("index_kpool", "index_kpool=4")])
+def test_a_model_whose_text_part_says_so_is_declined_too(name, part):
+    """GLM-5-Next's checkpoint has ``index_kpool`` there."""
+    text = SimpleNamespace(text_config=SimpleNamespace(**{name: 4}))
+    (reason,) = declined(arguments(), text, VERSION)
+    assert part in reason and "fix: serve stock DSA" in reason
+
+
+def test_rocm_is_declined(monkeypatch):
+    """SGLang calls its device "cuda"."""
+    assert declined(arguments(device="cuda"), SimpleNamespace(), VERSION) == []
+    monkeypatch.setattr(torch.version, "hip", "6.4.43")
+    (reason,) = declined(arguments(device="cuda"), SimpleNamespace(), VERSION)
+    assert "ROCm 6.4.43" in reason and "fix: use an NVIDIA GPU" in reason
+
+
+LINEAR = """
+import json, sys
+from types import SimpleNamespace
+from sglang_hisa.patches import scheduler
+from sglang_hisa.patches.features import FEATURES, declined
+for folder in sys.argv[2:]:
+    args = SimpleNamespace(**{feature.argument: None for feature in FEATURES})
+    args.model_path, args.trust_remote_code, args.json_model_override_args = folder, False, "{}"
+    model = scheduler._hf_config(args)
+    linear = scheduler._linear_attention(model)
+    print(json.dumps(declined(args, model, sys.argv[1], linear_attention=linear)))
+"""
+
+
+def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
+    """``HybridLinearKVPool``, by SGLang's own rule for its own configurations, with no weights at hand."""
+    models = {"kimi": {"model_type": "kimi_linear"}, "deepseek": DEEPSEEK_V32}
+    if VERSION == V23:
+        models["glm"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048}}
+        models["pooled"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048, "index_kpool": 4}}
+    for name, config in models.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    argv = [sys.executable, "-c", LINEAR, VERSION, *(str(tmp_path / name) for name in models)]
+    done = subprocess.run(argv, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = dict(zip(models, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert found.pop("deepseek") == []
+    assert found.pop("kimi")[0].startswith("KimiLinearConfig: ")
+    for reasons in found.values():
+        assert "HybridLinearKVPool" in reasons[0] and "fix: serve stock DSA" in reasons[0]
+    assert [len(reasons) for reasons in found.values()] == ([1, 2] if VERSION == V23 else [])
 
 
 def test_prompts_of_an_extend_step():

@@ -303,6 +303,27 @@ COVERAGE: tuple[Coverage, ...] = (
         ("tests/patches/test_layers.py::test_another_key_width_is_refused",),
         declined="the kernels are written for 128",
     ),
+    Coverage(
+        "any with linear-attention or Mamba layers (GLM-5-Next, Kimi-Linear)",
+        "decode and prefill",
+        ("tests/patches/test_refusals.py::test_a_dsa_pool_beside_linear_attention_is_declined",),
+        declined="its DSA pool would lie inside a `HybridLinearKVPool`",
+    ),
+    Coverage(
+        "any",
+        "ROCm",
+        ("tests/patches/test_refusals.py::test_rocm_is_declined",),
+        declined="the kernels are written for CUDA",
+    ),
+    Coverage(
+        "any",
+        "GPUs of another compute capability than 9.0 (Blackwell), unless `unverified_gpu` is set",
+        (
+            "tests/patches/test_gpu.py::test_a_gpu_without_a_record_is_declined_with_a_fix_that_keeps_the_settings",
+            "tests/test_schedule.py::test_each_piece_is_scored_once_by_the_scheduler_of_the_gpu",
+        ),
+        declined="no record shows them",
+    ),
 )
 
 

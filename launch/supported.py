@@ -16,7 +16,16 @@ from sglang_hisa.launch.cover.rounding import LIMIT
 from sglang_hisa.launch.cover.run import GPU
 from sglang_hisa.launch.coverage import CASE_RECORDS, COVERAGE, ROOT, cell, shown_by
 from sglang_hisa.launch.report import text
-from sglang_hisa.patches.features import FEATURES, MODEL_FIELDS, MODEL_FIX, ROCM, ROCM_FIX, ROCM_WHY
+from sglang_hisa.patches.features import (
+    FEATURES,
+    LINEAR_ATTENTION,
+    LINEAR_WHY,
+    MODEL_FIELDS,
+    MODEL_FIX,
+    ROCM,
+    ROCM_FIX,
+    ROCM_WHY,
+)
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS
 from sglang_hisa.patches.unreached import UNREACHED
 
@@ -129,6 +138,7 @@ def render() -> str:
     always = " | ".join("declined" for _ in VERSIONS)
     for field in MODEL_FIELDS:
         out.append(f"| `{field.name}` of the model's configuration | {field.why} | {MODEL_FIX} | {always} |")
+    out.append(f"| {LINEAR_ATTENTION} | {LINEAR_WHY} | {MODEL_FIX} | {always} |")
     out.append(f"| {ROCM} | {ROCM_WHY} | {ROCM_FIX} | {always} |")
     out += ["", "## Not reached", *NOT_REACHED, f"| typed | runs HISA instead {head}", f"| --- | --- {line}"]
     for row in UNREACHED:

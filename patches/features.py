@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from sglang_hisa.patches.table import V17, V23, VERSIONS
 
 
@@ -125,34 +127,37 @@ MODEL_FIELDS: tuple[ModelField, ...] = (
         "the DSA pool lies inside a pool of sliding-window layers, which numbers layers in its own way, so "
         "page summaries would not be found",
     ),
-    ModelField(
-        "linear_attn_config",
-        _off,
-        "the DSA pool lies inside a pool of linear-attention layers, which numbers layers in its own way, so "
-        "page summaries would not be found",
-    ),
     ModelField("index_kpool", _one, "the model pools its index keys itself; nothing to prune by page"),
 )
 MODEL_FIX = "serve stock DSA"
+
+LINEAR_ATTENTION = "linear attention or Mamba beside DSA"
+LINEAR_WHY = (
+    "the DSA pool lies inside one of linear-attention or Mamba layers (HybridLinearKVPool), which numbers "
+    "layers in its own way, so page summaries would not be found"
+)
 
 ROCM = "ROCm"
 ROCM_WHY = "fused indexers of AMD GPUs lay index keys out in tiles and write them where HISA does not seal"
 ROCM_FIX = "use an NVIDIA GPU"
 
 
-def _on_rocm() -> bool:
-    """SGLang calls an AMD GPU ``cuda``, too, so ``device`` does not tell."""
-    import torch
-
-    return bool(torch.version.hip)
-
-
 _MISSING = object()
 
 
-def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
-    """Reasons why these server arguments, model and kind of GPU are not served; empty if they are."""
+def _of_model(hf_config: Any, name: str) -> Any:
+    """An attribute of the model's configuration or, where that has none, of its text part."""
+    return getattr(hf_config, name, getattr(getattr(hf_config, "text_config", None), name, None))
+
+
+def declined(server_args: Any, hf_config: Any, version: str, *, linear_attention: bool = False) -> list[str]:
+    """Reasons why these server arguments, model and kind of GPU are not served; empty if they are.
+
+    ``linear_attention``: SGLang keeps the keys of this model beside the states of linear attention or Mamba.
+    """
     reasons = []
+    if torch.version.hip:  # SGLang's device is "cuda" there as well
+        reasons.append(f"{ROCM} {torch.version.hip}: {ROCM_WHY}; fix: {ROCM_FIX}")
     for feature in FEATURES:
         if version not in feature.versions:
             continue
@@ -162,9 +167,9 @@ def declined(server_args: Any, hf_config: Any, version: str) -> list[str]:
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
     for field in MODEL_FIELDS:
-        value = getattr(hf_config, field.name, None)
+        value = _of_model(hf_config, field.name)
         if not field.allowed(value):
             reasons.append(f"{field.name}={value} of the model: {field.why}; fix: {MODEL_FIX}")
-    if _on_rocm():
-        reasons.append(f"{ROCM}: {ROCM_WHY}; fix: {ROCM_FIX}")
+    if linear_attention:
+        reasons.append(f"{type(hf_config).__name__}: {LINEAR_WHY}; fix: {MODEL_FIX}")
     return reasons

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any
 
 import torch
 
+from sglang_hisa import gpu
 from sglang_hisa.config import PAGE
+from sglang_hisa.schedule import Device
 
 
 def _dsa() -> Any:
@@ -37,6 +41,16 @@ def _schedule_fn() -> Any:
     return dsa.deep_gemm.get_paged_mqa_logits_metadata
 
 
+def _processors(indexer: Any) -> int:
+    """Multiprocessors that DeepGEMM's next kernel will use.
+
+    Not 0.5.23's ``resolve_num_sms``, which keeps its first answer. Without DeepGEMM, ``deep_gemm`` is an
+    ``ImportError`` there.
+    """
+    count = getattr(getattr(_dsa(), "deep_gemm", None), "get_num_sms", None)
+    return int(count()) if count else int(indexer.sm_count)
+
+
 def _topk_fn() -> Any:
     from sglang.kernels.ops.attention.dsv4 import topk
 
@@ -46,19 +60,33 @@ def _topk_fn() -> Any:
 class SglangHost:
     """Stock kernels as one indexer of one layer calls them in one step."""
 
-    def __init__(self, indexer: Any, metadata: Any) -> None:
+    def __init__(self, indexer: Any, metadata: Any, *, prefill: bool = False) -> None:
+        """``prefill``: call DeepGEMM as ``_get_topk_ragged`` does, within ``_with_real_sm_count``: a receive
+        that a pipeline stage has begun holds a multiprocessor. ``_get_topk_paged`` uses them all."""
         self._indexer = indexer
+        self._prefill = prefill
         self._backend = metadata.topk_backend
         self.index_topk: int = indexer.index_topk
-        self.processors: int = indexer.sm_count
         self.init_tokens: int = indexer.num_init_tokens
         self.local_tokens: int = indexer.num_local_tokens
         self.table_topk: bool = self._backend.should_use_topk_v2() and self.index_topk <= 2048
 
+    def _reserved(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it DeepGEMM uses the multiprocessors that this phase may."""
+        return self._indexer._with_real_sm_count() if self._prefill else contextlib.nullcontext()
+
+    @functools.cached_property
+    def device(self) -> Device:
+        found = gpu.find()
+        with self._reserved():
+            count = _processors(self._indexer) if self._prefill else self._indexer.sm_count
+        return Device(count, found.capability if found else None)
+
     def schedule(self, lengths_2d: torch.Tensor) -> Any:
         if not lengths_2d.is_cuda:
             return None
-        return _schedule_fn()(lengths_2d, PAGE, self._indexer.sm_count)
+        with self._reserved():
+            return _schedule_fn()(lengths_2d, PAGE, self.device.processors)
 
     def paged_logits(
         self,
@@ -72,9 +100,10 @@ class SglangHost:
     ) -> torch.Tensor:
         pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
         grouped = q.unflatten(0, lengths_2d.shape)
-        logits = paged_logits_fn()(
-            grouped, pages, weights, lengths_2d, table, schedule, max_length, clean_logits=False
-        )
+        with self._reserved():
+            logits = paged_logits_fn()(
+                grouped, pages, weights, lengths_2d, table, schedule, max_length, clean_logits=False
+            )
         if logits.shape[0] <= 1:
             # DLPack sets the stride of a single row to 1, the top-k kernel wants a multiple of 4
             # (SGLang kernels/ops/attention/dsa/paged_mqa_logits.py, _restore_row_stride).
@@ -91,9 +120,10 @@ class SglangHost:
         ends: torch.Tensor,
         max_columns: int,
     ) -> torch.Tensor:
-        return _flat_logits_fn()(
-            q, (keys, scales), weights, starts, ends, clean_logits=False, max_seqlen_k=max_columns
-        )
+        with self._reserved():
+            return _flat_logits_fn()(
+                q, (keys, scales), weights, starts, ends, clean_logits=False, max_seqlen_k=max_columns
+            )
 
     def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
         # Init tokens lead and local tokens end a candidate row as they do the whole row, because the

@@ -336,7 +336,7 @@ def around_topk_ragged(
 ) -> torch.Tensor:
     """Prefill rows, chunked or not, possibly mixed with decode rows."""
     state = runtime.current()
-    host = SglangHost(self, metadata)
+    host = SglangHost(self, metadata, prefill=True)
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
         made = _prefill_step(state, forward_batch, layer_id, metadata, host, q_fp8)

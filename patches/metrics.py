@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_hisa.config import Config, Phase
+from sglang_hisa.gpu import Gpu
 from sglang_hisa.patches.runtime import Runtime
 
 
@@ -24,18 +25,25 @@ def _settings(config: Config) -> dict[str, str]:
     }
 
 
+def _gpu(gpu: Gpu | None) -> dict[str, str]:
+    if gpu is None:
+        return {"gpu": "none", "gpu_verified": ""}
+    return {"gpu": f"{gpu.name} ({gpu.version})", "gpu_verified": "yes" if gpu.verified else "no"}
+
+
 def export(state: Runtime) -> list[Any]:
     """Register the metrics; call only once SGLang has set up prometheus' multiprocess directory."""
     from prometheus_client import Counter, Gauge
 
+    about = {**_settings(state.config), **_gpu(state.gpu)}
     active = Gauge(
         "sglang_hisa:active",
         "1 when this scheduler serves HISA",
-        ["version", "sglang", *_settings(state.config)],
+        ["version", "sglang", *about],
         multiprocess_mode="mostrecent",
     )
     receipt = state.receipt()
-    labels = active.labels(receipt["version"], receipt["sglang"], *_settings(state.config).values())
+    labels = active.labels(receipt["version"], receipt["sglang"], *about.values())
     labels.set(int(receipt["active"]))
     rows = {
         "layers": receipt["layers"],

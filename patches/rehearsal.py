@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from types import SimpleNamespace
@@ -9,14 +10,29 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.config import PAGE
+from sglang_hisa.config import PAGE, Config, export
+from sglang_hisa.host import Host
 from sglang_hisa.indexer import Output
 from sglang_hisa.patches import indexer as hooks
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.host import SglangHost
+from sglang_hisa.patches.plugin import refuse
 from sglang_hisa.rehearsal import rehearse
+from sglang_hisa.schedule import differences
 
 logger = logging.getLogger(__name__)
+
+
+def check_split(config: Config, host: Host, device: torch.device) -> None:
+    """Refuse to serve (:func:`refuse`) where DeepGEMM splits prefill's work in another way than HISA does."""
+    found = differences(host, device)
+    if found:
+        asked = export(dataclasses.replace(config, refine="triton"))
+        refuse(
+            "this DeepGEMM splits the work of its paged logits in another way than HISA does",
+            found,
+            f"install the DeepGEMM that SGLang pins, or score with HISA's own kernel: {asked}",
+        )
 
 
 def rehearse_prefill(state: runtime.Runtime, runner: Any) -> None:
@@ -41,14 +57,17 @@ def rehearse_prefill(state: runtime.Runtime, runner: Any) -> None:
         metadata.attn_metadata = SimpleNamespace(topk_indices_offset=offsets)
         return hooks.output_of(metadata, offsets.shape[0])
 
-    host, layer = SglangHost(one, metadata), summaries.layer(one.layer_id)
+    host, layer = SglangHost(one, metadata, prefill=True), summaries.layer(one.layer_id)
     bound = min(runner.model_config.context_len, layer.keys.shape[0] * PAGE)
     q = layer.keys.new_empty((0, one.n_heads, layer.keys.shape[1]))
+    refine = hooks.refine_of(state, q)
+    if refine == "deepgemm":
+        check_split(state.config, host, q.device)
     began = time.monotonic()
     logger.info("sglang-hisa: making kernels ready for prompts of up to %d tokens", bound)
     steps = rehearse(
         hooks.rule_of(state, "prefill", host),
-        *(bound, layer, one.n_heads, state.config, host, hooks.refine_of(state, q)),
+        *(bound, layer, one.n_heads, state.config, host, refine),
         output_of=output_of,
         backend=summaries.backend,
     )

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from sglang_hisa import __version__
 from sglang_hisa.config import Config
+from sglang_hisa.gpu import Gpu
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,8 @@ class Runtime:
     config: Config
     sglang: str
     patches: int
+    gpu: Gpu | None = None
+    """Of this process; None on a CPU."""
     layers: set[int] = field(default_factory=set)
     deterministic: bool = False
     """Whether SGLang's deterministic inference was asked for (see :mod:`.deterministic`)."""
@@ -115,6 +118,7 @@ class Runtime:
             "active": bool(self.layers) and self.summary_bytes > 0,
             "version": __version__,
             "sglang": self.sglang,
+            "gpu": self.gpu.report() if self.gpu else None,
             "preset": self.config.preset,
             "config": asdict(self.config),
             "deterministic": self.deterministic,

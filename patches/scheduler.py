@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from sglang_hisa import gpu
 from sglang_hisa.config import cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.deterministic import settle
@@ -16,10 +18,11 @@ from sglang_hisa.patches.live_metrics import LiveMetrics
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
+from sglang_hisa.patches.table import V17
 
 logger = logging.getLogger(__name__)
 
-FLAGS = f"change the flags as each reason says; where it is about the model itself, {STOCK}"
+FIX = f"do what each line says after its fix; where that is to serve stock DSA: {STOCK}"
 
 
 def _hf_config(server_args: Any) -> Any:
@@ -31,6 +34,30 @@ def _hf_config(server_args: Any) -> Any:
         trust_remote_code=server_args.trust_remote_code,
         model_override_args=overrides,
     )
+
+
+def _linear_attention(hf_config: Any) -> bool:
+    """Whether SGLang gives this model a ``HybridLinearKVPool``, by its own rule.
+
+    ``kv_cache_configurator.py`` asks it of a ``ModelConfig``, of which it reads three attributes.
+    """
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+    from sglang.srt.configs.linear_attn_model_registry import get_linear_attn_config
+
+    registered = get_linear_attn_config(hf_config)
+    model: Any = SimpleNamespace(
+        hf_config=hf_config, is_draft_model=False, linear_attn_registry_result=registered
+    )
+    return mambaish_config(model) is not None
+
+
+def _gpu_index(version: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """GPU of this scheduler, which is not the current one yet. ``args``: those after ``server_args``."""
+    if version == V17:
+        return int(kwargs["gpu_id"] if "gpu_id" in kwargs else args[1])
+    from sglang.srt.runtime_context import get_device
+
+    return int(get_device().gpu_id)
 
 
 def _has_decode_graphs(scheduler: Any) -> bool:
@@ -62,9 +89,16 @@ def _check_receipt(state: runtime.Runtime, decode_graphs: bool) -> list[Reason]:
 def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs: Any) -> None:
     """Refuse what HISA does not serve, build the scheduler, then prove what it serves."""
     state = runtime.current()
-    problems = declined(server_args, _hf_config(server_args), state.sglang)
+    state.gpu = gpu.find(_gpu_index(state.sglang, args, kwargs))
+    model = _hf_config(server_args)
+    problems = [
+        *declined(server_args, model, state.sglang, linear_attention=_linear_attention(model)),
+        *gpu.declined(state.gpu, state.config),
+    ]
     if problems:
-        refuse("these settings are not served by HISA", problems, FLAGS)
+        refuse("HISA does not serve this", problems, FIX)
+    if unverified := gpu.unverified(state.gpu):
+        logger.warning("sglang-hisa: unverified: %s", unverified)
     state.speculative = bool(server_args.speculative_algorithm)
     if server_args.enable_deterministic_inference:
         settle(state)

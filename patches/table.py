@@ -325,8 +325,12 @@ _META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata
 
 USES: tuple[Use, ...] = (
     Use("sglang.srt.utils.hf_transformers.config.get_config", {}),
+    Use("sglang.srt.configs.hybrid_arch.mambaish_config", _both("model_config")),
+    Use("sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config", _both("hf_config")),
+    Use("sglang.srt.runtime_context.get_device", {V23: ()}),
     Use(f"{_DSA}.get_token_to_kv_pool", {}),
     Use(f"{_DSA}.Indexer._mask_init_and_local_tokens", _both("self", "logits", "lengths", "row_starts")),
+    Use(f"{_DSA}.Indexer._with_real_sm_count", _both("self")),
     Use(f"{_POOL}.get_index_k_with_scale_buffer", _both("self", "layer_id")),
     Use(f"{_META}.get_seqlens_int32", _both("self")),
     Use(f"{_META}.get_seqlens_expanded", _both("self")),

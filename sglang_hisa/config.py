@@ -101,6 +101,8 @@ class Config:
     """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
     canary_stop: bool = False
     """Stop the server when the canary finds a wrong summary."""
+    unverified_gpu: bool = False
+    """Serve on a GPU whose compute capability no record shows; receipt, doctor and metrics mark it."""
 
     @property
     def decode(self) -> Phase:
@@ -167,6 +169,7 @@ _HINTS: dict[str, str] = {
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
+    "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -280,7 +283,12 @@ def fitting(config: Config, index_topk: int) -> str:
     """The shell command that sets ``config`` with budgets that the model's ``index_topk`` allows."""
     budgets = {f"{phase}_tokens": getattr(config, f"{phase}_tokens") for phase in PHASES}
     raised = {key: max(tokens, index_topk) for key, tokens in budgets.items() if tokens}
-    return f"export {ENV}={shlex.quote(setting(dataclasses.replace(config, **raised)))}"
+    return export(dataclasses.replace(config, **raised))
+
+
+def export(wanted: Config) -> str:
+    """The shell command after which a server has the settings ``wanted``."""
+    return f"export {ENV}={shlex.quote(setting(wanted))}"
 
 
 def check_model(config: Config, index_topk: int, page_size: int) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
+from sglang_hisa.schedule import Device
+
 
 class Host(Protocol):
     """Stock kernels of one SGLang version, as they serve stock DSA."""
@@ -13,13 +15,15 @@ class Host(Protocol):
     index_topk: int
     init_tokens: int
     local_tokens: int
-    processors: int
-    """Of the GPU: what DeepGEMM splits its work over."""
     table_topk: bool
     """Whether :meth:`topk_slots` (top-k and page table in one launch) is the server's top-k."""
 
+    @property
+    def device(self) -> Device:
+        """What decides how :meth:`paged_logits` is called (:mod:`sglang_hisa.schedule`)."""
+
     def schedule(self, lengths_2d: torch.Tensor) -> Any:
-        """DeepGEMM's work split for int32 ``[rows, 1]`` lengths: the few row counts of captured graphs."""
+        """DeepGEMM's own work split for int32 ``[rows / group, group]`` lengths."""
 
     def paged_logits(
         self,

@@ -18,7 +18,7 @@ from sglang_hisa.budget import local_window, plan_rows, sink_blocks
 from sglang_hisa.config import PAGE, Config
 from sglang_hisa.host import Host
 from sglang_hisa.kernels.settings import Settings, for_device
-from sglang_hisa.schedule import work_split
+from sglang_hisa.schedule import Call, decode_calls, paged_logits, prefill_calls
 from sglang_hisa.segments import Segment, budgets, in_parts
 from sglang_hisa.summaries import LayerSummaries
 from sglang_hisa.transfer import to_device
@@ -97,7 +97,8 @@ class Chunk:
     picks: torch.Tensor
     candidates: torch.Tensor
     """int32 ``[rows]``: candidate tokens."""
-    schedule: Any
+    calls: tuple[Call, ...]
+    """Of DeepGEMM's paged logits; none where our own kernel scores tokens."""
     topk_plan: Any
     starts: torch.Tensor | None = None
     """int32 ``[rows]``: first and last + 1 gathered block of each row (see :attr:`Plan.gathered`)."""
@@ -180,7 +181,7 @@ def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, sea
         rows.width,
         picks,
         candidates,
-        host.schedule(candidates[:, None]) if refine == "deepgemm" else None,
+        decode_calls(candidates[:, None], host) if refine == "deepgemm" else (),
         host.topk_plan(candidates) if host.table_topk else None,
     )
     return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, seals)
@@ -206,8 +207,8 @@ def make_prefill_plan(
     given = rows
     parts = [(rows.lengths.shape[0], rows.width)]
     if segments is not None:
-        if config.prefill_group > 1 and any(segment.count > 1 for segment in segments):
-            group = pairs.GROUP
+        if any(segment.count > 1 for segment in segments):
+            group = min(config.prefill_group, host.device.group)
         ordered = in_parts(segments)
         parts = [(sum(pairs.places(s, group) for s in part), max(s.width for s in part)) for part in ordered]
         if (moved := pairs.arrange([s for part in ordered for s in part], group)) is not None:
@@ -234,7 +235,7 @@ def make_prefill_plan(
                 width,
                 picks[start:stop],
                 part,
-                work_split(part.view(-1, group)[:, -1], host.processors) if refine == "deepgemm" else None,
+                prefill_calls(part.view(-1, group), host) if refine == "deepgemm" else (),
                 host.topk_plan(part) if host.table_topk else None,
                 None if starts is None else starts[start:stop],
                 None if ends is None else ends[start:stop],
@@ -326,7 +327,7 @@ def token_logits(
     rows, width = q.shape[0], chunk.width * PAGE
     if plan.refine == "deepgemm":
         lengths, tables = chunk.candidates.view(-1, plan.group), physical[:: plan.group]
-        return host.paged_logits(q, layer.index_k, weights, lengths, tables, chunk.schedule, width)
+        return paged_logits(host, chunk.calls, q, layer.index_k, weights, lengths, tables, width)
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
     pages = (layer.index_k, physical, chunk.candidates)
     kernels.refine_logits(

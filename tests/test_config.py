@@ -71,6 +71,7 @@ def test_json_changes_a_preset():
         ('{"canary": true}', ['"canary": true', "off, sample, full"]),
         ('{"canary_stop": true}', ['"canary_stop": true', 'needs "canary"']),
         ('{"canary_stop": "yes", "canary": "full"}', ['"canary_stop": "yes"', "true or false"]),
+        ('{"unverified_gpu": 1}', ['"unverified_gpu": 1', "true or false"]),
         ('{"preset": 3}', ["preset", "3"]),
     ],
 )

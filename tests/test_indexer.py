@@ -21,26 +21,34 @@ from sglang_hisa.indexer import (
 )
 from sglang_hisa.kernels.settings import DEFAULT
 from sglang_hisa.patches.cpu import mqa, topk
+from sglang_hisa.schedule import Device
 from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
 
 from .kernels.conftest import make_case
 
 TOPK = 48
+CPU = Device(132, None)
+BLACKWELL = Device(9, (10, 0))
+"""With few multiprocessors, so that a few rows are several calls."""
 
 
 class Host:
     """The stock kernels of the CPU stand-ins; ``table_topk`` as asked."""
 
-    index_topk, init_tokens, local_tokens, processors = TOPK, 0, 0, 132
+    index_topk, init_tokens, local_tokens = TOPK, 0, 0
 
-    def __init__(self, table_topk):
-        self.table_topk = table_topk
+    def __init__(self, table_topk, device=CPU):
+        self.table_topk, self.device = table_topk, device
+        self.asked = []
 
     def schedule(self, lengths_2d):
-        return None
+        return lengths_2d.tolist()
 
     def paged_logits(self, q, index_k, weights, lengths_2d, table, schedule, max_length):
+        if not self.device.hopper:
+            assert schedule == lengths_2d.tolist(), "the split is of these rows"
+        self.asked.append(tuple(lengths_2d.shape))
         pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
         grouped = q.unflatten(0, lengths_2d.shape)
         return mqa.paged_logits(grouped, pages, weights, lengths_2d, table, None, max_length)
@@ -254,6 +262,38 @@ def test_rows_that_end_a_prompt_keep_everything(block, group):
         want = brute_force(case, row, table_row, kept[row], block, other, PAGE + group - 1)
         want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
         assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_elsewhere_than_on_hopper_rows_stand_alone_in_several_calls(phase):
+    """The choice is that of rows alone on Hopper; a call has at most one row for each multiprocessor."""
+    context = 64 * 15
+    ends = list(range(context - 40, context + 1))
+    case = make_case(torch.device("cpu"), ends, heads=16, mapped=phase == "prefill", seed=3)
+    rule = Rule(5, 0, 64)
+    rows = Rows(case.lengths, case.table, None, context, rule.blocks, 0, rule.width(context))
+    if phase == "prefill":
+        rows = dataclasses.replace(rows, table_rows=torch.zeros(41, dtype=torch.int32))
+    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+
+    def chosen(device, group):
+        window = 66 - group  # the same for both groups, whose second widens it by a token
+        given = {"prefill_group": group, "local_tokens": window}
+        host, config = Host(True, device), from_mapping(given)
+        if phase == "decode":
+            plan = make_decode_plan(rows, config, host, "deepgemm", seals=False)
+        else:
+            segments = [Segment(0, 41, context, rule)]
+            plan = make_prefill_plan(rows, [context], config, host, "deepgemm", segments)
+        args = (case.q, case.weights, layer, plan, config, host, Output(physical=True), "torch")
+        return select(*args), host.asked
+
+    alone, calls = chosen(CPU, 1)
+    assert calls == [(41, 1)]
+    given, calls = chosen(BLACKWELL, 2)
+    assert torch.equal(given, alone) and calls == [(9, 1)] * 4 + [(5, 1)]
+    if phase == "prefill":
+        assert chosen(CPU, 2)[1] == [(21, 2)], "on Hopper in pairs, one of them of a row without its partner"
 
 
 def test_rows_that_do_not_follow_one_another_choose_alone():

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 import sglang_hisa
 from sglang_hisa import config
+from sglang_hisa import gpu as gpus
 from sglang_hisa.cli import plugins, presets
 from sglang_hisa.config import ConfigError
 from sglang_hisa.patches import contract, source
@@ -191,9 +192,21 @@ def check_gpu(gpu: Gpu | None) -> Finding:
     text = f"{gpu.count} x {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
     if gpu.capability < _HOPPER:
         return Finding("GPU", FAIL, text, "serve on a GPU of compute capability 9.0 (Hopper) or newer")
-    if gpu.capability[0] > _HOPPER[0]:
-        return Finding("GPU", WARN, f"{text}: HISA was measured on compute capability 9.0 only")
-    return Finding("GPU", OK, text)
+    return _check_records(gpu, text)
+
+
+def _check_records(gpu: Gpu, text: str) -> Finding:
+    """Whether a record shows HISA on such a GPU, or ``SGLANG_HISA`` asks to serve on it all the same."""
+    found = gpus.unverified(gpus.Gpu(gpu.name, gpu.capability))
+    if not found:
+        return Finding("GPU", OK, text)
+    try:
+        current = config.from_env() or config.Config()
+    except ConfigError:  # reported by check_config
+        current = config.Config()
+    if current.unverified_gpu:
+        return Finding("GPU", WARN, f"unverified, served all the same: {found}")
+    return Finding("GPU", FAIL, found, f"to serve on it all the same: {gpus.all_the_same(current)}")
 
 
 def check_refine(gpu: Gpu | None) -> Finding:

@@ -228,7 +228,7 @@ def test_other_plugins_are_a_warning(
     assert finding["level"] == "warn" and "sglang-turbo" in finding["detail"]
 
 
-@pytest.mark.parametrize(("capability", "level"), [((8, 0), "FAIL"), ((9, 0), "ok"), ((10, 0), "warn")])
+@pytest.mark.parametrize(("capability", "level"), [((8, 0), "FAIL"), ((9, 0), "ok"), ((10, 0), "FAIL")])
 def test_gpu_generation(
     capability: tuple[int, int],
     level: str,
@@ -239,6 +239,23 @@ def test_gpu_generation(
     code, data = report(capsys)
     (finding,) = [finding for finding in data["findings"] if finding["check"] == "GPU"]
     assert finding["level"] == level and code == int(level == "FAIL")
+
+
+def test_gpu_without_a_record(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server declines it; the fix keeps the settings, and with it doctor and server go on."""
+    monkeypatch.setattr(checks, "find_gpu", lambda: checks.Gpu("NVIDIA B200", (10, 0), 8))
+    monkeypatch.setenv("SGLANG_HISA", '{"preset": "paper", "audit": 0.5}')
+    code, data = report(capsys)
+    (failure,) = failures(data)
+    assert code == 1 and failure["check"] == "GPU" and "NVIDIA B200" in failure["detail"]
+    typed = failure["fix"].partition("export SGLANG_HISA='")[2].removesuffix("'")
+    assert json.loads(typed) == {"preset": "paper", "audit": 0.5, "unverified_gpu": True}
+    monkeypatch.setenv("SGLANG_HISA", typed)
+    code, data = report(capsys)
+    (finding,) = [finding for finding in data["findings"] if finding["check"] == "GPU"]
+    assert code == 0 and finding["level"] == "warn" and "unverified" in finding["detail"]
+    monkeypatch.setenv("SGLANG_HISA", "{")  # said elsewhere
+    assert {failure["check"] for failure in failures(report(capsys)[1])} == {"GPU", "SGLANG_HISA"}
 
 
 def test_tables_hold_every_reason(

@@ -30,7 +30,7 @@ def given(monkeypatch):
     monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
     monkeypatch.setattr(indexer, "_cached_step", lambda *args: indexer.Step(plan))
     monkeypatch.setattr(indexer, "output_of", lambda *args: None)
-    monkeypatch.setattr(indexer, "SglangHost", lambda *args: None)
+    monkeypatch.setattr(indexer, "SglangHost", lambda *args, **how: how)
     monkeypatch.setattr(indexer.paths, "select", select)
     return seen
 
@@ -58,6 +58,14 @@ def test_the_choice_is_returned_as_it_is(given, hook, monkeypatch):
     made = torch.empty(ROWS, TOPK, dtype=torch.int32)
     monkeypatch.setattr(indexer.paths, "select", lambda *args, out=None: made if out is None else out)
     assert hook(ROWS) is made
+
+
+@pytest.mark.parametrize("hook,how", [(decode, {}), (prefill, {"prefill": True})])
+def test_deepgemm_is_called_as_stock_does_in_this_phase(given, hook, how, monkeypatch):
+    hosts = []
+    monkeypatch.setattr(indexer.paths, "select", lambda *args, out=None: hosts.append(args[5]) or args[0])
+    hook(ROWS)
+    assert hosts == [how]
 
 
 @pytest.mark.parametrize("hook", [decode, prefill])

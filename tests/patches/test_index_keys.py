@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.features import FEATURES, MODEL_FIELDS, ROCM
+from sglang_hisa.patches.features import FEATURES, LINEAR_ATTENTION, MODEL_FIELDS, ROCM
 from sglang_hisa.patches.table import VERSIONS, patches_for
 from tests.patches.index_key_lines import LISTS, Line, differences, find, installed_differences, listed, parse
 
@@ -32,7 +32,7 @@ def test_hooks_and_features_of_the_headings_exist(version):
     for patch in patches_for(version):
         targets[patch.hook].add(patch.target.removeprefix("sglang."))
     served = {feature.argument for feature in FEATURES if version in feature.versions}
-    declined = served | {field.name for field in MODEL_FIELDS} | {ROCM}
+    declined = served | {field.name for field in MODEL_FIELDS} | {LINEAR_ATTENTION, ROCM}
     for group in listed(version):
         heading = f"[{group.kind}: {group.what}]"
         assert group.kind in HOOKED | OTHERS and group.lines, heading

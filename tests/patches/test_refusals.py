@@ -1,5 +1,6 @@
 """What must stop the process: wrong settings, unknown SGLang, missing patch targets, unserved features."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_hisa.config import from_mapping
+from sglang_hisa.models import DEEPSEEK_V32
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.features import FEATURES, declined
-from sglang_hisa.patches.table import PATCHES, VERSIONS
+from sglang_hisa.patches.table import PATCHES, V23, VERSIONS
+from sglang_hisa.server import cpu_env
 from tests.sglang_copies import copy_named, write_metadata
 
 VERSION = contract.installed_version()
@@ -142,18 +145,57 @@ def test_every_reason_is_listed_and_unknown_arguments_are_reasons():
     assert declined(arguments(), SimpleNamespace(), VERSION) == []
 
 
-@pytest.mark.parametrize(
-    "field,layers",
-    [("is_hybrid_swa", "sliding-window layers"), ("linear_attn_config", "linear-attention layers")],
-)
-def test_a_dsa_pool_inside_another_pool_is_declined(field, layers):
-    """Dots3, GLM-5-Next: the server would start, with summaries, and fail in its first forward."""
-    (reason,) = declined(arguments(), SimpleNamespace(**{field: {"kda_layers": [1]}}), VERSION)
-    assert reason.startswith(field) and layers in reason and "fix: serve stock DSA" in reason
+def test_a_dsa_pool_inside_a_sliding_window_pool_is_declined():
+    """Dots3: the server would start, with summaries, and fail in its first forward."""
+    (reason,) = declined(arguments(), SimpleNamespace(is_hybrid_swa=True), VERSION)
+    assert reason.startswith("is_hybrid_swa") and "sliding-window layers" in reason
+    assert "fix: serve stock DSA" in reason
 
 
 def test_rocm_is_declined_although_it_is_called_cuda(monkeypatch):
     """0.5.23's AITER and gfx950 indexers store index keys in functions of their own."""
     monkeypatch.setattr("torch.version.hip", "6.4.43482")
     (reason,) = declined(arguments(device="cuda"), SimpleNamespace(), VERSION)
-    assert reason.startswith("ROCm: ") and "fix: use an NVIDIA GPU" in reason
+    assert reason.startswith("ROCm 6.4.43482: ") and "fix: use an NVIDIA GPU" in reason
+
+
+@pytest.mark.parametrize("name,part", [("is_hybrid_swa", "sliding-window"), ("index_kpool", "index_kpool=4")])
+def test_a_model_whose_text_part_says_so_is_declined_too(name, part):
+    """GLM-5-Next's checkpoint has ``index_kpool`` there."""
+    text = SimpleNamespace(text_config=SimpleNamespace(**{name: 4}))
+    (reason,) = declined(arguments(), text, VERSION)
+    assert part in reason and "fix: serve stock DSA" in reason
+
+
+LINEAR = """
+import json, sys
+from types import SimpleNamespace
+from sglang_hisa.patches import scheduler
+from sglang_hisa.patches.features import FEATURES, declined
+for folder in sys.argv[2:]:
+    args = SimpleNamespace(**{feature.argument: None for feature in FEATURES})
+    args.model_path, args.trust_remote_code, args.json_model_override_args = folder, False, "{}"
+    model = scheduler._hf_config(args)
+    linear = scheduler._linear_attention(model)
+    print(json.dumps(declined(args, model, sys.argv[1], linear_attention=linear)))
+"""
+
+
+def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
+    """``HybridLinearKVPool``, by SGLang's own rule for its own configurations, with no weights at hand."""
+    models = {"kimi": {"model_type": "kimi_linear"}, "deepseek": DEEPSEEK_V32}
+    if VERSION == V23:
+        models["glm"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048}}
+        models["pooled"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048, "index_kpool": 4}}
+    for name, config in models.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    argv = [sys.executable, "-c", LINEAR, VERSION, *(str(tmp_path / name) for name in models)]
+    done = subprocess.run(argv, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = dict(zip(models, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert found.pop("deepseek") == []
+    assert found.pop("kimi")[0].startswith("KimiLinearConfig: ")
+    for reasons in found.values():
+        assert "HybridLinearKVPool" in reasons[-1] and "fix: serve stock DSA" in reasons[-1]
+    assert [len(reasons) for reasons in found.values()] == ([1, 2] if VERSION == V23 else [])

@@ -10,9 +10,10 @@ import pytest
 from sglang_hisa.server import cpu_env
 
 SCRIPT = """
-import json, sys
+import contextlib, json, sys
 from types import SimpleNamespace
 import torch
+from sglang.srt.layers.attention.dsa import dsa_indexer
 from sglang.srt.layers.attention.dsa.dsa_indexer import Indexer
 from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -24,7 +25,8 @@ from sglang_hisa.summaries import PageSummaries
 case = json.loads(sys.argv[1])
 steps, real = [], rehearsal.rehearse
 def rehearse(rule, bound, layer, heads, *args, **more):
-    steps.append(real(rule, bound, layer, heads, *args, **more))
+    assert args[2] == case["refine"]
+    steps.append(7 if args[2] == "deepgemm" else real(rule, bound, layer, heads, *args, **more))
     form = more["output_of"](torch.zeros(7, dtype=torch.int32))
     facts = {"bound": bound, "heads": heads, "block": rule.block, "physical": form.physical}
     facts["offsets"] = 0 if form.offsets is None else len(form.offsets)
@@ -33,6 +35,13 @@ def rehearse(rule, bound, layer, heads, *args, **more):
 rehearsal.rehearse = rehearse
 torch.cuda.is_available = lambda: case["gpu"]
 torch.cuda.synchronize = lambda: None
+torch.cuda.get_device_name = lambda index: "a Hopper GPU"
+torch.cuda.get_device_capability = lambda index=None: (9, 0)
+def check_split(config, host, device):
+    assert config is state.config and device == torch.device("cpu")
+    print(json.dumps({"compared for": [host.device.processors, host.device.capability]}))
+rehearsal.check_split = check_split
+rehearsal.hooks.refine_of = lambda state, q: case["refine"]
 
 config = {"prefill_fraction": 0.25, "block": 64, "refine": "triton", "prefill_tokens": case["tokens"]}
 if not case["tokens"]:
@@ -42,12 +51,20 @@ state.layers = {2}
 buffers = [torch.zeros(40 * (i == 2), 8448, dtype=torch.uint8) for i in range(3)]
 summaries = PageSummaries(buffers, 0, "torch")
 state.pools.add(summaries)
+deep_gemm = SimpleNamespace(count=132, get_num_sms=lambda: deep_gemm.count)
+dsa_indexer.deep_gemm = deep_gemm
+@contextlib.contextmanager
+def reserved():
+    deep_gemm.count = 131
+    yield
+    deep_gemm.count = 132
 model = torch.nn.Module()
 for i in range(3):
     layer = Indexer.__new__(Indexer)
     torch.nn.Module.__init__(layer)
     layer.layer_id, layer.index_topk, layer.n_heads, layer.sm_count = i, 48, 2, 132
     layer.num_init_tokens = layer.num_local_tokens = 0
+    layer._with_real_sm_count = reserved
     layer._mask_init_and_local_tokens = lambda logits, lengths: None
     model.add_module(str(i), layer)
 def method_of(mode):
@@ -68,7 +85,7 @@ rehearsal.rehearse_prefill(state, runner)
 
 
 def rehearsed(**case):
-    given = {"context": 1 << 20, "form": "PAGED", "tokens": 1024, "gpu": True, **case}
+    given = {"context": 1 << 20, "form": "PAGED", "tokens": 1024, "gpu": True, "refine": "triton", **case}
     argv = [sys.executable, "-c", SCRIPT, json.dumps(given)]
     env = {**cpu_env(os.environ, None), "SGLANG_DSA_FUSE_TOPK": "1"}  # the stand-ins turn it off
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=200)
@@ -91,3 +108,8 @@ def test_prompts_are_as_long_as_this_server_takes(case, bound):
 @pytest.mark.parametrize("case", [{"tokens": 0}, {"gpu": False}], ids=["stock prefill", "a CPU"])
 def test_nothing_is_rehearsed_where_nothing_is_compiled(case):
     assert rehearsed(**case) == []
+
+
+def test_deepgemms_split_is_compared_once_for_the_multiprocessors_that_prefill_will_use():
+    found, rehearsal = rehearsed(refine="deepgemm")
+    assert found == {"compared for": [131, [9, 0]]} and rehearsal["steps"] == 7

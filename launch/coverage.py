@@ -276,7 +276,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         "Dots3",
         "decode and prefill",
-        ("tests/patches/test_refusals.py::test_a_dsa_pool_inside_another_pool_is_declined",),
+        ("tests/patches/test_refusals.py::test_a_dsa_pool_inside_a_sliding_window_pool_is_declined",),
         (V23,),
         declined="its DSA pool lies inside a pool of sliding-window layers",
     ),
@@ -285,7 +285,7 @@ COVERAGE: tuple[Coverage, ...] = (
         "decode and prefill",
         (
             "tests/patches/test_refusals.py::test_every_reason_is_listed_and_unknown_arguments_are_reasons",
-            "tests/patches/test_refusals.py::test_a_dsa_pool_inside_another_pool_is_declined",
+            "tests/patches/test_refusals.py::test_a_dsa_pool_beside_linear_attention_is_declined",
         ),
         (V23,),
         declined="its DSA pool lies inside a pool of linear-attention layers, and with `index_kpool` above 1 "
@@ -312,7 +312,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         "any",
         "ROCm",
-        ("tests/patches/test_refusals.py::test_rocm_is_declined",),
+        ("tests/patches/test_refusals.py::test_rocm_is_declined_although_it_is_called_cuda",),
         declined="the kernels are written for CUDA",
     ),
     Coverage(

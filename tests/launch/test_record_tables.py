@@ -11,6 +11,7 @@ from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab import tables as ab_tables
 from sglang_hisa.launch.cover import tables as cover
 from sglang_hisa.launch.cover.cases import CASES
+from sglang_hisa.launch.cover.chunks import CHUNKS
 from sglang_hisa.launch.cover.pd import SIDES
 from sglang_hisa.launch.cover.ranks import RANKS
 from sglang_hisa.launch.coverage import CASE_RECORDS
@@ -173,6 +174,7 @@ def test_each_case_is_in_the_page_or_named_as_not_run(gpus):
     run = set(re.findall(r"^\| `([\w-]+)` \|", part, re.MULTILINE))
     missing = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"Not run yet: (.*)", part))))
     wanted = {name for name, case in CASES.items() if case.gpus == gpus}
+    wanted |= {name for name, (_, count, _) in CHUNKS.items() if count == gpus}
     assert run == {row["case"] for row in rows} and not run & missing
     assert run | missing == wanted | ({*SIDES, *RANKS} if gpus == 2 else set())
     assert part.count("**not right**") == sum(bool(row["problems"]) for row in rows)

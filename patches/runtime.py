@@ -115,6 +115,7 @@ class Runtime:
             "sglang": self.sglang,
             "preset": self.config.preset,
             "config": asdict(self.config),
+            "fingerprint": self.config.fingerprint(),
             "patches": self.patches,
             "layers": len(self.layers),
             "draft_layers": self.draft_layers,

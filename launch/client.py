@@ -56,10 +56,14 @@ class Client:
         self._child.wait()
         self._out.cleanup()
 
-    def run(self, flags: Sequence[str], limit_s: float | None = None) -> dict[str, Any]:
+    def run(self, flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
 
         After ``limit_s`` the child is killed, and with it the open requests; it takes no more loads.
+
+        ``fresh``: prompts of token ids begin with 64 random ones that follow from this text and the prompt's
+        number. The benchmark's own "random" prompts are runs of consecutive ids, as many as the vocabulary
+        has, so two of them are sooner or later the same.
 
         Raises:
             ClientFailed: the benchmark ended without a result.
@@ -71,7 +75,7 @@ class Client:
         own = ("--disable-tqdm", "--output-details", "--output-file", str(out))
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            job = {"argv": [*flags, *own], "done": str(done)}
+            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh}
             print(json.dumps(job), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():
@@ -90,8 +94,17 @@ class Client:
 
 # Run with -c: the child needs SGLang alone on its path. A failed load (SystemExit too) must not end it.
 _SERVE_JOBS = """
-import json, pathlib, sys, traceback
+import json, pathlib, random, sys, traceback
 from sglang.benchmark import serving
+plain = serving.get_dataset
+def get_dataset(args, tokenizer, *more):
+    rows = plain(args, tokenizer, *more)
+    for number, row in enumerate(rows if job["fresh"] else ()):
+        if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
+            draw = random.Random(f"{job['fresh']} {number}")
+            row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
+    return rows
+serving.get_dataset = get_dataset
 for line in sys.stdin:
     job = json.loads(line)
     sys.argv = ["sglang.benchmark.serving", *job["argv"]]

@@ -141,6 +141,14 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
+        "HiCache storage (L3) shared by servers: each finds what its own settings computed",
+        (
+            "tests/server/test_storage.py::test_a_server_finds_the_pages_of_its_own_settings_alone",
+            "tests/patches/test_storage.py::test_who_finds_the_pages_of_whom",
+        ),
+    ),
+    Coverage(
+        V32,
         "PD disaggregation: prefill and decode server, retraction on the decode side",
         (f"{_MOVERS}test_pd_decode_seals_what_a_prefill_server_sent",),
         cases=("pd-both", "pd-decode", "pd-prefill"),

@@ -122,6 +122,7 @@ class Runtime:
             "preset": self.config.preset,
             "config": asdict(self.config),
             "deterministic": self.deterministic,
+            "fingerprint": self.config.fingerprint(),
             "patches": self.patches,
             "layers": len(self.layers),
             "draft_layers": self.draft_layers,

@@ -246,6 +246,14 @@ PATCHES: tuple[Patch, ...] = (
         ),
     ),
     Patch(
+        "sglang.srt.mem_cache.storage.backend_factory.StorageBackendFactory.create_backend",
+        "after",
+        "storage:after_create",
+        _both("cls", "backend_name", "storage_config", "mem_pool_host", "kwargs"),
+        "HiCache storage: keys name the settings that computed the pages, so that no other server takes them",
+        (("srt/managers/cache_controller.py", "StorageBackendFactory.create_backend("),),
+    ),
+    Patch(
         f"{_DECODE_MIXIN}.ScheduleBatchDisaggregationDecodeMixin.prepare_for_prebuilt",
         "after",
         "pool:after_prebuilt",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import os
 import shlex
@@ -34,6 +35,8 @@ KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
 SUMMARY = ("mean", "salient")
 PHASES = ("decode", "prefill")
+COMPUTES = 1
+"""Number of the rule by which rows choose their candidates; raised when the same settings choose others."""
 
 
 class ConfigError(ValueError):
@@ -118,6 +121,25 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def fingerprint(self) -> str | None:
+        """16 hex digits, equal where the same KV is computed up to rounding; None where it is stock's.
+
+        The preset's name, what only watches (``audit``, ``canary``), and what changes rounding alone
+        (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a phase that is
+        left to stock DSA. ``short_graphs`` counts: it decides which decode steps are pruned.
+        """
+        phases: dict[str, list[object]] = {}
+        if self.decode.active:
+            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.short_graphs]
+        if self.prefill.active:
+            budget = [self.prefill_tokens, float(self.prefill_fraction)]
+            phases["prefill"] = [*budget, self.prefill_group, self.dense_tail_tokens]
+        if not phases:
+            return None
+        common = [COMPUTES, self.block, self.summary, self.sink_tokens, self.local_tokens]
+        text = json.dumps([common, phases], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 PRESETS: dict[str, dict[str, Any]] = {

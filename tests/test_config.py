@@ -123,3 +123,45 @@ def test_any_text_is_a_configuration_or_one_readable_message(text):
         assert max(map(len, message.splitlines())) < 1200
     else:
         assert parse(got.to_json()) == got
+
+
+COMPUTED = {
+    "block": 128,
+    "summary": "salient",
+    "decode_tokens": 40000,
+    "decode_fraction": 0.5,
+    "prefill_tokens": 40000,
+    "prefill_fraction": 0.5,
+    "prefill_group": 1,
+    "dense_tail_tokens": 0,
+    "sink_tokens": 128,
+    "local_tokens": 128,
+    "short_graphs": False,
+}
+"""A value unlike the default of each setting that changes what is computed."""
+WATCHES = {"audit": 0.5, "canary": "full", "canary_stop": True, "workspace_mb": 64}
+ROUNDS = {"refine": "triton", "kernels": "torch"}
+
+
+def test_the_fingerprint_is_of_what_is_computed():
+    """Pages in HiCache storage are shared by it, so it must last: the digest is written here."""
+    assert parse("balanced").fingerprint() == "299be88c59e1ff02"
+    given = [parse(name) for name in config.PRESETS] + [
+        parse(json.dumps({k: v})) for k, v in COMPUTED.items()
+    ]
+    assert len({one.fingerprint() for one in given}) == len(given)
+    same = parse(json.dumps({**WATCHES, **ROUNDS, "preset": "paper"}))
+    assert same.fingerprint() == parse("paper").fingerprint()
+    copy = {key: getattr(parse("paper"), key) for key in COMPUTED}
+    assert parse(json.dumps(copy)).fingerprint() == parse("paper").fingerprint(), "whatever its name"
+    assert {*COMPUTED, *WATCHES, *ROUNDS, "preset"} == {f.name for f in dataclasses.fields(config.Config)}
+
+
+def test_a_phase_of_stock_dsa_leaves_its_settings_out_of_the_fingerprint():
+    def fingerprint(**given):
+        return parse(json.dumps({"preset": "decode-only", **given})).fingerprint()
+
+    assert fingerprint() == fingerprint(prefill_group=1, prefill_fraction=0.5, dense_tail_tokens=5)
+    assert fingerprint() != fingerprint(decode_tokens=40000)
+    assert fingerprint(decode_tokens=0, block=128) is None, "nothing is left of HISA"
+    assert fingerprint(decode_fraction=1) == fingerprint(decode_fraction=1.0)

@@ -35,5 +35,6 @@ def summarise(result: Mapping[str, Any]) -> dict[str, Any]:
         "output_tok_s": result["output_throughput"],
         "total_tok_s": result["total_throughput"],
         "duration_s": result["duration"],
-        "cached_tokens": sum(result.get("cached_tokens", [])),
+        "cached_tokens": sum(cached := list(result.get("cached_tokens", []))),
+        "cached": cached,
     }

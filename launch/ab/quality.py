@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sglang_hisa import choices
+from sglang_hisa.launch import fresh
 from sglang_hisa.server import ServerProcess
 
 POSITIONS, TOP = 64, 20
@@ -88,7 +89,7 @@ def ask(
     """One request, with an empty cache unless ``flush`` is off.
 
     Raises:
-        ValueError: the answer lacks what was asked for.
+        ValueError: the answer lacks what was asked for, or rests on a cache that a flush does not clear.
     """
     if flush:
         server.flush_cache()
@@ -98,6 +99,8 @@ def ask(
         prompt, 1, return_logprob=True, logprob_start_len=start, top_logprobs_num=TOP, **more
     )
     meta = answer["meta_info"]
+    if flush and fresh.old([meta["cached_tokens"]]):
+        raise ValueError(f"{meta['cached_tokens']} of its tokens came from a cache; {fresh.FIX}")
     rows = [row for row in [*meta["input_top_logprobs"], *meta["output_top_logprobs"]] if row]
     positions = [{int(token): math.exp(logprob) for logprob, token, *_ in row} for row in rows]
     chosen = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sglang_hisa.launch import fresh
 from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
@@ -70,6 +71,7 @@ class Runner:
             "model": self.model,
             "flags": self.flags,
             "plan": self.plan.as_json(),
+            "nonce": fresh.nonce(),
             "arms": {arm.name: new_facts(arm) for arm in self.plan.arms},
             "measurements": [],
             "quality": [],
@@ -81,7 +83,7 @@ class Runner:
         code = 0
         try:
             with Client(self.make_env(None), self.folder / "client.log") as client:
-                (self._together if self.plan.together else self._fresh)(client)
+                (self._together if self.plan.together else self._one_by_one)(client)
             self.record["complete"] = True
         except KeyboardInterrupt:
             self.record["stopped_by"], code = "interrupt", 130
@@ -94,7 +96,7 @@ class Runner:
         self.save(self.record)
         return code or (2 if self.record["refusals"] else 0)
 
-    def _fresh(self, client: Client) -> None:
+    def _one_by_one(self, client: Client) -> None:
         for arm, rounds in visits(self.plan):
             with self._server(arm) as server:
                 self._started(arm, server)
@@ -190,8 +192,10 @@ class Runner:
         seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
         try:
             if warmup:
-                client.run(loads.arguments(server.url, self.model, self.plan.warmup(cell), seed))
-            found = loads.summarise(client.run(loads.arguments(server.url, self.model, cell, seed)))
+                flags = loads.arguments(server.url, self.model, self.plan.warmup(cell), seed)
+                client.run(flags, fresh=f"{self._fresh(arm, seed)} warm-up of {arm.name}")
+            flags = loads.arguments(server.url, self.model, cell, seed)
+            found = loads.summarise(client.run(flags, fresh=self._fresh(arm, seed)))
             if server.exit_code() is not None:
                 raise ServerFailed("ended in the middle of a measurement")
         except (ServerFailed, ClientFailed) as error:
@@ -202,3 +206,10 @@ class Runner:
         ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
         load = f"{cell.input_tokens} tokens x {cell.concurrency}"
         self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s")
+        if validity.old_prompts(self.record["measurements"][-1], vars(cell)):
+            raise Invalid  # the reason is among those of the record
+
+    def _fresh(self, arm: Arm, seed: int) -> str:
+        """What makes prompts new to caches of earlier runs; arms that may share a storage have their own."""
+        shared = any(flag.startswith("--hicache-storage") for flag in self.flags)
+        return f"{self.record['nonce']} {seed}{f' {arm.name}' if shared else ''}"

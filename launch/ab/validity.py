@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sglang_hisa.launch import fresh
 from sglang_hisa.server import ServerFailed, ServerProcess
 
 _OWN = frozenset(
@@ -45,14 +46,23 @@ def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: s
     return found
 
 
+def _where(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    return f"arm {one['arm']}, round {one['round']}, {cell['input_tokens']} tokens x {cell['concurrency']}"
+
+
+def old_prompts(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
+    """Every prompt of a measurement must be new to every cache of its server."""
+    found = fresh.old(one["cached"])
+    return [fresh.was_old(found, one["requests"], _where(one, cell))] if found else []
+
+
 def load_problems(record: Mapping[str, Any]) -> list[str]:
     """Errors, output lengths and cache hits of the measurements."""
     found = []
     cells = record["plan"]["cells"]
     for one in record["measurements"]:
         cell = cells[one["cell"]]
-        load = f"{cell['input_tokens']} tokens x {cell['concurrency']}"
-        where = f"arm {one['arm']}, round {one['round']}, {load}"
+        where = _where(one, cell)
         if one["completed"] != one["requests"]:
             reason = one["errors"][0] if one["errors"] else "no reason given"
             found.append(f"{where}: {one['requests'] - one['completed']} requests failed ({reason})")
@@ -62,10 +72,5 @@ def load_problems(record: Mapping[str, Any]) -> list[str]:
             found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
         elif set(one["output_lens"]) != {cell["output_tokens"]}:
             found.append(f"{where}: answers of {sorted(set(one['output_lens']))} tokens")
-    hits: dict[tuple[int, int], set[int]] = {}
-    for one in record["measurements"]:
-        hits.setdefault((one["round"], one["cell"]), set()).add(one["cached_tokens"])
-    for (index, number), tokens in sorted(hits.items()):
-        if len(tokens) > 1:
-            found.append(f"round {index}, cell {number}: prefix-cache hits differ: {sorted(tokens)} tokens")
+        found += old_prompts(one, cell)
     return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
+
+from sglang_hisa.launch import fresh
 
 WORKLOADS = ("random", "shared-prefix", "multi-turn")
 SLOS = {
@@ -72,6 +75,34 @@ class Sweep:
         return max(16, 4 * int(load)) if self.kind == "concurrency" else max(1, round(load * self.seconds))
 
 
+def fresh_sweep(work: Workload, sweep: Sweep, nonce: str) -> Sweep:
+    """``sweep`` with prompts that no other ``nonce`` has, as far as its seed says them.
+
+    Prompts of the ``random`` workload are told apart by their first tokens (:meth:`Client.run`), and keep the
+    seed of their arrivals.
+    """
+    if work.name == "random":
+        return sweep
+    return replace(sweep, seed=(sweep.seed + zlib.crc32(nonce.encode())) % 2**31)
+
+
+def old_prompts(work: Workload, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Cached tokens of the requests of a point that should have been new to every cache, and were not.
+
+    Of ``random`` prompts all are new. Elsewhere the first of each group is (with turns, of all: conversations
+    may share the words of a chat template): not half of its prefix is cached. Where too few are new, those
+    that are least cached are returned.
+    """
+    told = [r for r in requests if r["error"] is None and r["cached"] is not None]
+    if work.name == "random":
+        return fresh.old([r["cached"] for r in told])
+    firsts = 1 if work.turns > 1 else min(work.groups, len(requests))
+    firsts -= len(requests) - len(told)  # a first one may be among those that failed
+    least = sorted(told, key=lambda r: r["cached"])[: max(firsts, 0)]
+    share = work.prefix_tokens / work.input_tokens  # the tokenizer may cut text into more or fewer tokens
+    return fresh.old([r["cached"] for r in least if 2 * r["cached"] >= share * r["input"]])
+
+
 def parse_loads(text: str, kind: str) -> tuple[float, ...]:
     """``1,2,4`` -> loads, ascending; concurrencies are whole. Raises ``ValueError``."""
     number = int if kind == "concurrency" else float
@@ -116,7 +147,7 @@ def flags(url: str, server: Mapping[str, Any], work: Workload, sweep: Sweep, ind
     out = [
         *("--base-url", url, "--model", server["model"], "--tokenizer", server["tokenizer"]),
         *("--backend", "sglang-oai-chat" if work.turns > 1 else "sglang"),
-        *("--seed", str(sweep.seed + index), "--warmup-requests", str(int(index == 0))),
+        *("--seed", str(sweep.seed + index), "--warmup-requests", "0"),
         *("--flush-cache", "--cache-report"),
     ]
     if sweep.kind == "concurrency":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.launch import fresh
 from sglang_hisa.launch.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.load import goodput, plan
 from sglang_hisa.launch.provenance import provenance
@@ -19,6 +20,10 @@ _RETRACTED = "sglang:num_retracted_requests_total"
 
 class Unreachable(RuntimeError):
     """No SGLang server answers."""
+
+
+class NotNew(RuntimeError):
+    """Prompts came from a cache: their times would be too short."""
 
 
 def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
@@ -101,15 +106,21 @@ class Runner:
             "url": self.url,
             "server": self.server,
             "plan": plan.as_json(self.work, self.sweep),
+            "nonce": fresh.nonce(),
             "slo": self.slo,
             "points": [],
         }
 
     def run(self) -> int:
-        """Measure every load, lightest first; the exit code: 0, 1 the server failed, 130 interrupted."""
+        """Measure every load, lightest first.
+
+        Returns:
+            The exit code: 0, 1 the server failed, 2 prompts were not new, 130 interrupted.
+        """
         code = 0
         try:
             with Client(self.env, self.folder / "client.log") as client:
+                self._warm_up(client)
                 for index in range(len(self.sweep.loads)):
                     self._point(client, index)
             self.record["complete"] = True
@@ -117,6 +128,8 @@ class Runner:
             self.record["stopped_by"], code = "interrupt", 130
         except TooLong as error:
             self.record["stopped_by"] = f"load {self.sweep.loads[len(self.record['points'])]:g}: {error}"
+        except NotNew as error:
+            self.record["stopped_by"], code = str(error), 2
         except (Unreachable, ClientFailed) as error:
             reason, _, tail = str(error).partition("\n")
             self.record |= {"stopped_by": reason, "log_tail": tail or None}
@@ -124,15 +137,23 @@ class Runner:
         self.save(self.record)
         return code
 
-    def _point(self, client: Client, index: int) -> None:
-        before = retracted(self.url)
+    def _send(self, client: Client, sweep: plan.Sweep, index: int, nonce: str) -> dict[str, Any]:
+        """Send point ``index`` of ``sweep``, with prompts that are new to every cache."""
+        sweep = plan.fresh_sweep(self.work, sweep, nonce)
+        flags = plan.flags(self.url, self.server, self.work, sweep, index)
         try:
-            result = client.run(
-                plan.flags(self.url, self.server, self.work, self.sweep, index), self.sweep.limit_s
-            )
+            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}")
         except ClientFailed:
             server_facts(self.url, None)  # the server's end explains it better
             raise
+
+    def _warm_up(self, client: Client) -> None:
+        """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
+        self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
+
+    def _point(self, client: Client, index: int) -> None:
+        before = retracted(self.url)
+        result = self._send(client, self.sweep, index, self.record["nonce"])
         after = retracted(self.url)
         kept = {
             "load": self.sweep.loads[index],
@@ -140,6 +161,8 @@ class Runner:
             "requests": goodput.requests(result),
             "retractions": None if before is None or after is None else after - before,
         }
+        if old := plan.old_prompts(self.work, kept["requests"]):
+            raise NotNew(fresh.was_old(old, len(kept["requests"]), f"load {kept['load']:g}"))
         self.record["points"].append(kept)
         self.save(self.record)
         self.tell(kept)

@@ -15,9 +15,9 @@ _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
 SGLang's own load generator, and says per cell whether an arm is faster, slower, or whether no difference
 was seen. The baseline against itself gives the noise floor. An arm that does not serve what its name says,
-failed requests, other lengths, flags or cache hits are refused: no verdict, exit code 2. Ctrl-C keeps what
-was measured, marked partial (exit code 130); a server that dies is reported with the end of its log (1).
-Nothing is left running.
+failed requests, other lengths or flags, and prompts that a cache knew are refused: no verdict, exit code 2.
+Prompts are new in each run (those of --quality follow from --seed). Ctrl-C keeps what was measured, marked
+partial (exit code 130); a server that dies is reported with the end of its log (1). Nothing is left running.
 
 {live.ABOUT}"""
 

@@ -18,7 +18,8 @@ of the requests are good. Failed requests and retractions are reported.
 
 It always ends: a point has a fixed number of requests (--requests, or what arrives in --seconds), and one
 that takes longer than --limit seconds is cut off with the loads above it. Ctrl-C keeps the finished points,
-marked partial (exit code 130). No server, or one that dies: exit code 1.
+marked partial (exit code 130). No server, or one that dies: exit code 1. Prompts are new in each run; where a
+cache knew them nevertheless, the sweep stops with that cause (exit code 2).
 """
 
 _EXAMPLES = """\
@@ -155,7 +156,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
         )
         code = runner.run()
     tables.print_report(report.write(runner.record, args.out))
-    if code == 1:
+    if code in (1, 2):
         parts = (f"hisa load: {runner.record['stopped_by']}", runner.record["log_tail"])
         print("\n".join(part for part in parts if part), file=sys.stderr)
     print(f"{args.out / 'report.html'}")

@@ -87,7 +87,7 @@ def loads(**changes: Any) -> dict[str, Any]:
         "input_lens": [100] * 3,
         "output_lens": [7] * 3,
         "ttft_s": [0.1] * 3,
-        "cached_tokens": 0,
+        "cached": [0, 63, 0],
     }
     both = [{**good, "arm": "stock"}, {**good, **changes, "arm": "paper"}]
     return {"plan": make(1).as_json(), "measurements": both}
@@ -101,9 +101,18 @@ def loads(**changes: Any) -> dict[str, Any]:
         ({"input_lens": [100, 101, 100]}, "prompts of [100, 101] tokens"),
         ({"output_lens": [7, 7, 6]}, "answers of [6, 7] tokens"),
         ({"ttft_s": [0.1, 0.0, 0.1]}, "without a first token"),
-        ({"cached_tokens": 64}, "prefix-cache hits differ: [0, 64]"),
+        ({"cached": [64, 0, 4]}, "round 0, 100 tokens x 1: 1 of 3 prompts were not new: of one, 64 tokens"),
     ],
 )
 def test_loads(changes: dict[str, Any], problem: str | None) -> None:
     found = validity.load_problems(loads(**changes))
     assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
+
+
+def test_hits_of_every_arm_alike_are_refused_too() -> None:
+    """A storage that an earlier run filled serves all arms the same."""
+    record = loads(cached=[64] * 3)
+    record["measurements"][0]["cached"] = [64] * 3
+    found = validity.load_problems(record)
+    assert [line.partition(",")[0] for line in found] == ["arm stock", "arm paper"]
+    assert all("drop --hicache-storage-backend" in line for line in found)

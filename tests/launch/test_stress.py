@@ -54,7 +54,8 @@ class Server:
             raise ConnectionResetError("gone")
         assert prompt and all(3 <= token < 256 for token in prompt)
         kind = "abort" if "rid" in fields else "length"
-        meta = {"cached_tokens": 64, "finish_reason": {"type": kind}, "prompt_tokens": len(prompt)}
+        cached = 0 if self.paths[-1:] == ["/flush_cache"] else 64
+        meta = {"cached_tokens": cached, "finish_reason": {"type": kind}, "prompt_tokens": len(prompt)}
         row = [(-0.1, 5), (-3.0, 7)]
         meta |= {"input_top_logprobs": [None, row], "output_top_logprobs": [row]}
         return {"output_ids": [1] * (self.tokens or count), "meta_info": meta}

@@ -57,6 +57,14 @@ TUNED = Path(__file__).parent / "tuned"
 :func:`file_name` makes of a GPU's name, or its beginning; of several that fit the longest is taken."""
 
 
+class SettingsError(ValueError):
+    """A file of launch settings that cannot be used; ``fix`` says what to do."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem)
+        self.fix = fix
+
+
 def file_name(gpu: str) -> str:
     """``"NVIDIA H100 80GB HBM3"`` -> ``"H100-80GB-HBM3"``."""
     return "-".join(word for word in gpu.replace("/", " ").split() if word != "NVIDIA")
@@ -72,17 +80,17 @@ def load(gpu: str) -> Settings:
     """Settings of the GPU that CUDA calls ``gpu``: those of its file, or the defaults.
 
     Raises:
-        ValueError: the file is no JSON object, or holds something else than positive ints (or a limit of 0)
-            under known names.
+        SettingsError: the file is no JSON object, or holds something else than positive ints (or a limit of
+            0) under known names.
     """
     path = tuned_file(gpu)
     if path is None:
         return DEFAULT
-    again = f"run `hisa bench tune --apply` again, or remove {path}"
+    fix = f"hisa bench tune --apply, or without another search: rm {path}"
     try:
         values = dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"kernel settings are no JSON object ({error}); {again}") from None
+        raise SettingsError(f"kernel settings are no JSON object ({error}): {path}", fix) from None
     lowest = {
         field.name: 0 if field.name in ("rank_pairs", "refine_rows") else 1 for field in fields(Settings)
     }
@@ -92,7 +100,9 @@ def load(gpu: str) -> Settings:
         if name not in lowest or type(value) is not int or value < lowest[name]
     ]
     if wrong:
-        raise ValueError(f"kernel settings {', '.join(wrong)} are unknown or no positive ints; {again}")
+        raise SettingsError(
+            f"kernel settings {', '.join(wrong)} are unknown or no positive ints: {path}", fix
+        )
     return Settings(**values)
 
 

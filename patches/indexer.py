@@ -14,10 +14,10 @@ from sglang_hisa.audit import Sample
 from sglang_hisa.config import PAGE
 from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
 from sglang_hisa.kernels.layout import HEAD_DIM
-from sglang_hisa.kernels.settings import for_device
+from sglang_hisa.kernels.settings import SettingsError, for_device
 from sglang_hisa.patches import agreement, batch, runtime
 from sglang_hisa.patches.host import SglangHost
-from sglang_hisa.patches.plugin import refuse
+from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import PageSummaries
 
@@ -25,16 +25,18 @@ from sglang_hisa.summaries import PageSummaries
 def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     """Check the budget against this model and count the layer."""
     state = runtime.current()
-    problems = settings.check_model(state.config, self.index_topk, PAGE)
+    fix = settings.fitting(state.config, self.index_topk)
+    problems = [Reason(text, fix) for text in settings.check_model(state.config, self.index_topk, PAGE)]
     if self.head_dim != HEAD_DIM:
-        problems.append(f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}")
+        text = f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}"
+        problems.append(Reason(text, STOCK))
     try:
         on_gpu = torch.cuda.is_available()
         state.settings = asdict(for_device(torch.device("cuda" if on_gpu else "cpu")))
-    except ValueError as error:
-        problems.append(str(error))
+    except SettingsError as error:
+        problems.append(Reason(str(error), error.fix))
     if problems:
-        refuse("the configuration does not fit the model", problems, "change SGLANG_HISA as said above")
+        refuse("the model, these settings and this GPU do not go together", problems)
     agreement.check_once(state)  # here: before the weights are loaded
     if not _shares_choice(kwargs.get("config"), self.layer_id):
         state.layers.add(self.layer_id)

@@ -8,25 +8,51 @@ import multiprocessing
 import os
 import pkgutil
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from sglang_hisa import __version__
-from sglang_hisa.config import Config
+from sglang_hisa.config import Config, cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import contract, runtime
 from sglang_hisa.patches.table import Patch, patches_for
 
 logger = logging.getLogger(__name__)
 
 
-def refuse(what: str, reasons: list[str], fix: str) -> NoReturn:
+@dataclass(frozen=True)
+class Reason:
+    """One reason to refuse, with a fix of its own."""
+
+    text: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.text}\n    fix: {self.fix}"
+
+
+STOCK = "serve this model with stock DSA: unset SGLANG_HISA, or `hisa serve --stock`"
+"""The fix where HISA does not know the model, whatever its settings."""
+
+
+def refuse(what: str, reasons: Sequence[str | Reason], fix: str = "") -> NoReturn:
     """Stop the process with one message. Raises ``SystemExit`` (code 1); a worker ends without it.
 
     A worker's ``SystemExit`` waits for every thread, and NIXL's never ends: SGLang would wait for it.
+
+    Args:
+        what: what is wrong.
+        reasons: all of them.
+        fix: one for all; left out where each is a :class:`Reason` with its own.
     """
-    lines = "\n".join(f"  - {reason}" for reason in reasons)
-    message = (
-        f"sglang-hisa {__version__}: refusing to start: {what}\n{lines}\n"
-        f"Fix: {fix}\nUnset SGLANG_HISA to serve stock DSA."
+    lines = [f"  - {reason}" for reason in reasons]
+    lines += [f"Fix: {fix}"] if fix else []
+    message = "\n".join(
+        [
+            f"sglang-hisa {__version__}: refusing to start: {what}",
+            *lines,
+            "Unset SGLANG_HISA (or `hisa serve --stock`) to serve stock DSA.",
+        ]
     )
     if multiprocessing.parent_process() is not None:
         print(message, file=sys.stderr, flush=True)
@@ -50,20 +76,15 @@ def _verify(patches: list[Patch]) -> None:
         elif not hasattr(pkgutil.resolve_name(patch.target), "__wrapped__"):
             reasons.append(f"{patch.target}: something put the original back")
     if reasons:
-        refuse("patches are missing", reasons, "run `hisa doctor`, and remove plugins that conflict")
+        refuse("patches are missing", reasons, f"load HISA alone: {only_ours(cpu_stand_ins_requested())}")
 
 
 def require_supported() -> str:
-    """Version of the installed SGLang; refuses (see :func:`refuse`) one that differs from the patch table."""
-    version = contract.installed_version() or "none"
-    problems = contract.check_installed()
-    if problems:
-        refuse(
-            f"SGLang {version} does not match the patch table",
-            problems,
-            "install a supported SGLang; `hisa doctor` shows the table",
-        )
-    return version
+    """Version of the SGLang that is imported; refuses (see :func:`refuse`) one that cannot be patched."""
+    found = contract.unfit()
+    if found is not None:
+        refuse(found.what, found.reasons, found.fix)
+    return contract.installed_version() or "none"
 
 
 def activate(config: Config) -> None:

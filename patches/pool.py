@@ -11,10 +11,13 @@ from sglang_hisa import config as settings
 from sglang_hisa.config import PAGE
 from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
 from sglang_hisa.patches import runtime
+from sglang_hisa.patches.plugin import refuse
 from sglang_hisa.patches.table import V17
 from sglang_hisa.summaries import PageSummaries, pages_of
 
 logger = logging.getLogger(__name__)
+
+_INTERPRET = "export TRITON_INTERPRET=1"
 
 
 def _backend(state: runtime.Runtime, device: torch.device) -> str:
@@ -23,7 +26,7 @@ def _backend(state: runtime.Runtime, device: torch.device) -> str:
     if asked == "auto":
         asked = "triton" if device.type == "cuda" else "torch"
     if asked == "triton" and device.type == "cpu" and not settings.interpreting_triton():
-        raise SystemExit('sglang-hisa: "kernels": "triton" on a CPU needs TRITON_INTERPRET=1')
+        refuse("Triton's kernels on a CPU", ['"kernels": "triton" needs its interpreter'], _INTERPRET)
     return asked
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
 ENV_JITTER = "SGLANG_HISA_JITTER"
+OUR_PLUGINS = ("hisa", "hisa_cpu")
+"""Our entry points: HISA, and the CPU stand-ins."""
 PAGE = 64
 """Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
 
@@ -267,6 +270,20 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
+def setting(wanted: Config) -> str:
+    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of its changes."""
+    preset = dataclasses.asdict(from_mapping({"preset": wanted.preset}))
+    changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
+    return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset
+
+
+def fitting(config: Config, index_topk: int) -> str:
+    """The shell command that sets ``config`` with budgets that the model's ``index_topk`` allows."""
+    budgets = {f"{phase}_tokens": getattr(config, f"{phase}_tokens") for phase in PHASES}
+    raised = {key: max(tokens, index_topk) for key, tokens in budgets.items() if tokens}
+    return f"export {ENV}={shlex.quote(setting(dataclasses.replace(config, **raised)))}"
+
+
 def check_model(config: Config, index_topk: int, page_size: int) -> list[str]:
     """Reasons why ``config`` does not fit a model, empty when it does."""
     problems = []
@@ -315,6 +332,11 @@ def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | No
     """Entry points that ``SGLANG_PLUGINS`` lets SGLang load; None when all are."""
     text = (os.environ if environ is None else environ).get("SGLANG_PLUGINS", "")
     return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+def only_ours(cpu: bool) -> str:
+    """The shell command after which SGLang loads no plugins but HISA and, with ``cpu``, its CPU stand-ins."""
+    return f"export SGLANG_PLUGINS={','.join(OUR_PLUGINS if cpu else OUR_PLUGINS[:1])}"
 
 
 def environment() -> dict[str, str]:

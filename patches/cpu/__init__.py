@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from sglang_hisa.config import cpu_stand_ins_requested
-from sglang_hisa.patches.contract import installed_version
+from sglang_hisa.config import cpu_stand_ins_requested, only_ours
+from sglang_hisa.patches import contract, source
 from sglang_hisa.patches.table import V17, V23, VERSIONS
 
 
@@ -201,11 +201,12 @@ def rows_for(version: str) -> list[tuple[StandIn, str]]:
     return [(row, row.targets[version]) for row in STAND_INS if version in row.targets]
 
 
-def _stop(version: str, problems: list[str]) -> NoReturn:
+def _stop(version: str, problems: list[str], fix: str) -> NoReturn:
     lines = "\n".join(f"  - {problem}" for problem in problems)
     raise SystemExit(
         f"sglang-hisa: refusing to start: the CPU stand-ins do not fit SGLang {version} "
-        f"(supported: {', '.join(VERSIONS)})\n{lines}\nUnset SGLANG_HISA_CPU to serve without them."
+        f"(supported: {', '.join(VERSIONS)})\n{lines}\nFix: {fix}\n"
+        "Unset SGLANG_HISA_CPU to serve without them."
     )
 
 
@@ -234,11 +235,14 @@ def register() -> None:
     """
     if not cpu_stand_ins_requested():
         return
-    version = installed_version() or "none"
+    version = contract.installed_version() or "none"
+    found = contract.unfit()
+    if found is not None and not found.compared:
+        _stop(version, list(found.reasons), found.fix)
     rows = rows_for(version)
     problems = _unresolved(rows)
-    if problems or version not in VERSIONS:
-        _stop(version, problems)
+    if problems:
+        _stop(version, problems, source.replacement(contract.installed_root(), version))
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_hisa.patches.cpu import fp8_kv, fused, hicache, mqa, ranks
@@ -257,7 +261,8 @@ def register() -> None:
         apply()
         missed = [target for _, target in rows if target not in HookRegistry._patched]
         if missed:
-            _stop(version, [f"{target}: SGLang could not apply the hook (see its log)" for target in missed])
+            missed = [f"{target}: SGLang could not apply the hook (see its log)" for target in missed]
+            _stop(version, missed, f"load no other plugins: {only_ours(cpu=True)}")
 
     # Not called here: hooks of plugins loaded after us on the same targets must still be applied.
     HookRegistry.apply_hooks = staticmethod(apply_and_verify)  # type: ignore[method-assign]

@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms))
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
     args.out.mkdir(parents=True, exist_ok=True)

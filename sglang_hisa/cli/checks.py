@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 import sglang_hisa
 from sglang_hisa import config
 from sglang_hisa.cli import plugins, presets
 from sglang_hisa.config import ConfigError
-from sglang_hisa.patches import contract
+from sglang_hisa.patches import contract, source
 from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch, Use
+from sglang_hisa.patches.unreached import unreached
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 _HOPPER = (9, 0)
@@ -92,13 +97,56 @@ def check_package() -> Finding:
 
 
 def check_sglang() -> Finding:
-    """SGLang's version."""
-    version = contract.installed_version()
-    supported = ", ".join(VERSIONS)
-    if version in VERSIONS:
-        return Finding("sglang", OK, f"{version} (supported: {supported})")
-    found = "not installed" if version is None else f"{version} is not supported"
-    return Finding("sglang", FAIL, f"{found}; supported: {supported}", f"pip install sglang=={VERSIONS[-1]}")
+    """Version and place of the SGLang that a server started here imports."""
+    found = contract.unfit()
+    if found is not None and not found.compared:
+        return Finding("sglang", FAIL, "; ".join(found.reasons), found.fix)
+    where = contract.installed_root()
+    return Finding(
+        "sglang", OK, f"{contract.installed_version()} ({where}; supported: {', '.join(VERSIONS)})"
+    )
+
+
+def check_copies() -> list[Finding]:
+    """Metadata that speaks of another SGLang than the one that is imported, and copies that it hides."""
+    try:
+        root = contract.installed_root()
+    except source.SourceError:
+        return []
+    version, known = contract.installed_version(), source.records()
+    described = [record for record in known if record.describes(root)]
+    findings = []
+    told = ""
+    if known and version and known[0].version != version:
+        told = f"pip calls it {known[0].version}, but the source that is imported ({root}) is {version}"
+    elif known and not described and source.own_version(root) is None:
+        told = f"{root} tells no version, so SGLang takes {version} from the metadata of another copy"
+    if told:
+        findings.append(Finding("sglang metadata", WARN, told, source.agreeing(root)))
+    hidden = ", ".join(map(str, source.others(root)))
+    if hidden:
+        told = f"servers started in this folder import {root}, and not {hidden}"
+        other = (
+            "pip uninstall sglang"
+            if any(record.installed for record in described)
+            else source.pass_over(root.parent)
+        )
+        findings.append(Finding("sglang copies", WARN, told, f"if another is meant: {other}"))
+    return findings
+
+
+def _install(distribution: str) -> str:
+    """The command that installs what SGLang, or torch, pins of ``distribution``, and nothing else."""
+    for parent in ("sglang", "torch"):
+        try:
+            lines = metadata.requires(parent) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, lines):
+            fits = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if fits and canonicalize_name(requirement.name) == distribution:
+                return f"pip install --no-deps {shlex.quote(f'{distribution}{requirement.specifier}')}"
+    return f"pip install --no-deps {distribution}"
 
 
 def _library(name: str, gpu: Gpu | None, purpose: str, *distributions: str) -> Finding:
@@ -107,17 +155,23 @@ def _library(name: str, gpu: Gpu | None, purpose: str, *distributions: str) -> F
         return Finding(name, OK, version)
     if gpu is None:
         return Finding(name, OK, f"not installed (not needed on a CPU: {purpose})")
-    return Finding(
-        name, WARN, f"not installed: {purpose}", f"pip install {distributions[0]}, as SGLang pins it"
-    )
+    return Finding(name, WARN, f"not installed: {purpose}", _install(distributions[0]))
+
+
+def check_torch() -> Finding:
+    """torch's version; one that is missing comes with what it needs."""
+    version = version_of("torch")
+    if version is not None:
+        return Finding("torch", OK, version)
+    known = source.records()
+    fix = _install("torch").replace("--no-deps ", "") if known else source.INSTALL
+    return Finding("torch", FAIL, "not installed", fix)
 
 
 def check_libraries(gpu: Gpu | None) -> list[Finding]:
     """torch, triton and the kernel libraries of stock DSA."""
-    torch = version_of("torch")
-    torch_fix = "install SGLang with its own torch: pip install sglang"
     return [
-        Finding("torch", OK, torch) if torch else Finding("torch", FAIL, "not installed", torch_fix),
+        check_torch(),
         _library("triton", gpu, "HISA's kernels", "triton"),
         _library("flashinfer", gpu, "SGLang's attention and sampling", "flashinfer-python"),
         _library("deep_gemm", gpu, "stock indexer scores", "sgl-deep-gemm", "deep-gemm"),
@@ -136,7 +190,7 @@ def check_gpu(gpu: Gpu | None) -> Finding:
         )
     text = f"{gpu.count} x {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
     if gpu.capability < _HOPPER:
-        return Finding("GPU", FAIL, text, "DSA kernels need compute capability 9.0 (Hopper) or newer")
+        return Finding("GPU", FAIL, text, "serve on a GPU of compute capability 9.0 (Hopper) or newer")
     if gpu.capability[0] > _HOPPER[0]:
         return Finding("GPU", WARN, f"{text}: HISA was measured on compute capability 9.0 only")
     return Finding("GPU", OK, text)
@@ -147,13 +201,13 @@ def check_refine(gpu: Gpu | None) -> Finding:
     if gpu is None:
         return Finding("kernels", OK, "torch references (CPU)")
     if version_of("triton") is None:
-        return Finding("kernels", FAIL, "HISA's kernels need triton", "pip install triton, as torch pins it")
+        return Finding("kernels", FAIL, "HISA's kernels need triton", _install("triton"))
     from sglang_hisa.kernels import settings
 
     try:
         settings.load(gpu.name)
-    except ValueError as error:
-        return Finding("kernels", FAIL, "launch settings of this GPU", str(error))
+    except settings.SettingsError as error:
+        return Finding("kernels", FAIL, str(error), error.fix)
     tuned = settings.tuned_file(gpu.name)
     launched = f"launched as {tuned.name} says" if tuned else "launched as on an H100"
     if version_of("sgl-deep-gemm", "deep-gemm") is None:
@@ -178,27 +232,27 @@ def patch_rows() -> list[PatchRow]:
 
 def check_patches() -> list[Finding]:
     """The patch table against the installed SGLang's source text: one finding a problem."""
-    if contract.installed_version() not in VERSIONS:
+    found = contract.unfit()
+    if found is None:
+        return [Finding("patch table", OK, f"{len(PATCHES) + len(USES)} rows match the source of SGLang")]
+    if not found.compared:
         return [
             Finding("patch table", FAIL, "cannot be checked without a supported SGLang", "see sglang above")
         ]
-    problems = contract.check_installed()
-    fix = f"this SGLang's source differs from the release; reinstall it or use {' or '.join(VERSIONS)}"
-    if problems:
-        return [Finding("patch table", FAIL, problem, fix) for problem in problems]
-    return [Finding("patch table", OK, f"{len(PATCHES) + len(USES)} rows match the source of SGLang")]
+    return [Finding("patch table", FAIL, reason, found.fix) for reason in found.reasons]
 
 
 def check_plugins(gpu: Gpu | None) -> list[Finding]:
     """Our entry points, SGLANG_PLUGINS, and plugins of others that may hook the same functions."""
+    cpu = gpu is None or config.cpu_stand_ins_requested()
+    needed = config.OUR_PLUGINS if cpu else config.OUR_PLUGINS[:1]
     findings = []
     for name, purpose in (("hisa", "HISA"), ("hisa_cpu", "the CPU stand-ins")):
-        found = plugins.problem(name)
+        found = plugins.problem(name, list(dict.fromkeys((*needed, name))))
         if found is None:
             findings.append(Finding(f"plugin {name}", OK, f"SGLang will load {purpose}"))
         else:
-            needed = name == "hisa" or gpu is None
-            findings.append(Finding(f"plugin {name}", FAIL if needed else WARN, *found))
+            findings.append(Finding(f"plugin {name}", FAIL if name in needed else WARN, *found))
     allowed = config.plugin_whitelist()
     for other in plugins.installed():
         if other.name not in plugins.OURS and (allowed is None or other.name in allowed):
@@ -208,7 +262,7 @@ def check_plugins(gpu: Gpu | None) -> list[Finding]:
                     WARN,
                     f"{other.distribution} hooks SGLang too ({other.value}); HISA checks its own patches "
                     "after all hooks are applied, but cannot judge what another plugin changes",
-                    "to load HISA alone: export SGLANG_PLUGINS=hisa",
+                    f"to load HISA alone: {config.only_ours(cpu)}",
                 )
             )
     return findings
@@ -230,15 +284,27 @@ def check_config() -> Finding:
     )
 
 
+def check_reach() -> list[Finding]:
+    """Ways to run a model that ``SGLANG_HISA`` does not reach; nothing where it is unset."""
+    if config.ENV not in config.environment():
+        return []
+    return [
+        Finding("not reached", WARN, f"{row.typed}: loads no plugins, so it runs stock DSA", row.instead)
+        for row in unreached(contract.installed_version())
+    ]
+
+
 def diagnose(gpu: Gpu | None) -> list[Finding]:
     """All checks, in the order in which a person would look."""
     first: tuple[Callable[[], Finding], ...] = (check_python, check_package, check_sglang)
     return [
         *(check() for check in first),
+        *check_copies(),
         *check_libraries(gpu),
         check_gpu(gpu),
         check_refine(gpu),
         *check_patches(),
         *check_plugins(gpu),
         check_config(),
+        *check_reach(),
     ]

@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         if urls:
             code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
         else:
-            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms))
+            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms), flags=args.rest)
             args.out.mkdir(parents=True, exist_ok=True)
             more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
             context = max(contexts) + more
@@ -187,5 +187,5 @@ def _show(record: dict[str, Any], folder: Path) -> int:
         for path in report.draw(record, folder):
             print(path)
     except ImportError:
-        print("no plots: pip install sglang-hisa[bench]", file=sys.stderr)
+        print("no plots: pip install matplotlib", file=sys.stderr)
     return 2 if record["refusals"] else 0

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     if not router.installed():
         print(router.MISSING, file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms))
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
     args.out.mkdir(parents=True, exist_ok=True)

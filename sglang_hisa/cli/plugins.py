@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -28,14 +30,17 @@ def installed() -> list[Plugin]:
     ]
 
 
-def problem(name: str) -> tuple[str, str] | None:
-    """Why SGLang would not load our plugin ``name``, and the fix; None when it will."""
+def problem(name: str, needed: Sequence[str]) -> tuple[str, str] | None:
+    """Why SGLang would not load our plugin ``name``, and the fix; None when it will.
+
+    ``needed`` are all of ours that must be loaded: one fix serves them together.
+    """
     found = [plugin for plugin in installed() if plugin.name == name]
     if not found:
         return (
-            f'the entry point "{name}" of {GROUP} is not visible, so SGLang would serve stock DSA silently',
-            "install the package in the Python that runs SGLang: pip install --no-deps sglang-hisa "
-            "(in a checkout: pip install --no-deps .)",
+            f'the entry point "{name}" of {GROUP} is not visible to {sys.executable}, so SGLang would serve '
+            "stock DSA silently",
+            "in the folder of sglang-hisa's pyproject.toml: pip install --no-deps .",
         )
     foreign = [plugin for plugin in found if plugin.value != OURS[name]]
     if foreign:
@@ -45,8 +50,9 @@ def problem(name: str) -> tuple[str, str] | None:
         )
     allowed = config.plugin_whitelist()
     if allowed is not None and name not in allowed:
+        more = [*allowed, *(own for own in needed if own not in allowed)]
         return (
             f'SGLANG_PLUGINS={",".join(allowed)} keeps SGLang from loading the plugin "{name}"',
-            f"unset SGLANG_PLUGINS or add {name} to it",
+            f"export SGLANG_PLUGINS={','.join(more)}",
         )
     return None

@@ -84,13 +84,6 @@ def requested(preset: str | None, pairs: Sequence[str]) -> Config:
     return config.from_mapping({**base, **settings})
 
 
-def setting(wanted: Config) -> str:
-    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of its changes."""
-    preset = dataclasses.asdict(config.from_mapping({"preset": wanted.preset}))
-    changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
-    return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset
-
-
 def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
     """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
     first = server.cpu_flags(model) if cpu else ["--model-path", model]
@@ -111,10 +104,10 @@ def run(args: argparse.Namespace) -> int:
     if flags and args.words.index(flags[0]) < args.words.index(args.model):
         args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
     try:
-        hisa = None if args.stock else setting(requested(args.preset, args.settings))
+        hisa = None if args.stock else config.setting(requested(args.preset, args.settings))
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=not args.stock)
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

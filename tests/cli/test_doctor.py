@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sglang_hisa.cli import checks, main
 from sglang_hisa.cli.plugins import Plugin
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import PATCHES, USES
+from sglang_hisa.patches.unreached import unreached
 from tests.cli.conftest import H100
 
 pytestmark = pytest.mark.usefixtures("clean_env", "visible_plugins")
@@ -84,8 +86,8 @@ def test_unsupported_sglang(
     assert code == 1
     named = {failure["check"]: failure for failure in failures(data)}
     assert "0.5.17, 0.5.23" in named["sglang"]["detail"]
-    assert (version or "not installed") in named["sglang"]["detail"]
-    assert "pip install sglang==0.5.23" in named["sglang"]["fix"]
+    assert (version or "version is not known") in named["sglang"]["detail"]
+    assert "pip install --no-deps " in named["sglang"]["fix"] and "sglang==0.5.23" in named["sglang"]["fix"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,8 @@ def test_missing_entry_point(visible_plugins: list[Plugin], capsys: pytest.Captu
     visible_plugins.clear()
     code, data = report(capsys)
     (failure,) = failures(data)  # the CPU stand-ins are not needed on a GPU: a warning
-    assert code == 1 and failure["check"] == "plugin hisa" and "pip install" in failure["fix"]
+    assert code == 1 and failure["check"] == "plugin hisa"
+    assert failure["fix"].endswith(": pip install --no-deps ."), "it is in no index"
 
 
 def test_whitelist_without_hisa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +131,82 @@ def test_whitelist_without_hisa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     code, data = report(capsys)
     (failure,) = failures(data)
     assert code == 1 and "SGLANG_PLUGINS=other,hisa_cpu" in failure["detail"]
+    assert failure["fix"] == "export SGLANG_PLUGINS=other,hisa_cpu,hisa"
+
+
+@pytest.fixture(params=["cpu", "stand-ins"])
+def on_a_cpu(request: pytest.FixtureRequest, clean_env: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the CPU stand-ins are needed: there is no GPU, or they are asked for."""
+    if request.param == "cpu":
+        monkeypatch.setattr(checks, "find_gpu", lambda: None)
+    else:
+        monkeypatch.setenv("SGLANG_HISA_CPU", "1")
+
+
+def apply_export(fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Type the ``export`` that a fix names."""
+    name, _, value = fix[fix.index("export ") :].removeprefix("export ").partition("=")
+    monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("on_a_cpu")
+def test_what_the_doctor_advises_on_a_cpu_is_right(
+    visible_plugins: list[Plugin], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HISA alone, with its stand-ins: the doctor is content afterwards."""
+    visible_plugins.append(Plugin("turbo", "turbo:go", "sglang-turbo"))
+    _, data = report(capsys)
+    (finding,) = [finding for finding in data["findings"] if finding["check"] == "plugin turbo"]
+    assert finding["fix"].endswith("export SGLANG_PLUGINS=hisa,hisa_cpu")
+    apply_export(finding["fix"], monkeypatch)
+    code, data = report(capsys)
+    assert code == 0 and not any(finding["check"] == "plugin turbo" for finding in data["findings"])
+
+
+@pytest.mark.usefixtures("on_a_cpu")
+def test_one_fix_of_a_whitelist_names_all_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SGLANG_PLUGINS", "turbo")
+    code, data = report(capsys)
+    fixes = {failure["check"]: failure["fix"] for failure in failures(data)}
+    assert code == 1 and fixes.keys() == {"plugin hisa", "plugin hisa_cpu"}
+    apply_export(fixes["plugin hisa"], monkeypatch)
+    assert report(capsys)[0] == 0
+
+
+def test_missing_libraries_are_named_as_they_are_pinned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By SGLang's own requirements, and by torch's for triton; only torch brings what it needs."""
+    missing = {"torch", "triton", "sgl-deep-gemm", "flashinfer-python"}
+    real = checks.version_of
+    monkeypatch.setattr(checks, "version_of", lambda *names: None if missing & {*names} else real(*names))
+    _, data = report(capsys)
+    fixes = {finding["check"]: finding["fix"] for finding in data["findings"]}
+    pins = {}
+    for line in metadata.requires("sglang") or []:
+        name, equals, version = line.partition(";")[0].strip().partition("==")
+        pins[name.partition("[")[0].replace("_", "-")] = version if equals else ""
+    assert fixes["deep_gemm"] == f"pip install --no-deps sgl-deep-gemm=={pins['sgl-deep-gemm']}"
+    assert fixes["flashinfer"] == f"pip install --no-deps flashinfer-python=={pins['flashinfer-python']}"
+    assert fixes["torch"] == f"pip install torch=={pins['torch']}"
+    assert fixes["triton"].startswith("pip install --no-deps triton")
+
+
+def test_what_the_setting_does_not_reach_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, data = report(capsys)
+    assert not any(finding["check"] == "not reached" for finding in data["findings"])
+    monkeypatch.setenv("SGLANG_HISA", "balanced")
+    code, data = report(capsys)
+    told = [finding for finding in data["findings"] if finding["check"] == "not reached"]
+    assert code == 0 and all(finding["level"] == "warn" and finding["fix"] for finding in told)
+    assert [f["detail"].partition(":")[0] for f in told] == [
+        row.typed for row in unreached(contract.installed_version())
+    ]
+    assert any("sglang.benchmark.one_batch" in finding["detail"] for finding in told)
 
 
 def test_entry_point_of_another_package(

@@ -181,7 +181,14 @@ def test_flags_before_the_model(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unsupported_sglang(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contract, "installed_version", lambda: "0.5.20")
     code, message = refused(capsys, "m")
-    assert code == 1 and "0.5.20" in message and "0.5.17, 0.5.23" in message
+    assert code == 1 and "0.5.20 is not supported" in message and "0.5.17, 0.5.23" in message
+    assert "patch table" not in message and "\nFix: pip install --no-deps " in message
+
+
+def test_ray_is_refused_with_hisa_and_left_alone_without(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = refused(capsys, "m", "--tp", "8", "--use-ray")
+    assert code == 1 and "--use-ray" in message and "\nFix: drop --use-ray\n" in message
+    assert serve("--stock", "m", "--use-ray").argv[-1] == "--use-ray"
 
 
 def test_plugin_that_sglang_would_not_load(

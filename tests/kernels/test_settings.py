@@ -60,11 +60,12 @@ def test_what_is_kept_is_used(tuned: Path) -> None:
 def test_a_wrong_file_is_named_with_its_fix(text: str, words: str, tuned: Path) -> None:
     tuned.mkdir()
     (tuned / "H100.json").write_text(text)
-    with pytest.raises(ValueError, match="hisa bench tune --apply") as caught:
+    with pytest.raises(settings.SettingsError) as caught:
         settings.load(H100)
-    assert words in str(caught.value) and str(tuned / "H100.json") in str(caught.value)
+    assert words in f"{caught.value}." and str(tuned / "H100.json") in str(caught.value)
     finding = checks.check_refine(checks.Gpu(H100, (9, 0), 1))
-    assert finding.level == checks.FAIL and words in finding.fix
+    assert finding.level == checks.FAIL and words in finding.detail
+    assert finding.fix.startswith("hisa bench tune --apply, ") and f"rm {tuned / 'H100.json'}" in finding.fix
 
 
 def test_the_doctor_names_the_file(tuned: Path) -> None:

@@ -420,7 +420,7 @@ import sglang_hisa.patches.cpu as cpu
 row = cpu.StandIn("leaf:act_quant", dict.fromkeys(cpu.VERSIONS, "json.no_such_function"), "")
 lost = cpu.StandIn("leaf:act_quant", dict.fromkeys(cpu.VERSIONS, "no_such_module.x"), "")
 cpu.STAND_INS += (row, lost)
-cpu.installed_version = lambda: cpu.V23
+cpu.contract.installed_version = lambda: cpu.V23
 real = cpu.pkgutil.resolve_name
 cpu.pkgutil.resolve_name = lambda name: real(name) if "no_such" in name else None
 cpu.register()
@@ -437,9 +437,10 @@ def test_a_missing_target_stops_the_process() -> None:
 
 def test_an_unsupported_sglang_stops_the_process() -> None:
     ended = in_process(
-        "import sglang_hisa.patches.cpu as c; c.installed_version = lambda: '0.5.20'; c.register()"
+        "import sglang_hisa.patches.cpu as c; c.contract.installed_version = lambda: '0.5.20'; c.register()"
     )
     assert ended.returncode == 1 and "SGLang 0.5.20 (supported: " in ended.stderr
+    assert "\nFix: pip install --no-deps " in ended.stderr
 
 
 def test_nothing_happens_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.config import parse
+from sglang_hisa.config import check_model, parse
 from sglang_hisa.kernels import settings as kernel_settings
 from sglang_hisa.patches import contract, indexer, runtime, scheduler
 from sglang_hisa.server import cpu_env
@@ -24,7 +24,7 @@ CASES = {
 BUILD = """
 import json, sys
 from types import SimpleNamespace
-from sglang_hisa.config import parse
+from sglang_hisa.config import check_model, parse
 from sglang_hisa.patches import contract, indexer, runtime
 found = []
 for more in json.loads(sys.argv[1]):
@@ -53,34 +53,67 @@ def state():
     return runtime.current()
 
 
+def refused(**layer):
+    """The message that stops a server while it builds a layer."""
+    made = SimpleNamespace(**{"index_topk": 2048, "head_dim": 128, "layer_id": 0, **layer})
+    with pytest.raises(SystemExit) as stop:
+        indexer.after_init(None, made, config=None)
+    return str(stop.value)
+
+
 def test_another_key_width_is_refused(state):
-    with pytest.raises(SystemExit, match="index_head_dim is 64; HISA's kernels are written for 128"):
-        indexer.after_init(None, SimpleNamespace(index_topk=2048, head_dim=64, layer_id=0), config=None)
+    """No setting helps there: the fix is about the model."""
+    message = refused(head_dim=64)
+    assert (
+        "index_head_dim is 64; HISA's kernels are written for 128\n    fix: serve this model with" in message
+    )
+    assert message.count("fix: ") == 1 and "Fix: " not in message and "export" not in message
     assert not state.layers
+
+
+@pytest.mark.parametrize("preset", ["paper", "decode-only"])
+def test_budgets_below_the_models_are_refused_with_a_setting_that_fits(state, preset):
+    runtime.start(runtime.Runtime(parse(preset), contract.installed_version(), 15))
+    message = refused(index_topk=40000, head_dim=64)
+    assert not runtime.current().layers
+    lines = [line for line in message.splitlines() if line.startswith("    fix: ")]
+    budgets = 2 if preset == "paper" else 1  # decode-only leaves prefill to stock DSA
+    assert len(lines) == budgets + 1 and "stock DSA" in lines[-1], "each reason with a fix of its own"
+    command = lines[0].removeprefix("    fix: ")
+    shell = subprocess.run(["sh", "-c", f"{command}; printenv SGLANG_HISA"], capture_output=True, text=True)
+    given = parse(shell.stdout)
+    assert check_model(given, 40000, 64) == [] and given.preset == preset
+    assert (given.prefill_tokens == 0) == (preset == "decode-only") and given.block == parse(preset).block
 
 
 def test_wrong_kernel_settings_are_refused(state, tmp_path, monkeypatch):
     (tmp_path / "H100.json").write_text('{"coarse_warps": 0}')
     monkeypatch.setattr(kernel_settings, "TUNED", tmp_path)
     monkeypatch.setattr(indexer, "for_device", lambda device: kernel_settings.load("NVIDIA H100"))
-    layer = SimpleNamespace(index_topk=2048, head_dim=128, layer_id=0)
-    with pytest.raises(SystemExit, match=r"coarse_warps=0 .*hisa bench tune --apply"):
-        indexer.after_init(None, layer, config=None)
+    message = refused()
+    assert "coarse_warps=0 " in message and "\n    fix: hisa bench tune --apply" in message
     assert not state.layers
 
 
 def test_a_server_without_an_indexer_is_refused(state):
-    assert scheduler._check_receipt(state, decode_graphs=False) == [
-        "no DSA indexer was built: the model is not a DeepSeek-Sparse-Attention model"
-    ]
+    for graphs in (False, True):
+        (reason,) = scheduler._check_receipt(state, decode_graphs=graphs)
+        assert "no DSA indexer was built" in reason.text and reason.fix.startswith(
+            "serve this model with stock"
+        )
 
 
-def test_decode_graphs_without_hisa_are_refused_where_there_are_any(state):
+def test_decode_graphs_without_hisa_are_refused_where_there_are_any(state, monkeypatch):
     """A prefill server of a disaggregated pair captures none, and is served."""
+    monkeypatch.delenv("SGLANG_HISA_CPU", raising=False)
     state.layers, state.summary_bytes = {0, 1}, 1
     assert scheduler._check_receipt(state, decode_graphs=False) == []
     (reason,) = scheduler._check_receipt(state, decode_graphs=True)
-    assert "no captured decode graph runs HISA" in reason
+    assert "no captured decode graph runs HISA" in reason.text
+    assert "export SGLANG_PLUGINS=hisa;" in reason.fix and "--disable-cuda-graph" in reason.fix
+    monkeypatch.setenv("SGLANG_HISA_CPU", "1")
+    (reason,) = scheduler._check_receipt(state, decode_graphs=True)
+    assert "export SGLANG_PLUGINS=hisa,hisa_cpu;" in reason.fix
     state.graphs.add(4)
     assert scheduler._check_receipt(state, decode_graphs=True) == []
 

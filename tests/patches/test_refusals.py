@@ -1,7 +1,6 @@
 """What must stop the process: wrong settings, unknown SGLang, missing patch targets, unserved features."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from sglang_hisa.config import from_mapping, parse
 from sglang_hisa.patches import batch, contract, runtime
 from sglang_hisa.patches.features import FEATURES, declined
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, patches_for
+from sglang_hisa.patches.table import PATCHES, VERSIONS
+from tests.sglang_copies import copy_named, write_metadata
 
 VERSION = contract.installed_version()
 
@@ -44,22 +44,10 @@ def test_wrong_setting(setting, parts):
 
 def fake_sglang(folder, version, edit=None):
     """A tree with the source files that the table names, and metadata that says ``version``."""
-    root = contract.installed_root()
-    info = folder / f"sglang-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
-    patches = patches_for(VERSION)
-    files = {file for patch in patches for file, _ in patch.callers}
-    for row in (*patches, *USES):
-        found = contract._module_file(root, row.target.split(".")[1:])
-        if found is not None:
-            files.add(str(found[0].relative_to(root)))
-    for file in files:
-        target = folder / "sglang" / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / file, target)
+    root = copy_named(folder / "sglang", version)
+    write_metadata(folder, version)
     if edit is not None:
-        path = folder / "sglang" / edit[0]
+        path = root / edit[0]
         text = path.read_text()
         assert edit[1] in text
         path.write_text(text.replace(edit[1], edit[2]))
@@ -69,7 +57,9 @@ def fake_sglang(folder, version, edit=None):
 def test_unknown_version(tmp_path):
     code, message = register("balanced", fake_sglang(tmp_path, "0.5.99"))
     assert code == 1
-    assert "0.5.99" in message and all(version in message for version in VERSIONS)
+    assert "0.5.99 is not supported" in message and all(version in message for version in VERSIONS)
+    assert "patch table" not in message, "none was compared"
+    assert f"\nFix: take {tmp_path} off PYTHONPATH\n" in message, "pip would not replace it"
     assert "Unset SGLANG_HISA" in message
 
 
@@ -88,7 +78,8 @@ INDEXER = "srt/layers/attention/dsa/dsa_indexer.py"
 def test_moved_patch_target(tmp_path, old, new, part):
     code, message = register("balanced", fake_sglang(tmp_path, VERSION, (INDEXER, old, new)))
     assert code == 1 and "does not match the patch table" in message
-    assert part in message and "hisa doctor" in message
+    assert part in message and str(tmp_path / "sglang") in message
+    assert f"\nFix: take {tmp_path} off PYTHONPATH\n" in message
 
 
 def test_installed_sglang_matches_the_table():

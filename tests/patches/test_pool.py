@@ -152,3 +152,12 @@ def test_a_load_from_the_host_waits_for_the_step_in_flight(state, monkeypatch):
     monkeypatch.setattr(state, "forward_stream", "forwards")
     pool.before_loading(None)
     assert order == ["forwards"]
+
+
+def test_tritons_kernels_on_a_cpu_need_its_interpreter(monkeypatch):
+    state = runtime.Runtime(parse('{"kernels": "triton"}'), contract.installed_version(), 14)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert pool._backend(state, torch.device("cpu")) == "triton"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(SystemExit, match="\nFix: export TRITON_INTERPRET=1\n"):
+        pool._backend(state, torch.device("cpu"))

@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="instead: small chunks with prefill graphs, told by the plugin tests/plugins/steps",
     )
+    parser.add_argument("--sizes", nargs="+", metavar="N", help="with --chunks on one GPU: these chunks only")
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
     args = parser.parse_args(argv)
@@ -95,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
             run_ranks(machine, args.ranks, keep)
         elif args.chunks:
             chosen = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
+            if args.sizes:
+                chosen = [name for name in chosen if name.removeprefix("chunks-") in args.sizes]
             if args.missing:
                 chosen = [name for name in chosen if name not in right(record)]
             run_chunks(machine, args.chunks, chosen, keep)

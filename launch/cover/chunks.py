@@ -29,8 +29,9 @@ from sglang_hisa.server import ServerProcess
 EAGER = ("--disable-prefill-cuda-graph",)
 SHARE = 0.01
 """Relative difference of two candidate shares that are the same."""
-SAME = 0.999
-"""Share of two servers' choices in common from which they are the same: other layers' inputs are rounded."""
+SLACK = 0.005
+"""By how much less two servers may have in common than one has with itself: below the first layer stock's own
+attention rounds differently each time, since its top-k kernel writes a row's tokens in any order."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Budgets:
             "dense_tail_tokens": self.tail,
         }
 
-    def expected_share(self, lengths: Sequence[int]) -> float:
+    def expected_share(self, lengths: Sequence[int], chunk: int, topk: int) -> float:
         """Candidates of all rows of these prompts over what the rows see, by the rule as it is documented:
-        whole pages, the row's own, of which it sees a part, among them."""
+        whole pages, the row's own, of which it sees a part, among them. Without the chunks that end within
+        ``topk`` tokens, for which SGLang does not call the indexer."""
         looked = seen = 0
         for length in lengths:
-            for context in range(1, length + 1):
+            first = max(0, topk // chunk * chunk if length > topk else length)
+            for context in range(first + 1, length + 1):
                 pages = -(-context // PAGE)
                 kept = -(-max(self.prefill, self.fraction * context) // PAGE)
                 if context <= length - self.tail and kept < pages:
@@ -148,6 +151,7 @@ def _graphs_and_eager(
     lengths = [longest - 7, longest - min(size // 2, longest // 3) - 1]
     lengths.append(min(budgets.prefill + budgets.tail + size // 2 + 3, longest))
     calls: dict[str, Calls] = {}
+    topk = 64 if machine.cpu else 2048
     with ExitStack() as stack:
         both = {}
         for name, flags in (("graphs", ()), ("eager", EAGER)):
@@ -155,23 +159,29 @@ def _graphs_and_eager(
             both[name] = (*_server(stack, machine, case, plugin, f"chunks-{chunk}-{name}"), case)
         for name, (server, told, case) in both.items():
             facts[f"{name}_ready_s"] = round(machine.wait_ready(server, name, case, True))
-            _forget(told)
-            for length in lengths:
-                server.flush_cache()
-                server.generate(prompt(length, length), 4)
-            calls[name] = read_calls(told, 0)
+            for turn in (name, f"{name} again"):
+                _forget(told)
+                for length in lengths:
+                    server.flush_cache()
+                    server.generate(prompt(length, length), 4)
+                calls[turn] = read_calls(told, 0)
             _receipt(server, facts, problems)
-    same = common(calls["eager"], calls["graphs"])
-    shares = {name: one.share() for name, one in calls.items()}
+    same, itself = (common(calls["eager"], calls[name]) for name in ("graphs", "eager again"))
+    shares = {name: calls[name].share() for name in ("graphs", "eager")}
     replayed = sum(one["in_graph"] for one in calls["graphs"].lines)
-    expected = budgets.expected_share(lengths)
+    expected = budgets.expected_share(lengths, size, topk)
     facts |= {"prompts": lengths, "expected_share": expected, "shares": shares}
-    facts |= {"calls_in_graphs": replayed, "calls": len(calls["graphs"].lines), "same_choices": same}
+    facts |= {
+        "calls_in_graphs": replayed,
+        "calls": len(calls["graphs"].lines),
+        "same_choices": same,
+        "same_again": itself,
+    }
     for name, share in {**shares, "the rule": expected}.items():
         if abs(share / shares["eager"] - 1) > SHARE:
             problems.append(f"candidate share of {name} is {share:.4f}, eager's {shares['eager']:.4f}")
-    if min(same.values()) < SAME:
-        problems.append(f"the servers chose differently: in common {same}")
+    if same[0] < 1 or any(share < itself[layer] - SLACK for layer, share in same.items()):
+        problems.append(f"the servers chose differently: in common {same}, eager with itself {itself}")
     if not machine.cpu and not replayed:
         problems.append("no call came from a prefill graph")
 
@@ -181,7 +191,8 @@ def _beside_a_peers_prefill(
 ) -> None:
     """Rank 0 decodes while rank 1 prefills: relabelled or converted rows keep the decode budget."""
     budgets = replace(CPU if machine.cpu else GPU, prefill=2 * (CPU if machine.cpu else GPU).prefill)
-    case = _case(budgets, 512 if machine.cpu else 2048, *DP, gpus=2)
+    chunk, topk = (256, 64) if machine.cpu else (1024, 2048)
+    case = _case(budgets, 2 * chunk, *DP, gpus=2)  # SGLang divides it by the ranks
     longest = machine.usual.longest
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         server, told = _server(stack, machine, case, plugin, "chunks-dp")
@@ -199,7 +210,7 @@ def _beside_a_peers_prefill(
     most = [one for one in decoder.lines if one["rows"] == 1 and one["context"] > longest - 500]
     real = [one for one in prefiller.lines if one["relabelled"] is None and one["rows"] > 1]
     share = sum(one["candidates"] for one in real) / sum(one["context"] for one in real)
-    expected = budgets.expected_share(lengths)
+    expected = budgets.expected_share(lengths, chunk, topk)
     facts |= {"decode_rows_as_extend": len(most), "shares": {"prefill": share}, "expected_share": expected}
     facts |= {"calls": len(real), "calls_in_graphs": sum(one["in_graph"] for one in real)}
     facts["most_candidates_of_a_decode_row"] = max((one["most"] for one in most), default=None)

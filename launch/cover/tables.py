@@ -31,6 +31,7 @@ _SEEN: dict[str, Callable[[Any], str]] = {
         f"{n:,} of them from prefill graphs" if n else "none of them from a prefill graph"
     ),
     "same_choices": lambda by: "in common " + ", ".join(f"{s:.2%} (layer {n})" for n, s in by.items()),
+    "same_again": lambda by: "eager with itself " + ", ".join(f"{s:.2%}" for s in by.values()),
     "decode_rows_as_extend": lambda n: f"{n:,} calls for a decode row beside a peer's prefill",
     "most_candidates_of_a_decode_row": lambda n: f"with at most {n:,} candidates",
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",

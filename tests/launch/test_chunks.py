@@ -24,15 +24,17 @@ def test_the_expected_share_is_that_of_the_plans(budgets):
     """Up to the even cut of the dense end and the second row of a pair: less than a hundredth."""
     config = from_mapping(budgets.config())
     rule = make_rule(config, "prefill", 64, 0, 0)
-    lengths = [budgets.prefill * 3 + 17, budgets.prefill - 5, budgets.prefill * 5 + 1]
+    lengths = [budgets.prefill * 3 + 17, budgets.prefill - 5, budgets.prefill * 5 + 1, 63]
+    chunk, topk = 48, 100  # the indexer is called from the third chunk on, and never for a prompt of 63
     looked = seen = 0
     for length in lengths:
         contexts = torch.arange(1, length + 1, dtype=torch.int32)
         _, candidates = plan_rows(contexts, rule.blocks, rule.share, rule.block)
         dense = contexts > length - budgets.tail
-        looked += int(torch.where(dense, contexts, candidates).sum())
-        seen += int(contexts.sum())
-    assert budgets.expected_share(lengths) == pytest.approx(looked / seen, rel=1e-9)
+        called = contexts > (96 if length > topk else length)
+        looked += int(torch.where(dense, contexts, candidates)[called].sum())
+        seen += int(contexts[called].sum())
+    assert budgets.expected_share(lengths, chunk, topk) == pytest.approx(looked / seen, rel=1e-9)
     assert looked < 0.9 * seen, "else nothing is pruned and the share says nothing"
 
 

@@ -14,7 +14,7 @@ import pytest
 from sglang_hisa.launch.ab import words
 from sglang_hisa.models import make_tiny
 
-from .conftest import FAULTS
+from .conftest import PLUGINS
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.17")]
 
@@ -84,7 +84,7 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
         "--together",
         *("--arm", f"slow={json.dumps(slow)}", "--cells", "900:1", "--rounds", "6"),
         *("--enable-return-indexer-topk", "--disable-overlap-schedule"),
-        PYTHONPATH=str(FAULTS),
+        PYTHONPATH=str(PLUGINS / "faults"),
         SLOW_PREFILL="5",
     )
     text, _ = run.communicate(timeout=1500)

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_hisa.server import ServerFailed, ServerProcess, cpu_env, cpu_flags
 
-from .conftest import FAULTS, shared_prefix_load, text, watched
+from .conftest import PLUGINS, shared_prefix_load, text, watched
 from .test_real_server import SMALL
 
 pytestmark = pytest.mark.server
@@ -58,7 +58,7 @@ def hostile(server):
 def test_a_missed_seal_stops_the_server_with_its_history(tmp_path, tiny):
     hisa = {**SMALL, "decode_tokens": 0, "canary": "full", "canary_stop": True}
     env = cpu_env(os.environ, json.dumps(hisa))
-    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(FAULTS)))
+    env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(PLUGINS / "faults")))
     env["FORGET_SEALS"] = "1"
     log = tmp_path / "server.log"
     with ServerProcess(cpu_flags(tiny, pool_tokens=2048), env=env, log=log) as server:

@@ -186,10 +186,29 @@ def _graphs_and_eager(
         problems.append("no call came from a prefill graph")
 
 
+def decode_problems(facts: Mapping[str, Any], budget: int, shortest: int) -> list[str]:
+    """What is wrong with decode rows, of at least ``shortest`` tokens, of a rank whose peer prefills.
+
+    Steps of decode that were counted are those without a graph: those beside a prefill.
+    """
+    found = []
+    decoder = facts["ranks"][0]
+    beside = facts["decode_rows_as_extend"] or decoder["hisa_steps"].get("decode", 0)
+    if not beside:
+        found.append("no decode row came beside a prefill")
+    share = decoder["candidate_share"]["decode"]
+    if share is None or share > (budget + PAGE) / shortest:
+        found.append(f"decode rows looked at {share} of their context, more than the decode budget")
+    if (facts["most_candidates_of_a_decode_row"] or 0) > budget + PAGE:
+        found.append("a decode row beside a prefill has more candidates than the decode budget")
+    return found
+
+
 def _beside_a_peers_prefill(
     machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]
 ) -> None:
-    """Rank 0 decodes while rank 1 prefills: relabelled or converted rows keep the decode budget."""
+    """Rank 0 decodes while rank 1 prefills. SGLang runs such a step without its graph or as an extend:
+    either way its rows keep the decode budget."""
     budgets = replace(CPU if machine.cpu else GPU, prefill=2 * (CPU if machine.cpu else GPU).prefill)
     chunk, topk = (256, 64) if machine.cpu else (1024, 2048)
     case = _case(budgets, 2 * chunk, *DP, gpus=2)  # SGLang divides it by the ranks
@@ -214,10 +233,9 @@ def _beside_a_peers_prefill(
     facts |= {"decode_rows_as_extend": len(most), "shares": {"prefill": share}, "expected_share": expected}
     facts |= {"calls": len(real), "calls_in_graphs": sum(one["in_graph"] for one in real)}
     facts["most_candidates_of_a_decode_row"] = max((one["most"] for one in most), default=None)
-    if not most and not machine.cpu:
-        problems.append("no decode row came beside a prefill")
-    if any(one["most"] > budgets.decode + PAGE or not one["hisa"] for one in most):
-        problems.append("a decode row beside a prefill has more candidates than the decode budget")
+    problems += decode_problems(facts, budgets.decode, longest - 500)
+    if any(not one["hisa"] for one in most):
+        problems.append("a decode row beside a prefill was left to stock DSA")
     if abs(share / expected - 1) > SHARE:
         problems.append(f"candidate share of the middle chunks' rank is {share:.4f}, expected {expected:.4f}")
 

@@ -32,7 +32,9 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     ),
     "same_choices": lambda by: "in common " + ", ".join(f"{s:.2%} (layer {n})" for n, s in by.items()),
     "same_again": lambda by: "eager with itself " + ", ".join(f"{s:.2%}" for s in by.values()),
-    "decode_rows_as_extend": lambda n: f"{n:,} calls for a decode row beside a peer's prefill",
+    "decode_rows_as_extend": lambda n: (
+        f"{n:,} calls for a decode row that ran as an extend beside a peer's prefill"
+    ),
     "most_candidates_of_a_decode_row": lambda n: f"with at most {n:,} candidates",
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
     "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",

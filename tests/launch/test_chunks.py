@@ -77,3 +77,18 @@ def test_only_these_cases_have_sglangs_default_prefill_graphs(tmp_path):
     others = {name for name, case in CASES.items() if PREFILL_GRAPH not in machine.flags(case, tmp_path)}
     assert not others
     assert PREFILL_GRAPH in machine.flags(Case("any"), tmp_path)
+
+
+def test_decode_rows_beside_a_prefill_have_the_decode_budget():
+    def facts(share, steps, extends=0, most=None):
+        rank = {"hisa_steps": {"decode": steps}, "candidate_share": {"decode": share}}
+        return {"ranks": [rank], "decode_rows_as_extend": extends, "most_candidates_of_a_decode_row": most}
+
+    def problems(*given):
+        return chunks.decode_problems(facts(*given), 4096, 11500)
+
+    assert problems(0.35, 49) == problems(0.35, 0, 7, 4096) == []
+    assert "no decode row" in problems(0.35, 0)[0]
+    assert "more than the decode budget" in problems(0.71, 49)[0]
+    assert "more candidates" in problems(0.35, 0, 7, 8192)[0]
+    assert "None of their context" in problems(None, 49)[0]

@@ -172,7 +172,8 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture(params=["from_wheel", "editable"])
 def installation(request: pytest.FixtureRequest) -> Installation:
-    return request.getfixturevalue(request.param)
+    found: Installation = request.getfixturevalue(request.param)
+    return found
 
 
 def test_the_wheel_has_the_files_of_the_four_folders_and_no_others(wheel: Path) -> None:

@@ -339,7 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-PAGES = ("README.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

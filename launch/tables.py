@@ -355,7 +355,7 @@ def made(name: str) -> str:
     return "\n\n".join(filter(None, (TABLES[name](), flags.note(_loaded))))
 
 
-PAGES = ("README.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

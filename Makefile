@@ -35,10 +35,13 @@ demo:
 demo-cpu: install-$(NEWEST)
 	@$(VENV)/bin/hisa demo
 
+# Where the setuptools of $(PYTHON) is older than pyproject.toml asks for, pip fetches one for the build alone.
+BUILDS := import setuptools; raise SystemExit(int(setuptools.__version__.split(chr(46))[0]) < 77)
 demo-gpu:
 	@rm -rf .hisa/site
 	@.ci/step 'sglang-hisa into .hisa/site (the SGLang of $(PYTHON) stays untouched)' sh -c '$(FRESH) \
-	$(PYTHON) -m pip install $(PIP_FLAGS) --target .hisa/site $$($(PYTHON) -c "import rich, packaging" 2>/dev/null && echo --no-deps) .'
+	$(PYTHON) -m pip install -q $$($(PYTHON) -c "$(BUILDS)" 2>/dev/null && echo --no-build-isolation) \
+	--target .hisa/site $$($(PYTHON) -c "import rich, packaging" 2>/dev/null && echo --no-deps) .'
 	@PYTHONPATH=$(CURDIR)/.hisa/site:$$PYTHONPATH $(PYTHON) -m sglang_hisa.cli demo
 
 # An environment is made once, and again when what it is made from changes.

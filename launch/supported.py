@@ -59,8 +59,7 @@ def _link(evidence: str) -> str:
     path, _, function = evidence.partition("::")
     if function:
         return f"[`{function}`](../{path})"
-    name = Path(path)
-    return f"[`{name.parent.name if name.stem == 'report' else name.stem}`](../{path})"
+    return f"[`{Path(path).stem}`](../{path})"
 
 
 def _matrix() -> list[str]:

@@ -32,7 +32,7 @@ _loaded: dict[str, dict[str, Any]] = {}
 
 def _load(name: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((ROOT / "launch" / "results" / name).read_text())
-    _loaded[name.removesuffix("/report.json")] = record
+    _loaded[name.removesuffix(".json")] = record
     return record
 
 
@@ -143,7 +143,7 @@ def pairs() -> str:
 def headline() -> str:
     """TTFT by prompt, a column an arm; stock stands in both records."""
     out, arms = [], ("balanced", "paper")
-    records = [_load(f"ab-v32-tp8-rank-h100-{arm}/report.json") for arm in arms]
+    records = [_load(f"ab-v32-tp8-rank-h100-{arm}.json") for arm in arms]
     for number, cell in enumerate(records[0]["plan"]["cells"]):
         found = [
             next(c for c in r["stats"]["comparisons"] if (c["cell"], c["metric"]) == (number, "ttft"))
@@ -180,13 +180,13 @@ def watching() -> str:
     return _ab("ab-watching")
 
 
-def _ab(*folders: str) -> str:
+def _ab(*names: str) -> str:
     """A table for each record of `hisa ab`, with its origin."""
     parts = []
-    for folder in folders:
-        record = _load(f"{folder}/report.json")
+    for name in names:
+        record = _load(f"{name}.json")
         ranks = dict(zip(record["flags"], record["flags"][1:])).get("--tp", "1")
-        parts += [table(*ab_tables.medians(record)), _source(record, f"{folder}/report.md", int(ranks))]
+        parts += [table(*ab_tables.medians(record)), _source(record, f"{name}.json", int(ranks))]
     return "\n\n".join(parts)
 
 
@@ -194,9 +194,9 @@ def ab_256k() -> str:
     """The longest prompts, each measurement by itself: too few for an interval."""
     rows, origins = [], []
     for run in ("h200-256k", "256k-decode-only", "h100-256k", "h100-256k-balanced"):
-        folder = f"ab-v32-tp8-rank-{run}"
-        record = _load(f"{folder}/report.json")
-        origins.append(_source(record, f"{folder}/report.md"))
+        file = f"ab-v32-tp8-rank-{run}.json"
+        record = _load(file)
+        origins.append(_source(record, file))
         found, arm, prompts = record["measurements"], "", 0
         stock = next(one for one in found if one["arm"] == "stock")["ttft_s"][0]
         for one in found:
@@ -223,10 +223,10 @@ def quality() -> str:
 
 def tail() -> str:
     """The same by how many of a prompt's last rows keep everything."""
-    record = _load("quality-tail/quality.json")
+    record = _load("quality-tail.json")
     of = [[r for r in record["rows"] if r["arm"] == arm] for arm in record["plan"]["arms"]]
     right = [f"{sum(r['accuracy'] * r['n'] for r in rows):.0f} of {sum(r['n'] for r in rows)}" for rows in of]
-    return _answers("quality-tail/quality.json", ["all", "", *right])
+    return _answers("quality-tail.json", ["all", "", *right])
 
 
 def _answers(name: str, *more: list[str]) -> str:
@@ -355,7 +355,7 @@ def made(name: str) -> str:
     return "\n\n".join(filter(None, (TABLES[name](), flags.note(_loaded))))
 
 
-PAGES = ("README.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

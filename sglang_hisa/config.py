@@ -83,7 +83,7 @@ class Config:
     dense_tail_tokens: int = 1024
     """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
     trained model answers as well with 256 as with 1024 or 2048, and worse with none
-    (``launch/results/quality-tail``); questions to other models may be longer than its own."""
+    (``launch/results/quality-tail.json``); questions to other models may be longer than its own."""
     sink_tokens: int = 64
     """The first tokens of the context that are always candidates (at least one block)."""
     local_tokens: int = 64

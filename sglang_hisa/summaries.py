@@ -124,11 +124,6 @@ class PageSummaries:
             found.append(~same)
         return torch.cat(found)
 
-    def stale_pages(self, layer_id: int, pages: torch.Tensor) -> torch.Tensor:
-        """Those of ``pages`` whose summary differs from its rebuild in any bit (int64 ``[m]``)."""
-        pages = pages.long()
-        return pages[self.differs(layer_id, pages)]
-
 
 def pages_of(slots: torch.Tensor) -> torch.Tensor:
     """Physical pages (int64, unique) of token slots."""

@@ -15,7 +15,8 @@ from .history.mutants import CANDIDATES, MUTANTS, SUMMARY
 from .history.sglang_cache import importable
 
 STEPS, LENGTH = 10_000, 100
-SETTINGS = history_settings(STEPS // LENGTH + 2, LENGTH, derandomize=True)
+SETTINGS = history_settings(STEPS // LENGTH + 12, LENGTH, derandomize=True)
+"""A few more, as some histories end early; which do depends on the source of :class:`History`."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,8 @@ from sglang_hisa.canary import SAMPLE_EVERY, SAMPLE_PAGES, Canary, CanaryViolati
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
 from sglang_hisa.summaries import PageSummaries
 
+from .plugins.oracle.hisa_rebuild import stale_pages
+
 PAGES, START, LAYERS = 23, 2, [2, 4]
 
 
@@ -273,4 +275,4 @@ def test_the_dummy_page_and_unwritten_pages_are_no_violations():
     cache.forward({1: 1})
     assert cache.counts() == (0, 0), "page 0 is never looked at"
     fresh = PageSummaries([torch.zeros(3, ROW_BYTES, dtype=torch.uint8)], 0, "torch")
-    assert fresh.stale_pages(0, torch.tensor([0, 1, 2])).numel() == 0
+    assert stale_pages(fresh, 0, torch.tensor([0, 1, 2])).numel() == 0

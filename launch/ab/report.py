@@ -10,7 +10,7 @@ from sglang_hisa.launch.report import files
 from sglang_hisa.launch.report.files import save
 
 KIND, VERSION = "hisa-ab", 1
-__all__ = ["load", "save", "write"]
+__all__ = ["complete", "load", "save", "write"]
 
 
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
@@ -23,8 +23,7 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
         ImportError: scipy or jinja2 is missing (``pip install sglang-hisa[bench]``); report.json is written.
     """
     save(record, folder)
-    record = {**record, "stats": stats.compute(record)}
-    record["rows"] = stats.rows(record)
+    record = complete(record)
     kept = save(record, folder)
     try:
         pictures = plots.draw(record)
@@ -33,6 +32,12 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
     return [kept, *files.write(folder, page.html(record, pictures), tables.markdown(record), pictures)]
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The record of a folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION)
+def complete(record: dict[str, Any]) -> dict[str, Any]:
+    """``record`` with ``stats`` and ``rows`` made anew. Raises ``ImportError`` without scipy."""
+    with_stats = {**record, "stats": stats.compute(record)}
+    return {**with_stats, "rows": stats.rows(with_stats)}
+
+
+def load(source: Path) -> dict[str, Any]:
+    """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
+    return files.load(source, KIND, VERSION)

@@ -60,9 +60,9 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     return record
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The record of a folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION)
+def load(source: Path) -> dict[str, Any]:
+    """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
+    return files.load(source, KIND, VERSION)
 
 
 _BODY = """\

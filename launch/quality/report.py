@@ -23,13 +23,14 @@ def save(record: dict[str, Any], folder: Path) -> None:
     files.save(record, folder, NAME, indent=None)
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The record of ``folder``; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION, NAME)
+def load(source: Path) -> dict[str, Any]:
+    """A record by its file or folder; raises as :func:`files.load`."""
+    return files.load(source, KIND, VERSION, NAME)
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
     """The plots. Raises ``ImportError`` without matplotlib (``pip install sglang-hisa[bench]``)."""
+    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "accuracy.png"]
     plots.by_length(record, written[0])
     if "needle" in record["plan"]["tasks"]:

@@ -31,14 +31,25 @@ def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes])
     return written
 
 
-def load(folder: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
-    """The record of a folder.
+def place(source: Path, out: Path | None) -> Path:
+    """The folder for the report of the record at ``source``: ``out``, or the record's own folder.
+
+    Raises:
+        ValueError: ``source`` is a file, which others may lie beside, and ``out`` is missing.
+    """
+    if out is None and source.is_file():
+        raise ValueError(f"--from {source}: say --out DIR as well, the folder that takes the report")
+    return out or source
+
+
+def load(source: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
+    """The record at ``source``: its file, or a folder that holds it under ``name``.
 
     Raises:
         FileNotFoundError: none there.
         ValueError: it is not a record of this kind and schema.
     """
-    path = folder / name
+    path = source if source.is_file() else source / name
     record: dict[str, Any] = json.loads(path.read_text())
     found = (record.get("kind"), record.get("schema_version"))
     if found != (kind, version):

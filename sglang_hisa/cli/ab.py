@@ -30,6 +30,7 @@ examples:
                                            all servers on the GPU at once: a small model, minutes saved
   hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
   hisa ab --from hisa-ab                   render a kept record again
+  hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
 with --live: report.json, windows.jsonl (each window) and the logs.
@@ -102,9 +103,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     parser.add_argument(
-        "--out", type=Path, default=Path("hisa-ab"), metavar="DIR", help="folder of the report"
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: hisa-ab, or that of --from)"
     )
-    parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="RECORD",
+        help="only render a kept record again: its folder, or its file and --out",
+    )
     live.add_arguments(parser)
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
@@ -118,7 +125,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
-        args.usage_error("MODEL is missing (or --from DIR, to show a kept record)")
+        args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
     try:
         settings = dict(_setting(text) for text in args.arm)
     except ValueError as error:
@@ -130,16 +137,21 @@ def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import plan, quality, report, tables
     from sglang_hisa.launch.ab.run import Runner
+    from sglang_hisa.launch.report import files
 
+    if args.source is not None and not args.live:
+        try:
+            folder, record = files.place(args.source, args.out), report.load(args.source)
+        except (ValueError, OSError) as error:
+            args.usage_error(str(error))
+        report.write(record, folder)
+        tables.print_report(report.load(folder))
+        return 2 if record["refusals"] else 0
+    args.out = args.out or Path("hisa-ab")
     if args.live:
         return _live(args)
-    if args.source is not None:
-        record = report.load(args.source)
-        report.write(record, args.source)
-        tables.print_report(report.load(args.source))
-        return 2 if record["refusals"] else 0
     if args.model is None:
-        args.usage_error("MODEL is missing (or --from DIR, to render a kept record)")
+        args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
     flags = [word for word in args.rest if word != "--"]
     if args.together and not args.cpu and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")

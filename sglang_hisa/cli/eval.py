@@ -81,8 +81,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--cpu", action="store_true", help="on a CPU, with torch stand-ins")
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
-    parser.add_argument("--out", type=Path, default=Path("hisa-eval"), metavar="DIR", help="takes the report")
-    parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only show DIR again")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="takes the report (default: hisa-eval, or that of --from)"
+    )
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="RECORD",
+        help="only show a kept record again: its folder, or its file and --out",
+    )
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
 
@@ -109,12 +117,18 @@ def run(args: argparse.Namespace) -> int:
     from sglang_hisa.launch.quality import longbench, report, ruler
     from sglang_hisa.launch.quality.run import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.quality.tasks import TASKS
+    from sglang_hisa.launch.report import files
 
     if args.source is not None:
-        return _show(report.load(args.source), args.source)
+        try:
+            folder, record = files.place(args.source, args.out), report.load(args.source)
+        except (ValueError, OSError) as error:
+            args.usage_error(str(error))
+        return _show(record, folder)
+    args.out = args.out or Path("hisa-eval")
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
-        args.usage_error("one MODEL, or one URL and more (or --from DIR)")
+        args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
     try:
         arms = [parse_arm(text) for text in args.arms.split(",")]
         if urls:

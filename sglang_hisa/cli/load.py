@@ -78,28 +78,36 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
     parser.add_argument(
-        "--out", type=Path, default=Path("hisa-load"), metavar="DIR", help="folder of the report"
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: hisa-load, or that of --from)"
     )
-    parser.add_argument("--from", type=Path, dest="source", metavar="DIR", help="only render DIR again")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="RECORD",
+        help="only render a kept record again: its folder, or its file and --out",
+    )
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.load import plan, report, tables
+    from sglang_hisa.launch.report import files
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
         if args.source is not None:
-            record = report.load(args.source)
+            folder, record = files.place(args.source, args.out), report.load(args.source)
             record["slo"] = record["slo"] if slo is None else slo
-            tables.print_report(report.write(record, args.source))
+            tables.print_report(report.write(record, folder))
             return 0
         if args.url is None:
-            raise ValueError("URL is missing (or --from DIR, to render a kept record)")
+            raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
     except (ValueError, FileNotFoundError) as error:
         args.usage_error(str(error))
+    args.out = args.out or Path("hisa-load")
     return _measure(args, url, work, sweep, slo or {})
 
 

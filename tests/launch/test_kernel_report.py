@@ -57,11 +57,6 @@ def test_without_matplotlib_the_csv_is_written_and_the_missing_plot_is_said(reco
     assert "matplotlib is missing" in capsys.readouterr().out
 
 
-def test_the_kept_csv_belongs_to_the_kept_record(record):
-    assert bench_kernels.main(["--render", str(record)]) == 0
-    assert record.with_suffix(".csv").read_text() == KEPT.with_suffix(".csv").read_text()
-
-
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
     kept = json.loads(record.read_text())

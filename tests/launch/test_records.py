@@ -7,7 +7,7 @@ import pytest
 from sglang_hisa.launch import tables
 
 RESULTS = tables.ROOT / "launch/results"
-RECORDS = sorted(str(path.relative_to(RESULTS)) for path in RESULTS.rglob("*.json"))
+RECORDS = sorted(str(path.relative_to(RESULTS)) for path in RESULTS.glob("*.json"))
 ORIGIN = {"gpu", "driver", "python", "torch", "triton", "sglang", "commit", "command", "date"}
 FIELDS = {
     "kernels": {"phase", "context", "budget", "heads", "stage", "stock_us", "hisa_us", "speedup", "floor_us"},

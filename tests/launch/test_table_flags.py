@@ -45,7 +45,7 @@ def drawn_from(table, monkeypatch):
         record = json.loads((tables.ROOT / "launch/results" / name).read_text())
         rows = [row for row in record.get("rows", []) if "provenance" in row] or [record]
         commands = [row["provenance"]["command"] for row in rows]
-        found[name.removesuffix("/report.json")] = commands
+        found[name.removesuffix(".json")] = commands
     return found
 
 

@@ -14,6 +14,7 @@ from sglang_hisa.patches import pool, runtime
 from ..history.host_tier import HostTier, slots_of
 from ..history.sglang_cache import LAYERS, importable, make_pool
 from ..kernels.conftest import index_cache
+from ..plugins.oracle.hisa_rebuild import stale_pages
 from .test_pool import make_pool as fake_pool
 
 PAGES = 11
@@ -64,7 +65,7 @@ def test_each_layer_is_resealed_and_no_other_page(
         keys, sealed = right[layer]
         assert torch.equal(buffers[layer][BACK], keys), "SGLang's copy"
         assert torch.equal(summary_bytes(kv, layer, BACK), sealed)
-        assert summaries.stale_pages(layer, torch.tensor(BACK)).numel() == 0
+        assert stale_pages(summaries, layer, torch.tensor(BACK)).numel() == 0
         for other in range(LAYERS):
             pages = [p for p in range(PAGES + 1) if p not in BACK or other > layer]
             assert torch.equal(summary_bytes(kv, other, pages), before[other][pages])
@@ -81,7 +82,7 @@ def test_pages_that_storage_brought_to_the_host() -> None:
     tier.load(slots_of(HOST), slots_of(BACK))
     for layer in range(LAYERS):
         assert torch.equal(kv.index_k_with_scale_buffer[layer][BACK], rows[layer])
-        assert kv._hisa_summaries.stale_pages(layer, torch.tensor(BACK)).numel() == 0
+        assert stale_pages(kv._hisa_summaries, layer, torch.tensor(BACK)).numel() == 0
 
 
 def test_a_load_without_pages_changes_and_counts_nothing() -> None:
@@ -106,11 +107,11 @@ def test_layers_without_index_keys_and_draft_pools() -> None:
     assert not state.rebuilt
     for layer in (1, 2):
         load(kv, slots, layer)
-        assert kv._hisa_summaries.stale_pages(5 + layer, torch.tensor([3, 5])).numel() == 0
+        assert stale_pages(kv._hisa_summaries, 5 + layer, torch.tensor([3, 5])).numel() == 0
     assert state.rebuilt == {"hicache_load": 2}
 
     draft = fake_pool(layers=1)
     pool.after_init(None, draft)
     load(draft, slots, 61, is_draft=True)
-    assert draft._hisa_summaries.stale_pages(5, torch.tensor([3, 5])).numel() == 0
+    assert stale_pages(draft._hisa_summaries, 5, torch.tensor([3, 5])).numel() == 0
     assert state.rebuilt == {"hicache_load": 2}, "the draft's pages are those of the target"

@@ -12,6 +12,7 @@ from sglang_hisa.patches import contract, pool, runtime
 from sglang_hisa.patches.table import V17, V23
 
 from ..kernels.conftest import index_cache
+from ..plugins.oracle.hisa_rebuild import stale_pages
 
 PAGE_SUMMARY = 132
 
@@ -55,11 +56,11 @@ def test_bytes_from_the_host_are_resealed(state):
     kv = make_pool()
     pool.after_init(None, kv)
     slots = torch.arange(3 * 64, 5 * 64)
-    assert kv._hisa_summaries.stale_pages(6, torch.tensor([3, 4])).tolist() == [3, 4]
+    assert stale_pages(kv._hisa_summaries, 6, torch.tensor([3, 4])).tolist() == [3, 4]
     pool.after_load_cpu_copy(None, kv, {}, slots)
     for layer in (5, 6):
-        assert kv._hisa_summaries.stale_pages(layer, torch.tensor([3, 4])).numel() == 0
-        assert kv._hisa_summaries.stale_pages(layer, torch.tensor([2, 5])).tolist() == [2, 5]
+        assert stale_pages(kv._hisa_summaries, layer, torch.tensor([3, 4])).numel() == 0
+        assert stale_pages(kv._hisa_summaries, layer, torch.tensor([2, 5])).tolist() == [2, 5]
     assert state.rebuilt == {"load_cpu_copy": 2}
 
 
@@ -72,7 +73,7 @@ def test_pages_that_come_back_without_the_draft_models(state):
     slots, pages = torch.arange(3 * 64, 5 * 64), torch.arange(9)
 
     def stale():
-        return draft._hisa_summaries.stale_pages(5, pages).tolist()
+        return stale_pages(draft._hisa_summaries, 5, pages).tolist()
 
     assert stale() == pages.tolist()
     pool.after_load_cpu_copy(None, kv, {}, slots)
@@ -104,7 +105,7 @@ def test_move_reseals_or_is_refused(state):
     assert not moved, "0.5.17's move must not touch the cache"
     state.sglang = V23
     pool.around_move(original, kv, target, source)
-    assert len(moved) == 1 and kv._hisa_summaries.stale_pages(5, torch.tensor([7])).numel() == 0
+    assert len(moved) == 1 and stale_pages(kv._hisa_summaries, 5, torch.tensor([7])).numel() == 0
     assert state.rebuilt == {"move_kv_cache": 1}
 
 
@@ -119,7 +120,7 @@ def test_pages_from_a_prefill_server_are_resealed(state):
     pages = [3, 4, 6, 7, 8, 10]
     for kv, layers in zip(pools, ((5, 6), (5,))):
         for layer in layers:
-            stale = kv._hisa_summaries.stale_pages(layer, torch.arange(12)).tolist()
+            stale = stale_pages(kv._hisa_summaries, layer, torch.arange(12)).tolist()
             assert stale == [page for page in range(12) if page not in pages]
     assert state.rebuilt == {"pd_receive": 6}
 

@@ -15,6 +15,7 @@ from sglang_hisa.patches import indexer, runtime, short
 from sglang_hisa.summaries import PageSummaries
 
 from ..kernels.conftest import index_cache
+from ..plugins.oracle.hisa_rebuild import stale_pages
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_the_short_graph_seals_every_layer_after_its_last(state, monkeypatch):
         asked_for = (layer, forward, layer_id, q, torch.zeros(3, 1, 1), metadata)
         assert indexer.around_topk_paged(lambda *args: "stock", *asked_for) == "stock"
         for one in (0, 2, 3):
-            stale = summaries.stale_pages(one, torch.arange(9)).tolist()
+            stale = stale_pages(summaries, one, torch.arange(9)).tolist()
             assert stale == [page for page in range(9) if page not in sealed], (layer_id, one)
 
 

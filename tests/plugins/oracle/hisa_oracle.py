@@ -10,6 +10,7 @@ import json
 import os
 
 import torch
+from hisa_rebuild import stale_pages
 
 PAGE, DIM = 64, 128
 SET = json.loads(os.environ.get("ORACLE", "{}"))
@@ -168,7 +169,7 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
         COUNTS["completed"] += done.numel()
         pages = torch.unique(torch.cat((pages, done)))
         COUNTS["pages"] += pages.numel()
-        COUNTS["stale"] += summaries.stale_pages(layer_id, pages).numel()
+        COUNTS["stale"] += stale_pages(summaries, layer_id, pages).numel()
     write()
 
 

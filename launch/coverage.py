@@ -30,10 +30,10 @@ _KITS = "tests/patches/test_upstream_kits.py::test_attention_kit_on_a_cpu"
 _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
-_AB = "launch/results/ab-v32-tp8-rank.json"
+_AB = "launch/results/ab-defaults.json"
 _AB_LONG = (
     "launch/results/ab-v32-tp8-rank-h100-256k.json",
-    "launch/results/ab-v32-tp8-rank-256k.json",
+    "launch/results/ab-defaults-256k.json",
 )
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"

@@ -141,28 +141,26 @@ def pairs() -> str:
 
 
 def headline() -> str:
-    """TTFT by prompt, a column an arm; stock stands in both records."""
-    out, arms = [], ("balanced", "paper")
-    records = [_load(f"ab-v32-tp8-rank-h100-{arm}.json") for arm in arms]
-    for number, cell in enumerate(records[0]["plan"]["cells"]):
-        found = [
-            next(c for c in r["stats"]["comparisons"] if (c["cell"], c["metric"]) == (number, "ttft"))
-            for r in records
-        ]
-        stock = " and ".join(dict.fromkeys(f"{one['baseline_median']:.1f}" for one in found))
-        cells = [f"{one['arm_median']:.1f} ({one['speedup']:.2f}×)" for one in found]
-        out.append([tokens(cell["input_tokens"]), stock, *cells])
-    return table(["prompt", "stock", *(f"`{arm}`" for arm in arms)], out)
+    """TTFT by prompt, a column an arm."""
+    record, arms = _load("ab-defaults.json"), ("balanced", "paper")
+    found = {(c["arm"], c["cell"]): c for c in record["stats"]["comparisons"] if c["metric"] == "ttft"}
+    out = []
+    for number, cell in enumerate(record["plan"]["cells"]):
+        mine = [found[arm, number] for arm in arms]
+        cells = [f"{one['arm_median']:.1f} ({one['speedup']:.2f}×)" for one in mine]
+        out.append([tokens(cell["input_tokens"]), f"{mine[0]['baseline_median']:.1f}", *cells])
+    head = ["prompt", "stock", *(f"`{arm}`" for arm in arms)]
+    return table(head, out) + "\n\n" + _source(record, "ab-defaults.json")
 
 
 def ab_rank() -> str:
-    """One GPU's share of DeepSeek-V3.2 under TP 8, preset by preset."""
-    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("h100-balanced", "h100-paper", "h200-paper")))
+    """One GPU's share of DeepSeek-V3.2 under TP 8: both presets beside one stock, then another GPU."""
+    return _ab("ab-defaults", "ab-v32-tp8-rank-h100-paper", "ab-v32-tp8-rank-h100-balanced")
 
 
 def ab_busy() -> str:
-    """The same with four requests at once; the last run has one at a time, too."""
-    return _ab(*(f"ab-v32-tp8-rank-{run}" for run in ("busy", "h200-busy", "grid")))
+    """The same with four requests at once; the last run has decode-only, and one request at a time, too."""
+    return _ab("ab-defaults-four", "ab-v32-tp8-rank-busy", "ab-v32-tp8-rank-grid")
 
 
 def ab_4l() -> str:
@@ -193,8 +191,8 @@ def _ab(*names: str) -> str:
 def ab_256k() -> str:
     """The longest prompts, each measurement by itself: too few for an interval."""
     rows, origins = [], []
-    for run in ("h200-256k", "256k-decode-only", "h100-256k", "h100-256k-balanced"):
-        file = f"ab-v32-tp8-rank-{run}.json"
+    runs = ("256k-decode-only", "h100-256k", "h100-256k-balanced")
+    for file in ("ab-defaults-256k.json", *(f"ab-v32-tp8-rank-{run}.json" for run in runs)):
         record = _load(file)
         origins.append(_source(record, file))
         found, arm, prompts = record["measurements"], "", 0

@@ -125,9 +125,9 @@ class Config:
     def fingerprint(self) -> str | None:
         """16 hex digits, equal where the same KV is computed up to rounding; None where it is stock's.
 
-        The preset's name, what only watches (``audit``, ``canary``), and what changes rounding alone
-        (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a phase that is
-        left to stock DSA. ``short_graphs`` counts: it decides which decode steps are pruned.
+        The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu``, and what changes
+        rounding alone (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a
+        phase that is left to stock DSA. ``short_graphs`` counts: it decides which decode steps are pruned.
         """
         phases: dict[str, list[object]] = {}
         if self.decode.active:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
 from sglang_hisa.patches.table import V17
+from sglang_hisa.schedule import Device
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,9 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         refuse("HISA does not serve this", problems, FIX)
     if unverified := gpu.unverified(state.gpu):
         logger.warning("sglang-hisa: unverified: %s", unverified)
+    if state.gpu:  # what is served, so that receipts and storage keys say it
+        most = Device(0, state.gpu.capability).group
+        state.config = replace(state.config, prefill_group=min(state.config.prefill_group, most))
     state.speculative = bool(server_args.speculative_algorithm)
     if server_args.enable_deterministic_inference:
         settle(state)

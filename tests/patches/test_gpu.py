@@ -96,6 +96,7 @@ def test_it_is_declined_before_the_model_loads_together_with_everything_else(sta
     assert all(part in message for part in ("NVIDIA B200", "dcp_size=2", "enable_lmcache", "unverified_gpu"))
     with pytest.raises(Started):
         start(H100, parse("paper"))
+    assert runtime.current().config.prefill_group == 2
     assert runtime.current().receipt()["gpu"] == {
         "name": "NVIDIA H100 80GB HBM3",
         "capability": "9.0",
@@ -110,6 +111,9 @@ def test_where_it_is_asked_for_it_is_served_and_marked(start, caplog):
     state = runtime.current()
     assert state.receipt()["gpu"] == {"name": "NVIDIA B200", "capability": "10.0", "verified": False}
     assert state.receipt()["config"]["unverified_gpu"] is True
+    # Rows choose alone there, so a storage must not be shared with GPUs whose rows choose in pairs.
+    assert state.receipt()["config"]["prefill_group"] == 1
+    assert state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1}).fingerprint()
 
 
 @pytest.mark.parametrize("found,name,verified", [(B200, "NVIDIA B200 (10.0)", "no"), (None, "none", "")])

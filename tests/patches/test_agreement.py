@@ -9,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from sglang_hisa.config import Config, from_mapping
+from sglang_hisa.gpu import Gpu
 from sglang_hisa.patches import agreement, runtime
 from sglang_hisa.server import free_port
 
@@ -32,6 +33,16 @@ def meet(states: list[runtime.Runtime | None], timeout_s: float = 20) -> list[li
 
 def test_equal_ranks_agree():
     assert meet([state(), state(), state()]) == [[], [], []]
+
+
+def test_ranks_on_gpus_that_choose_in_another_way_differ():
+    """On Hopper rows of prefill choose in pairs, elsewhere alone."""
+    on = [state() for _ in range(3)]
+    for one, capability in zip(on, ((9, 0), (9, 0), (10, 0))):
+        one.gpu = Gpu("some GPU", capability)
+    assert meet(on[:2]) == [[], []], "an H100 beside an H200"
+    for (problem,) in meet(on):
+        assert problem == "compute capability is 9.0 on rank 0, 1, 10.0 on rank 2"
 
 
 def test_every_rank_says_the_same_about_another_setting_and_version():

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 PAGE = 64
 """Fewer cached tokens than a page are no hit: servers with smaller pages share a first token by chance."""
 
-FIX = (
-    "a flush does not clear a HiCache storage (L3): drop --hicache-storage-backend, or give it an empty "
-    "folder or namespace that no other server uses"
-)
+KEPT = "a flush does not clear a HiCache storage (L3)"
+FIX = f"{KEPT}: drop --hicache-storage-backend, or give it an empty folder or namespace of its own"
 
 
 def nonce() -> str:

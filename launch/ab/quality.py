@@ -100,7 +100,9 @@ def ask(
     )
     meta = answer["meta_info"]
     if flush and fresh.old([meta["cached_tokens"]]):
-        raise ValueError(f"{meta['cached_tokens']} of its tokens came from a cache; {fresh.FIX}")
+        # The baseline is asked twice, so that an empty storage is no help.
+        came = f"{meta['cached_tokens']} of its tokens came from a cache; {fresh.KEPT}"
+        raise ValueError(f"{came}: drop --hicache-storage-backend, or compare no answers (--quality 0)")
     rows = [row for row in [*meta["input_top_logprobs"], *meta["output_top_logprobs"]] if row]
     positions = [{int(token): math.exp(logprob) for logprob, token, *_ in row} for row in rows]
     chosen = None

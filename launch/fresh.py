@@ -9,8 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-PAGE = 64
-"""Fewer cached tokens than a page are no hit: servers with smaller pages share a first token by chance."""
+from sglang_hisa.config import PAGE
 
 KEPT = "a flush does not clear a HiCache storage (L3)"
 FIX = f"{KEPT}: drop --hicache-storage-backend, or give it an empty folder or namespace of its own"
@@ -22,7 +21,10 @@ def nonce() -> str:
 
 
 def old(cached: Sequence[int | None]) -> list[int]:
-    """Cached tokens of the prompts that were not new; None: the server did not say."""
+    """Cached tokens of the prompts that were not new; None: the server did not say.
+
+    Fewer than a page are no hit: servers with smaller pages share a first token by chance.
+    """
     return [tokens for tokens in cached if tokens is not None and tokens >= PAGE]
 
 

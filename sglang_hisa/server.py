@@ -341,6 +341,12 @@ def child_env(base: Mapping[str, str], hisa: str | None, **extra: str) -> dict[s
     return {**env, **extra}
 
 
+def with_plugin(base: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """``base`` with ``folder``, which holds an SGLang plugin, at the end of the path of its Python."""
+    path = os.pathsep.join(part for part in (base.get("PYTHONPATH"), str(folder.resolve())) if part)
+    return {**base, "PYTHONPATH": path}
+
+
 def cpu_flags(model: str | Path, *, context: int = 4096, pool_tokens: int = 8192) -> list[str]:
     """SGLang's flags for a DSA model on a CPU (demo and tests)."""
     return [

@@ -8,7 +8,6 @@ ranks of DP attention decode and prefill beside each other.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,10 +20,10 @@ import numpy as np
 
 from sglang_hisa.config import PAGE
 from sglang_hisa.launch.cover.cases import DP, Case
-from sglang_hisa.launch.cover.probes import checked_receipt
+from sglang_hisa.launch.cover.probes import keep_receipts
 from sglang_hisa.launch.cover.run import Machine, row_of
 from sglang_hisa.launch.serving import prompt
-from sglang_hisa.server import ServerProcess
+from sglang_hisa.server import ServerProcess, with_plugin
 
 EAGER = ("--disable-prefill-cuda-graph",)
 SHARE = 0.01
@@ -116,9 +115,7 @@ def _server(
     """A HISA server with the plugin, until ``stack`` ends, not ready yet; and the folder of what it tells."""
     told = machine.models / f"{name}-told"
     told.mkdir(exist_ok=True)
-    env = machine.server_env(case, True)
-    path = os.pathsep.join(part for part in (env.get("PYTHONPATH"), str(plugin.resolve())) if part)
-    env |= {"PYTHONPATH": path, "STEPS": str(told)}
+    env = {**with_plugin(machine.server_env(case, True), plugin), "STEPS": str(told)}
     given = machine.flags(case, machine.write_model(case, machine.models / "chunks"))
     server = ServerProcess([*given, *flags], env=env, log=machine.logs / f"cover-{name}.log")
     return stack.enter_context(server), told
@@ -128,13 +125,6 @@ def _forget(told: Path) -> None:
     """Drop what was told so far: a server's dummies."""
     for file in told.iterdir():
         file.unlink()
-
-
-def _receipt(server: ServerProcess, facts: dict[str, Any], problems: list[str]) -> None:
-    for rank, receipt in enumerate(server.receipts()):
-        kept, wrong = checked_receipt(receipt)
-        facts.setdefault("ranks", []).append(kept)
-        problems += [f"rank {rank}: {one}" for one in wrong]
 
 
 def _case(budgets: Budgets, chunk: int, *flags: str, gpus: int = 1) -> Case:
@@ -165,7 +155,7 @@ def _graphs_and_eager(
                     server.flush_cache()
                     server.generate(prompt(length, length), 4)
                 calls[turn] = read_calls(told, 0)
-            _receipt(server, facts, problems)
+            keep_receipts(server, facts, problems)
     same, itself = (common(calls["eager"], calls[name]) for name in ("graphs", "eager again"))
     shares = {name: calls[name].share() for name in ("graphs", "eager")}
     replayed = sum(one["in_graph"] for one in calls["graphs"].lines)
@@ -209,7 +199,8 @@ def _beside_a_peers_prefill(
 ) -> None:
     """Rank 0 decodes while rank 1 prefills. SGLang runs such a step without its graph or as an extend:
     either way its rows keep the decode budget."""
-    budgets = replace(CPU if machine.cpu else GPU, prefill=2 * (CPU if machine.cpu else GPU).prefill)
+    budgets = CPU if machine.cpu else GPU
+    budgets = replace(budgets, prefill=2 * budgets.prefill)
     chunk, topk = (256, 64) if machine.cpu else (1024, 2048)
     case = _case(budgets, 2 * chunk, *DP, gpus=2)  # SGLang divides it by the ranks
     longest = machine.usual.longest
@@ -224,7 +215,7 @@ def _beside_a_peers_prefill(
         for length in lengths:
             server.generate(prompt(length, length), 1, routed_dp_rank=1)
         decoding.result()
-        _receipt(server, facts, problems)
+        keep_receipts(server, facts, problems)
     decoder, prefiller = read_calls(told, 0), read_calls(told, 1)
     most = [one for one in decoder.lines if one["rows"] == 1 and one["context"] > longest - 500]
     real = [one for one in prefiller.lines if one["relabelled"] is None and one["rows"] > 1]

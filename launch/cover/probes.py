@@ -108,16 +108,24 @@ def checked_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], 
     return kept, wrong
 
 
+def keep_receipts(server: ServerProcess, facts: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """Add what the record keeps of each rank's receipt to ``facts``, and what is wrong; what was kept now."""
+    found = []
+    for rank, receipt in enumerate(server.receipts()):
+        kept, wrong = checked_receipt(receipt)
+        found.append(kept)
+        problems += [f"rank {rank}: {one}" for one in wrong]
+    facts.setdefault("ranks", []).extend(found)
+    return found
+
+
 def receipts(pair: Pair) -> None:
     """HISA served every rank's prefill and decode, and no summary was wrong."""
-    for rank, receipt in enumerate(pair.hisa.receipts()):
-        kept, wrong = checked_receipt(receipt)
-        pair.facts.setdefault("ranks", []).append(kept)
+    for rank, kept in enumerate(keep_receipts(pair.hisa, pair.facts, pair.problems)):
         if kept:
             steps = kept["hisa_steps"]
             if not steps.get("prefill") or not (set(steps) - {"prefill"} or kept["graphs_with_hisa"]):
-                wrong.append(f"HISA's steps are {steps}")
-        pair.problems += [f"rank {rank}: {one}" for one in wrong]
+                pair.problems.append(f"rank {rank}: HISA's steps are {steps}")
 
 
 def evicted(pair: Pair) -> None:

@@ -7,7 +7,6 @@ of each call, which a CUDA graph cannot, so decode runs without graphs here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
@@ -18,7 +17,7 @@ from sglang_hisa.launch.cover.cases import NO_MULTICAST, Case
 from sglang_hisa.launch.cover.probes import checked_receipt
 from sglang_hisa.launch.cover.run import Machine, row_of
 from sglang_hisa.launch.serving import prompt
-from sglang_hisa.server import ServerFailed, ServerProcess
+from sglang_hisa.server import ServerFailed, ServerProcess, with_plugin
 
 CASE = Case("two ranks", ("--tp", "2", NO_MULTICAST, "--cuda-graph-backend-decode", "disabled"), gpus=2)
 REFUSAL = "refusing to start: the ranks of this server do not run the same HISA"
@@ -28,9 +27,7 @@ def _server(name: str, machine: Machine, plugin: Path, **more: str) -> tuple[Ser
     """A HISA server with the plugin, and the folder that takes the digests."""
     told = machine.models / f"{name}-told"
     told.mkdir(exist_ok=True)
-    env = machine.server_env(CASE, True)
-    path = os.pathsep.join(part for part in (env.get("PYTHONPATH"), str(plugin.resolve())) if part)
-    env |= {"PYTHONPATH": path, "RANKS": str(told), **more}
+    env = {**with_plugin(machine.server_env(CASE, True), plugin), "RANKS": str(told), **more}
     flags = machine.flags(CASE, machine.write_model(CASE, machine.models / "ranks"))
     return ServerProcess(flags, env=env, log=machine.logs / f"cover-{name}-hisa.log"), told
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -58,8 +57,7 @@ def _milliseconds(text: str) -> float:
 
 
 def _with_delays(base: Mapping[str, str], plugin: Path, milliseconds: float) -> dict[str, str]:
-    path = os.pathsep.join(part for part in (base.get("PYTHONPATH"), str(plugin.resolve())) if part)
-    return {**base, "PYTHONPATH": path, "JITTER_MS": str(milliseconds)}
+    return {**server.with_plugin(base, plugin), "JITTER_MS": str(milliseconds)}
 
 
 def main(argv: list[str] | None = None) -> int:

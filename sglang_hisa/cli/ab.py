@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sglang_hisa import server
-from sglang_hisa.cli import live, preflight
+from sglang_hisa.cli import live, preflight, records
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab.stats import ALPHA, START
 
@@ -102,16 +102,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: hisa-ab, or that of --from)"
-    )
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        metavar="RECORD",
-        help="only render a kept record again: its folder, or its file and --out",
-    )
+    records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa import server
-from sglang_hisa.cli import preflight
+from sglang_hisa.cli import preflight, records
 from sglang_hisa.cli.serve import parse_settings
 from sglang_hisa.config import ConfigError, environment, from_mapping
 
@@ -81,16 +81,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--cpu", action="store_true", help="on a CPU, with torch stand-ins")
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="takes the report (default: hisa-eval, or that of --from)"
-    )
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        metavar="RECORD",
-        help="only show a kept record again: its folder, or its file and --out",
-    )
+    records.add_options(parser, "hisa-eval", renders="show")
     parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
 

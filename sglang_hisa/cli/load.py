@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.cli import records
 from sglang_hisa.config import environment
 from sglang_hisa.server import cpu_env
 
@@ -77,16 +78,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: hisa-load, or that of --from)"
-    )
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        metavar="RECORD",
-        help="only render a kept record again: its folder, or its file and --out",
-    )
+    records.add_options(parser, "hisa-load")
     parser.set_defaults(run=run, usage_error=parser.error)
 
 

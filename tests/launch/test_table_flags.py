@@ -20,6 +20,8 @@ COMMANDS = {
 def own_options(command):
     """Options of our commands, from their sources."""
     source = (tables.ROOT / COMMANDS[command]).read_text()
+    if "records.add_options(" in source:  # those that commands share
+        source += (tables.ROOT / "sglang_hisa/cli/records.py").read_text()
     own = set(re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", source))
     return own | {"--slice"} if command == "stress" else own
 

@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=170, help="start no batch after so long")
     args = parser.parse_args(argv)
 
-    from sglang_hisa.launch.provenance import provenance
+    from sglang_hisa.launch.common.provenance import provenance
     from sglang_hisa.patches.stock import StockPrefill, bench_host
 
     began = time.monotonic()

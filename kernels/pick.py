@@ -15,13 +15,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import PAGE
 from sglang_hisa.kernels.rank import rank_pages, suits
-from sglang_hisa.kernels.settings import Settings, for_device
 from sglang_hisa.kernels.tables import block_keys, write_own_block
+from sglang_hisa.kernels.tuning import Tuning, for_device
 
 FEW = 1024
 """Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
 FEW_ROWS = 256
-"""Rows up to which a launch has ``Settings.pick_warps``, and from then on ``pick_warps_many``."""
+"""Rows up to which a launch has ``Tuning.pick_warps``, and from then on ``pick_warps_many``."""
 
 
 @triton.jit
@@ -227,7 +227,7 @@ def pick_pages(
     overlap: bool = False,
     early: bool = False,
     group: int = 1,
-    settings: Settings | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Write each row's candidate page table, its own block last, padded with page 0.
 
@@ -247,7 +247,7 @@ def pick_pages(
             were made for all layers); all else is read before the wait.
         group: so many adjacent rows choose together, by the sum of their scores. Their lengths, picks and
             table rows must be equal: those of the group's first row are read.
-        settings: how kernels are launched; None: those of the device.
+        tuning: how kernels are launched; None: those of the device.
     """
     args = (lengths, picks, table, table_rows)
     if backend == "torch":
@@ -258,15 +258,15 @@ def pick_pages(
     if not rows:
         return
     blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
-    settings = settings or for_device(scores.device)
-    if table_rows is None and group == 1 and suits(rows, scores.shape[1], settings):
+    tuning = tuning or for_device(scores.device)
+    if table_rows is None and group == 1 and suits(rows, scores.shape[1], tuning):
         forced = (sink_blocks, local_tokens)
         which = (scores, lengths, picks, table, pages_per_block, *forced, physical, logical)
-        rank_pages(*which, overlap=overlap, early=early, settings=settings)
+        rank_pages(*which, overlap=overlap, early=early, tuning=tuning)
         return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
-    fewest = settings.pick_warps if rows <= FEW_ROWS else settings.pick_warps_many
+    fewest = tuning.pick_warps if rows <= FEW_ROWS else tuning.pick_warps_many
     _pick_kernel[(triton.cdiv(rows, group),)](
         scores,
         lengths,
@@ -293,6 +293,6 @@ def pick_pages(
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // settings.pick_blocks)),
+        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // tuning.pick_blocks)),
         **({"launch_pdl": True} if overlap else {}),
     )

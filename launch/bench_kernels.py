@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     import torch
 
-    from sglang_hisa.kernels.settings import for_device
+    from sglang_hisa.kernels.tuning import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.provenance import provenance
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sglang_hisa import kernels
-from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.config import from_mapping
 from sglang_hisa.patches import pool as pool_hooks
 
 from . import candidates, truth

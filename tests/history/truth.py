@@ -11,8 +11,7 @@ from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
 from sglang_hisa.summaries import LayerSummaries
-
-from .sglang_cache import LAYERS
+from tests.history.sglang_cache import LAYERS
 
 VOCABULARY = 997
 

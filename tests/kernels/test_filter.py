@@ -8,8 +8,7 @@ import torch
 from sglang_hisa import PAGE, budget, kernels
 from sglang_hisa.kernels.pick import FEW
 from sglang_hisa.kernels.tuning import DEFAULT
-
-from .conftest import make_case
+from tests.kernels.conftest import make_case
 
 SEARCH = replace(DEFAULT, rank_pairs=0)
 COUNT = replace(DEFAULT, rank_pairs=1 << 40, rank_tile=32)  # few programs, for the interpreter's sake

@@ -13,9 +13,8 @@ from sglang_hisa.counts import StockReason
 from sglang_hisa.kernels.tuning import DEFAULT
 from sglang_hisa.patches import decode_graphs, indexer, runtime
 from sglang_hisa.summaries import PageSummaries
-
-from ..kernels.conftest import index_cache
-from ..plugins.oracle.hisa_rebuild import stale_pages
+from tests.kernels.conftest import index_cache
+from tests.plugins.oracle.hisa_rebuild import stale_pages
 
 
 @pytest.fixture

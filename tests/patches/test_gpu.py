@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from sglang_hisa import gpu
 from sglang_hisa.config import ENV, from_mapping, parse
 from sglang_hisa.gpu import SHOWN, Gpu
-from sglang_hisa.launch import tables
+from sglang_hisa.launch.pages import tables
 from sglang_hisa.patches import contract, metrics, runtime, scheduler
 from sglang_hisa.patches.features import FEATURES
 from sglang_hisa.patches.table import V17, V23

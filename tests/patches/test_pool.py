@@ -10,9 +10,8 @@ from sglang_hisa.config import parse
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import contract, pool, runtime
 from sglang_hisa.patches.table import V17, V23
-
-from ..kernels.conftest import index_cache
-from ..plugins.oracle.hisa_rebuild import stale_pages
+from tests.kernels.conftest import index_cache
+from tests.plugins.oracle.hisa_rebuild import stale_pages
 
 PAGE_SUMMARY = 132
 

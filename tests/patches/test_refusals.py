@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_hisa.config import from_mapping
-from sglang_hisa.models import DEEPSEEK_V32
+from sglang_hisa.launch.common.models import DEEPSEEK_V32
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.features import FEATURES, declined
 from sglang_hisa.patches.table import PATCHES, V23, VERSIONS
-from sglang_hisa.server import cpu_env
 from tests.sglang_copies import copy_named, write_metadata
 
 VERSION = contract.installed_version()

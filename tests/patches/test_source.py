@@ -23,7 +23,7 @@ OTHER = V17 if VERSION == V23 else V23
 
 PROBE = """
 import json, sys
-from sglang_hisa.cli import checks
+from sglang_hisa.launch.cli import checks
 from sglang_hisa.patches import contract, source
 found = contract.unfit()
 findings = [checks.check_sglang(), *checks.check_copies(), *checks.check_patches()]

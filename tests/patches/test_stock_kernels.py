@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import stock_kernels
 from sglang_hisa.patches.stock_kernels import SglangKernels
 from sglang_hisa.schedule import prefill_calls
-from sglang_hisa.server import cpu_env
 
 ALL = 132
 

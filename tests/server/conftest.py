@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sglang_hisa.models import make_tiny
+from sglang_hisa.launch.common.models import make_tiny
+from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
-from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 ALWAYS = tuple(PLUGINS / name for name in ("oracle", "faults", "pd"))

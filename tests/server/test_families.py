@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from sglang_hisa import choices, models
-from sglang_hisa.models import make_tiny, shared_layers
+from sglang_hisa.launch.common import choices, models
+from sglang_hisa.launch.common.models import make_tiny, shared_layers
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
-
-from .conftest import TOPK, shared_prefix_load, text, watched
-from .test_real_server import SMALL, assert_right
+from tests.server.conftest import TOPK, shared_prefix_load, text, watched
+from tests.server.test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sglang_hisa import choices
+from sglang_hisa.launch.common import choices
+from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
-from sglang_hisa.server import ServerFailed
-
-from .conftest import TOPK, text, watched
-from .test_real_server import SMALL, assert_right
+from tests.server.conftest import TOPK, text, watched
+from tests.server.test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
 

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.launch.ab.run import retractions
+from sglang_hisa.launch.ab.runner import retractions
+from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.table import V23
-from sglang_hisa.server import ServerFailed
-
-from .conftest import PLUGINS, shared_prefix_load, text, watched
-from .test_real_server import SMALL
+from tests.server.conftest import PLUGINS, shared_prefix_load, text, watched
+from tests.server.test_real_server import SMALL
 
 pytestmark = pytest.mark.server
 

@@ -5,14 +5,13 @@ import json
 
 import pytest
 
-from sglang_hisa.models import make_tiny
+from sglang_hisa.launch.common.models import make_tiny
+from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.table import V23
-from sglang_hisa.server import ServerFailed
-
-from .conftest import PLUGINS, TOPK, shared_prefix_load, text, watched
-from .test_real_server import SMALL, assert_right
-from .test_speculative import accepted_and_rejected, drafts
+from tests.server.conftest import PLUGINS, TOPK, shared_prefix_load, text, watched
+from tests.server.test_real_server import SMALL, assert_right
+from tests.server.test_speculative import accepted_and_rejected, drafts
 
 pytestmark = pytest.mark.server
 

@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES
 from sglang_hisa.kernels.seal import seal_last_page
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
@@ -82,8 +83,18 @@ def _coarse_kernel(
             if OVERLAP and EARLY:
                 gdc_wait()
             seal_last_page(
-                *(table, length, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
-                *(PAGE, DIM, KEY_BYTES, SALIENT),
+                table=table,
+                length=length,
+                key_ptr=raw_key_ptr,
+                scale_ptr=raw_scale_ptr,
+                row_bytes=row_bytes,
+                row_floats=row_floats,
+                out_key_ptr=byte_ptr,
+                out_scale_ptr=scale_ptr,
+                PAGE=PAGE,
+                DIM=DIM,
+                KEY_BYTES=KEY_BYTES,
+                SALIENT=SALIENT,
             )
             return
         tile -= 1
@@ -161,8 +172,18 @@ def coarse_scores(
         if seal_from is not None:
             done = reference.completed_pages(table, table_rows, lengths)
             reference.seal_pages(seal_from, done, keys, scales, salient)
-        args = (q, weights, keys, scales, table, table_rows, lengths, picks)
-        reference.coarse_scores(*args, pages_per_block, out)
+        reference.coarse_scores(
+            q,
+            weights,
+            keys,
+            scales,
+            table=table,
+            table_rows=table_rows,
+            lengths=lengths,
+            picks=picks,
+            pages_per_block=pages_per_block,
+            out=out,
+        )
         return
     if q.stride(-1) != 1 or q.stride(-2) != HEAD_DIM or weights.stride(-1) != 1:
         raise ValueError("q and weights must be contiguous over heads and dims")

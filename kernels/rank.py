@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_hisa.kernels.layout import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.kernels.tables import block_keys, write_own_block
 from sglang_hisa.kernels.tuning import Tuning
 
@@ -66,8 +66,17 @@ def _rank_kernel(
             gdc_wait()
             gdc_launch_dependents()  # not before, as in the search
         write_own_block(
-            *(table, length, earlier, pick, physical, logical, width),
-            *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
+            table=table,
+            length=length,
+            earlier=earlier,
+            pick=pick,
+            physical=physical,
+            logical=logical,
+            width=width,
+            PAGE=PAGE,
+            PER_BLOCK=PER_BLOCK,
+            WIDTH=WIDTH,
+            LOGICAL=LOGICAL,
         )
     elif first < earlier:
         own = first + tl.arange(0, TILE)
@@ -80,12 +89,12 @@ def _rank_kernel(
         rank, place = own, own
         if pick < earlier:
             step = tl.arange(0, CHUNK)
-            row_of = (earlier, length, sink_blocks, local_tokens, BLOCK)
-            mine = _keys(score, own, *row_of)
-            other = _keys(score, step, *row_of)
+            mine = _keys(score, own, earlier, length, sink_blocks, local_tokens, BLOCK)
+            other = _keys(score, step, earlier, length, sink_blocks, local_tokens, BLOCK)
             ahead_of = tl.zeros((TILE, CHUNK), tl.int32)  # summed over threads once, not in each chunk
             for start in range(0, earlier, CHUNK):
-                ahead = _keys(score, start + CHUNK + step, *row_of)  # loaded while this chunk is compared
+                # Loaded while this chunk is compared.
+                ahead = _keys(score, start + CHUNK + step, earlier, length, sink_blocks, local_tokens, BLOCK)
                 # Of equal keys the earlier block is ahead.
                 if start + CHUNK <= first:
                     larger = other[None, :] > (mine - 1)[:, None]

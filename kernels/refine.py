@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
 

@@ -1,4 +1,4 @@
-"""Decode graphs for short contexts: both are captured, and the lengths on the host choose."""
+"""Two decode graphs of each size, with HISA and with stock DSA: the lengths on the host choose."""
 
 from dataclasses import replace
 from types import SimpleNamespace

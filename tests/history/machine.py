@@ -35,8 +35,8 @@ WEIGHTS = {
     "abort": 1,
     "offload": 1,
     "load": 1,
-    "back_up": 1,
-    "load_back": 1,
+    "back_up": 2,
+    "load_back": 2,
     "evict": 1,
     "flush": 1,
 }

@@ -15,21 +15,22 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sglang_hisa import PAGE
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
-PAGE = 64
-"""Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
 
 MOST_TOKENS = 2**31 - 1
 """Lengths are int32 on the device."""
 BLOCKS = (64, 128, 256)
-GROUPS = (1, 2)
+GROUPS = (1, 2, 4, 8, 16)
+HEADS = (1.0, 0.5, 0.25, 0.125)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
@@ -49,6 +50,8 @@ class Phase:
 
     tokens: int
     fraction: float = 0.0
+    heads: float = 1.0
+    """Share of the index heads that score the candidates of a pruned row."""
 
     @property
     def active(self) -> bool:
@@ -78,8 +81,13 @@ class Config:
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
     prefill_group: int = 2
-    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
-    each key once, and keep about what one keeps with a budget a few per cent smaller."""
+    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1, 2, 4, 8 or 16.
+    Each key is loaded once for all of them. Two keep about what one keeps with a budget a few per cent
+    smaller; more pay with fewer heads (4 with a half, 8 with a quarter, 16 with an eighth)."""
+    prefill_heads: float = 1.0
+    """Share of the index heads that score the candidates of a pruned prefill row, those of its largest weights
+    (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` have all; pages are always
+    chosen by all."""
     dense_tail_tokens: int = 1024
     """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
     trained model answers as well with 256 as with 1024 or 2048, and worse with none
@@ -94,7 +102,7 @@ class Config:
     """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
     workspace_mb: int = 512
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
-    short_graphs: bool = True
+    stock_decode_graphs: bool = True
     """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget or
     pruning would not pay (:meth:`sglang_hisa.budget.Rule.pays`)."""
     audit: float = 0.0
@@ -113,7 +121,7 @@ class Config:
 
     @property
     def prefill(self) -> Phase:
-        return Phase(self.prefill_tokens, self.prefill_fraction)
+        return Phase(self.prefill_tokens, self.prefill_fraction, float(self.prefill_heads))
 
     @property
     def pages_per_block(self) -> int:
@@ -127,14 +135,17 @@ class Config:
 
         The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu``, and what changes
         rounding alone (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a
-        phase that is left to stock DSA. ``short_graphs`` counts: it decides which decode steps are pruned.
+        phase that is left to stock DSA. ``stock_decode_graphs`` counts: it decides which
+        decode steps are pruned.
         """
         phases: dict[str, list[object]] = {}
         if self.decode.active:
-            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.short_graphs]
+            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.stock_decode_graphs]
         if self.prefill.active:
             budget = [self.prefill_tokens, float(self.prefill_fraction)]
             phases["prefill"] = [*budget, self.prefill_group, self.dense_tail_tokens]
+            if self.prefill_heads < 1:  # left out otherwise: pages stored before there was this key stay good
+                phases["prefill"].append(float(self.prefill_heads))
         if not phases:
             return None
         common = [COMPUTES, self.block, self.summary, self.sink_tokens, self.local_tokens]
@@ -167,11 +178,15 @@ of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context c
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "prefill_group": GROUPS,
+    "prefill_heads": HEADS,
     "summary": SUMMARY,
     "refine": REFINE,
     "kernels": KERNELS,
     "canary": CANARY,
 }
+
+_RENAMED = {"short_graphs": "stock_decode_graphs"}
+"""Keys of earlier versions, with the name that each has now."""
 
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
@@ -180,14 +195,15 @@ _HINTS: dict[str, str] = {
     "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",
     "prefill_fraction": "a number from 0 to 1",
-    "prefill_group": "1 or 2",
+    "prefill_group": "1, 2, 4, 8 or 16",
+    "prefill_heads": "1 (all), 0.5, 0.25 or 0.125",
     "dense_tail_tokens": f"0 or more, at most {MOST_TOKENS}",
     "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
     "local_tokens": f"0 or more, at most {MOST_TOKENS}",
     "refine": f"one of {', '.join(REFINE)}",
     "kernels": f"one of {', '.join(KERNELS)}",
     "workspace_mb": "16 or more, at most 1048576",
-    "short_graphs": "true or false",
+    "stock_decode_graphs": "true or false",
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
@@ -221,6 +237,13 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
     return given
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    if key in _RENAMED:
+        return f"; it is called {_RENAMED[key]!r} now;"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _wrong_type(key: str, value: object, default: object) -> bool:
@@ -278,11 +301,8 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     for key, value in given.items():
         if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(
-                f"unknown key {_short(key)} (value {_short(value)}){hint} allowed: {', '.join(defaults)}"
-            )
+            hint = f"{_hint(key, defaults)} allowed: {', '.join(defaults)}"
+            problems.append(f"unknown key {_short(key)} (value {_short(value)}){hint}")
         elif _wrong_type(key, value, defaults[key]) or _out_of_range(key, value):
             problems.append(_complaint(key, value))
         else:

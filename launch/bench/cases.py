@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_hisa import kernels
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.indexer import Queries
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES, dequantised_pages
 from sglang_hisa.summaries import LayerSummaries
 
 FLUSH_BYTES = 256 << 20
@@ -51,33 +51,39 @@ def make_queries(
     return q.clamp_(-448, 448).to(FP8), weights
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the rows of a step had to choose, on the host; lists have a value for each row."""
+
+    table_rows: list[int]
+    lengths: list[int]
+    picks: list[int]
+    """Earlier blocks to keep."""
+    block: int
+    topk: int
+    group: int = 1
+    """Adjacent rows that chose together."""
+    gathered: bool = False
+    """Blocks' means were rounded to fp8 before they were scored, as prefill's are."""
+    routed: Queries | None = None
+    """Queries and weights of the heads that scored tokens; None: all did."""
+
+
 def check_rows(
-    chosen: torch.Tensor,
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
-    table: torch.Tensor,
-    table_rows: list[int],
-    lengths: list[int],
-    picks: list[int],
-    block: int,
-    rows: list[int],
-    topk: int,
-    group: int = 1,
-    gathered: bool = False,
-    routed: tuple[torch.Tensor, torch.Tensor] | None = None,
+    chosen: torch.Tensor, queries: Queries, table: torch.Tensor, asked: Asked, rows: list[int]
 ) -> None:
     """Check chosen slots of some rows against plain PyTorch, tie-aware. Raises ``AssertionError``.
 
     The slots must lie in the pages of blocks whose coarse score is among the ``picks`` best (up to
     rounding), there must be ``min(candidates, topk)`` distinct ones, and no token left out may score
     higher than the lowest one taken (up to rounding). Of a ``group``, a row chose with those of the positions
-    beside it up to multiples of the group. ``gathered``: blocks' means were rounded to fp8 before they were
-    scored, as prefill's are. ``routed``: queries and weights of the heads that scored tokens, if not all did.
+    beside it up to multiples of the group.
     """
+    q, weights, layer = queries.q, queries.weights, queries.layer
+    lengths, picks, block, group = asked.lengths, asked.picks, asked.block, asked.group
     per_block = block // PAGE
     for row in rows:
-        length, pages = lengths[row], table[table_rows[row]].long()
+        length, pages = lengths[row], table[asked.table_rows[row]].long()
         slots = chosen[row][chosen[row] >= 0].long()
         assert slots.unique().numel() == slots.numel(), f"row {row}: a slot was taken twice"
         count = (length + PAGE - 1) // PAGE
@@ -92,7 +98,7 @@ def check_rows(
         tolerance = 0.0
         if picks[row] < earlier:
             own = pages[: earlier * per_block]
-            if gathered:
+            if asked.gathered:
                 key, scale = reference.gather_blocks(own, layer.keys, layer.scales, per_block)
                 mean = key.float() * scale[:, None]
             else:
@@ -112,11 +118,11 @@ def check_rows(
             assert bool((~used[:earlier] | maybe).all()), f"row {row}: a token of a block that was not picked"
         tokens = torch.arange(length, device=pages.device)
         sure = tokens[kept[tokens // block]]
-        keys = reference.dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
-        token_q, token_weights = (q, weights) if routed is None else routed
-        score = reference.mqa_scores(token_q[row], token_weights[row], keys)
+        keys = dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
+        scorer = queries if asked.routed is None else asked.routed
+        score = reference.mqa_scores(scorer.q[row], scorer.weights[row], keys)
         candidates = min(length - (earlier - picks[row]) * block, length)
-        assert slots.numel() == min(candidates, topk), f"row {row}: {slots.numel()} tokens chosen"
+        assert slots.numel() == min(candidates, asked.topk), f"row {row}: {slots.numel()} tokens chosen"
         left = torch.ones(length, dtype=torch.bool, device=pages.device)
         left[positions] = False
         rest = sure[left[sure]]

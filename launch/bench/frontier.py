@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.launch.bench.cases import Cache, check_rows, make_cache, make_queries
-from sglang_hisa.launch.bench.routed import PAGE, Layer, Point
+from sglang_hisa import PAGE
+from sglang_hisa.indexer import Queries
+from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_cache, make_queries
+from sglang_hisa.launch.bench.routed import Layer, Point
 
 K = 1024
 TOPK = 2048
@@ -92,12 +94,13 @@ class Bench:
         self.table = torch.randperm(min(cache.pages, PAGES), device=device)[: -(-context // PAGE)]
         self.table = self.table.to(torch.int32)[None].contiguous()
         self.q, self.weights = make_queries(rows, heads, device=device)
+        self.queries = Queries(self.q, self.weights, cache.layer)
         if stock is not None:
             self.stock = stock(context, rows, TOPK, self.table)
 
     def layer(self, point: Point) -> Layer:
-        on = (self.cache.layer, self.q, self.weights, self.table, self.context, self.host)
-        return Layer(point, *on, self.flat if self.stock is not None else None)
+        flat = self.flat if self.stock is not None else None
+        return Layer(point, self.queries, self.table, self.context, self.host, flat)
 
     def flat(self, q: torch.Tensor, weights: torch.Tensor, rows: slice) -> torch.Tensor:
         """DeepGEMM's flat logits over gathered keys, as the stock indexer has them."""
@@ -115,12 +118,19 @@ class Bench:
         """Raises ``AssertionError`` if some rows did not choose what plain PyTorch chooses."""
         sample = sorted({0, self.rows // 3, self.rows - 1})
         picks = torch.cat([part.picks for part in layer.parts]).tolist()
-        which = (self.table, [0] * self.rows, layer.lengths.tolist(), picks, layer.point.block)
-        routed = layer.route(layer.point.heads)
         if layer.point.coarse_heads:
             return  # blocks are chosen by other scores than those that the check computes
-        on = (self.q, self.weights, self.cache.layer, *which, sample, self.host.index_topk)
-        check_rows(layer(), *on, group=layer.point.group, gathered=True, routed=routed)
+        asked = Asked(
+            table_rows=[0] * self.rows,
+            lengths=layer.lengths.tolist(),
+            picks=picks,
+            block=layer.point.block,
+            topk=self.host.index_topk,
+            group=layer.point.group,
+            gathered=True,
+            routed=Queries(*layer.route(layer.point.heads), self.cache.layer),
+        )
+        check_rows(layer(), self.queries, self.table, asked, sample)
 
     def measure(self, points: list[Point], rounds: int) -> list[dict[str, Any]]:
         """Rows of the record: the stock layer, and each point or its error."""
@@ -207,12 +217,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from sglang_hisa.launch.common.provenance import provenance
-    from sglang_hisa.patches.stock import StockPrefill, bench_host
+    from sglang_hisa.patches.stock import StockPrefill, serverless_kernels
 
     began = time.monotonic()
     record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-frontier", "provenance": provenance()}
     record |= {"heads": args.heads, "rounds": args.rounds, "rows": [], "left_out": []}
-    host, cache = bench_host(TOPK), make_cache(PAGES)
+    host, cache = serverless_kernels(TOPK), make_cache(PAGES)
     benches = {
         context: Bench(cache, context, args.rows, args.heads, StockPrefill, host, gpu_timer)
         for context in args.contexts

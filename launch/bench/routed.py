@@ -12,18 +12,15 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import PAGE, kernels
 from sglang_hisa.budget import plan_rows
-from sglang_hisa.config import PAGE
-from sglang_hisa.host import Host
-from sglang_hisa.kernels.settings import DEFAULT, Settings
-from sglang_hisa.schedule import Call, paged_logits, prefill_calls
-from sglang_hisa.summaries import LayerSummaries
+from sglang_hisa.indexer import Queries
+from sglang_hisa.kernels.tuning import DEFAULT, Tuning
+from sglang_hisa.schedule import PAIR, Call, paged_logits, prefill_calls
+from sglang_hisa.stock_kernels import StockKernels
 
 Scorer = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 """Queries and weights of some rows, and which rows they are -> fp32 logits of all tokens."""
-PAIR = 2
-"""Most rows for which DeepGEMM's paged kernel loads a page once."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,10 @@ class Point:
     pages: int = DEFAULT.refine_pages
 
     @property
-    def settings(self) -> Settings:
+    def tuning(self) -> Tuning:
         """How our refine kernel is launched."""
-        return Settings(refine_warps=self.warps, refine_stages=self.stages, refine_pages=self.pages)
+        stages = {"refine_stages": self.stages, "refine_stages_shared": self.stages}
+        return Tuning(refine_warps=self.warps, refine_pages=self.pages, **stages)
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,10 @@ class Layer:
     def __init__(
         self,
         point: Point,
-        layer: LayerSummaries,
-        q: torch.Tensor,
-        weights: torch.Tensor,
+        queries: Queries,
         table: torch.Tensor,
         context: int,
-        host: Host,
+        stock: StockKernels,
         flat: Scorer | None = None,
     ) -> None:
         """``table``: int32 ``[1, pages]``; ``flat``: scores all tokens for a point with DeepGEMM's kernel.
@@ -85,11 +81,11 @@ class Layer:
         Raises:
             ValueError: the rows do not begin at a whole group, or a point of all tokens has no ``flat``.
         """
-        rows = q.shape[0]
+        q, rows = queries.q, queries.q.shape[0]
         if (context - rows) % point.group:
             raise ValueError(f"rows begin inside a group of {point.group}")
-        self.point, self.layer, self.q, self.weights = point, layer, q, weights
-        self.table, self.context, self.host, self.flat = table, context, host, flat
+        self.point, self.layer, self.q, self.weights = point, queries.layer, q, queries.weights
+        self.table, self.context, self.stock, self.flat = table, context, stock, flat
         self.backend = "triton" if q.is_cuda else "torch"
         self.whole = point.tokens >= context
         self.deepgemm = point.refine == "deepgemm"
@@ -119,9 +115,9 @@ class Layer:
             some = slice(first, min(first + step, rows))
             mine = candidates[some]
             paged = self.deepgemm and not self.whole
-            calls = prefill_calls(mine.view(-1, min(group, PAIR)), self.host) if paged else ()
+            calls = prefill_calls(mine.view(-1, min(group, PAIR)), self.stock) if paged else ()
             of_rows = (bounds[some], picks[some], mine)
-            parts.append(Part(some, *of_rows, calls, self.host.topk_plan(mine), starts[some], ends[some]))
+            parts.append(Part(some, *of_rows, calls, self.stock.topk_plan(mine), starts[some], ends[some]))
         return parts
 
     def route(self, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,13 +135,25 @@ class Layer:
         self, part: Part, by: tuple[torch.Tensor, torch.Tensor], summary: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         q, weights = by[0][part.rows], by[1][part.rows]
-        return self.host.flat_logits(q, *summary, weights, part.starts, part.ends, self.earlier)
+        return self.stock.flat_logits(q, *summary, weights, part.starts, part.ends, self.earlier)
 
     def pick(self, part: Part, scores: torch.Tensor) -> torch.Tensor:
         rows, local = part.bounds.shape[0], PAGE + self.point.group - 1
         physical = torch.empty((rows, self.width), dtype=torch.int32, device=self.q.device)
-        which = (part.bounds, part.picks, self.table, self.which[part.rows], self.per_block, 1, local)
-        kernels.pick_pages(scores, *which, physical, None, self.backend, group=self.point.group)
+        kernels.pick_pages(
+            scores,
+            lengths=part.bounds,
+            picks=part.picks,
+            table=self.table,
+            table_rows=self.which[part.rows],
+            pages_per_block=self.per_block,
+            sink_blocks=1,
+            local_tokens=local,
+            physical=physical,
+            logical=None,
+            backend=self.backend,
+            group=self.point.group,
+        )
         return physical
 
     def refine(
@@ -157,17 +165,32 @@ class Layer:
             return self.flat(q, weights, part.rows)
         if self.deepgemm:
             group = min(self.point.group, PAIR)
-            lengths = part.candidates.view(-1, group)
-            given = (q, self.layer.index_k, weights, lengths, physical[::group], width)
-            return paged_logits(self.host, part.calls, *given)
+            return paged_logits(
+                self.stock,
+                part.calls,
+                q,
+                self.layer.index_k,
+                weights,
+                lengths=part.candidates.view(-1, group),
+                table=physical[::group],
+                width=width,
+            )
         logits = torch.empty((q.shape[0], width), dtype=torch.float32, device=q.device)
-        pages = (self.layer.index_k, physical, part.candidates)
-        on = (q, weights, *pages, logits, self.backend)
-        kernels.refine_logits(*on, group=self.point.group, settings=self.point.settings)
+        kernels.refine_logits(
+            q,
+            weights,
+            self.layer.index_k,
+            table=physical,
+            lengths=part.candidates,
+            out=logits,
+            backend=self.backend,
+            group=self.point.group,
+            tuning=self.point.tuning,
+        )
         return logits
 
     def topk(self, part: Part, logits: torch.Tensor, physical: torch.Tensor) -> torch.Tensor:
-        return self.host.topk_slots(logits, part.candidates, physical, part.topk_plan)
+        return self.stock.topk_slots(logits, part.candidates, physical, part.topk_plan)
 
     def tables(self, part: Part) -> torch.Tensor:
         """Of a point of all tokens: the request's one table, for each row."""

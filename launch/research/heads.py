@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.launch.research.rows import Parts
 from sglang_hisa.launch.research.scorers import fp8, token_scores
 

@@ -21,10 +21,10 @@ from rich.progress import track
 
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.eval import tasks
+from sglang_hisa.launch.eval.tasks import Sample
 from sglang_hisa.launch.research.heads import Place, Way, ways
 from sglang_hisa.launch.research.rows import Parts, load_model, projections, prompts
 from sglang_hisa.launch.research.scorers import fp8
-from sglang_hisa.launch.eval.tasks import Sample
 from sglang_hisa.launch.research.train.model import Model
 
 TASKS = ("needle", "multikey-2", "multikey-3", "tracking")

@@ -1,4 +1,4 @@
-"""Stock kernels of SGLang 0.5.17 and 0.5.23 behind :class:`sglang_hisa.host.Host`."""
+"""Stock kernels of SGLang 0.5.17 and 0.5.23 behind :class:`sglang_hisa.stock_kernels.StockKernels`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import gpu
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE, gpu
 from sglang_hisa.schedule import Device
 
 
@@ -57,7 +56,7 @@ def _topk_fn() -> Any:
     return getattr(topk, "topk_transform_paged_v2", None) or topk.topk_transform_512_v2
 
 
-class SglangHost:
+class SglangKernels:
     """Stock kernels as one indexer of one layer calls them in one step."""
 
     def __init__(self, indexer: Any, metadata: Any, *, prefill: bool = False) -> None:

@@ -6,20 +6,19 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.launch.bench import frontier
 from sglang_hisa.launch.bench.cases import Cache
 from sglang_hisa.launch.bench.routed import Layer, Point
 from sglang_hisa.patches.cpu import mqa
 from sglang_hisa.summaries import LayerSummaries
-
-from ..kernels.conftest import make_case
-from ..test_indexer import TOPK, Host
+from tests.kernels.conftest import make_case
+from tests.sglang_hisa.test_indexer import TOPK, CpuKernels
 
 CONTEXT, ROWS, HEADS = PAGE * 12, 64, 64
 
 
-class FlatHost(Host):
+class FlatKernels(CpuKernels):
     """Stock kernels of the CPU stand-ins, DeepGEMM's flat ones too."""
 
     def flat_logits(self, q, keys, scales, weights, starts, ends, columns):
@@ -40,7 +39,7 @@ def timer(arms, rounds):
 def bench():
     case = make_case(torch.device("cpu"), [64], heads=4, pages=60, seed=3)
     cache = Cache(LayerSummaries(case.index_k, case.keys, case.scales), 60)
-    return frontier.Bench(cache, CONTEXT, ROWS, HEADS, None, FlatHost(True), timer)
+    return frontier.Bench(cache, CONTEXT, ROWS, HEADS, None, FlatKernels(True), timer)
 
 
 POINTS = [

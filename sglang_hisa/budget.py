@@ -102,8 +102,8 @@ def routed_heads(share: float, heads: int) -> int:
 def local_window(config: Config, local_tokens: int) -> int:
     """Tokens before a row's end that are always candidates, the model's ``index_local_tokens`` among them.
 
-    Wider where prefill rows choose in groups: the window of a group is that of all its rows, and a row's window
-    must not depend on how many of them the step has or on whether it comes in a decode step.
+    Wider where prefill rows choose in groups: the window of a group is that of all its rows, and a row's
+    window must not depend on how many of them the step has or on whether it comes in a decode step.
     """
     return max(config.local_tokens, local_tokens) + config.prefill_group - 1
 

@@ -85,9 +85,9 @@ class Config:
     Each key is loaded once for all of them. Two keep about what one keeps with a budget a few per cent
     smaller; more pay with fewer heads (4 with a half, 8 with a quarter, 16 with an eighth)."""
     prefill_heads: float = 1.0
-    """Share of the index heads that score the candidates of a pruned prefill row, those of its largest weights
-    (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` have all; pages are always
-    chosen by all."""
+    """Share of the index heads that score the candidates of a pruned prefill row, those of its largest
+    weights (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` tokens have all;
+    pages are always chosen by all."""
     dense_tail_tokens: int = 1024
     """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
     trained model answers as well with 256 as with 1024 or 2048, and worse with none

@@ -1,9 +1,9 @@
-"""Groups of adjacent prefill rows that choose their pages together, so that one load of a key serves them all.
+"""Groups of adjacent prefill rows that choose their pages together, so that one load of a key serves all.
 
-A group is the rows of a multiple of its size and the positions after it (from 0) of a request. They lie in the
-same page, so their candidates differ by the last tokens alone, and a group fits its budget exactly if each row
-does. Where rows are missing from the step (the request starts or ends inside a group), the first or the last
-row stands in their places, too.
+A group is the rows of a multiple of its size (from position 0 of a request) and the positions after it. They
+lie in the same page, so their candidates differ by the last tokens alone, and a group fits its budget exactly
+if each row does. Where rows are missing from the step (the request starts or ends inside a group), the first
+or the last row that is there stands in their places, too.
 """
 
 from __future__ import annotations

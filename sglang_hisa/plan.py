@@ -150,7 +150,7 @@ class Plan:
         return whole if self.back is None else whole[self.back]
 
     def pruned(self) -> torch.Tensor:
-        """Rows that score fewer tokens than they see, or with fewer heads: bool ``[rows]``, as in the step."""
+        """Rows that score fewer tokens than they see, or by fewer heads: bool ``[rows]``, as in the step."""
         fewer = self.of_rows("candidates") < self.rows.lengths
         if not any(chunk.heads for chunk in self.chunks):
             return fewer

@@ -47,8 +47,8 @@ def of_request(
 ) -> list[Segment]:
     """Rows of a request; those of the last ``tail`` tokens of its prompt keep everything.
 
-    ``context``: tokens that the last row sees; ``prompt``: tokens of the prompt. A cut lies between two groups
-    of ``group`` rows or of two (:mod:`sglang_hisa.pairs`), never inside one: some rows more may be kept.
+    ``context``: tokens that the last row sees; ``prompt``: tokens of the prompt. A cut lies between two
+    groups of ``group`` rows or of two (:mod:`sglang_hisa.pairs`), never inside one: a few rows more are kept.
     """
     step = max(2, group)
     cut = max(prompt - tail, 0) // step * step

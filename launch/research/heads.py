@@ -1,4 +1,4 @@
-"""What a row still chooses when few heads score its tokens, rows share pages, or candidates are few (offline).
+"""What a row still chooses when few heads score its tokens, rows share pages, or candidates are few.
 
 The choice of a :class:`Way` is compared with stock DSA's, which scores all tokens with all heads.
 """

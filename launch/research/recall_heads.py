@@ -1,6 +1,6 @@
 """Candidates x heads, offline: which choice of a trained model survives which saving.
 
-python -m sglang_hisa.launch.research.recall_heads launch/research/retriever --out FILE [--contexts 8192] [--device cuda]
+python -m sglang_hisa.launch.research.recall_heads launch/research/retriever --out FILE [--device cuda]
 
 Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at each of three
 places: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.

@@ -134,6 +134,7 @@ COMPUTED = {
     "prefill_tokens": 40000,
     "prefill_fraction": 0.5,
     "prefill_group": 1,
+    "prefill_heads": 0.5,
     "dense_tail_tokens": 0,
     "sink_tokens": 128,
     "local_tokens": 128,

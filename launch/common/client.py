@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-
 GENERATOR = Path(__file__).with_name("generator.py")
 """Run with -P: the child needs SGLang alone on its path, and not the modules beside this one."""
 

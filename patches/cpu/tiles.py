@@ -1,7 +1,7 @@
 """Rows taken a few at a time, so that a prefill chunk of a real top-k fits the memory of a laptop.
 
-The kernels that the stand-ins replace read keys where they lie; PyTorch gathers a copy for each row, and all of
-a chunk's at once are gigabytes (2048 rows with 2048 keys of 576 fp32: 9.7 GB).
+The kernels that the stand-ins replace read keys where they lie; PyTorch gathers a copy for each row, and all
+of a chunk's at once are gigabytes (2048 rows with 2048 keys of 576 fp32: 9.7 GB).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A prefill chunk of a real top-k (2048) takes megabytes on a CPU, not a copy of its keys for each row at once."""
+"""A prefill chunk of a real top-k (2048) takes megabytes on a CPU, not a copy of its keys for each row."""
 
 from __future__ import annotations
 

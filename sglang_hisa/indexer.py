@@ -265,6 +265,65 @@ def _at(rows: Rows, order: torch.Tensor) -> Rows:
     )
 
 
+def block_scores(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    layer: LayerSummaries,
+    summary: tuple[torch.Tensor, torch.Tensor] | None,
+    plan: Plan,
+    chunk: Chunk,
+    config: Config,
+    host: Host,
+    backend: str,
+) -> torch.Tensor:
+    """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: the first half of a choice."""
+    if summary is not None:
+        assert chunk.starts is not None and chunk.ends is not None
+        return host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
+    rows = chunk.stop - chunk.start
+    scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
+    which = (_table(plan, chunk), chunk.table_rows, chunk.bounds, chunk.picks, config.pages_per_block)
+    kernels.coarse_scores(
+        *(q, weights, layer.keys, layer.scales, *which, scores, backend),
+        seal_from=layer.index_k if plan.seals else None,
+        salient=layer.salient,
+        overlap=_overlaps(rows, q.device),
+    )
+    return scores
+
+
+def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
+    """The page table of a chunk: of its rows, or of the requests that its rows name."""
+    table = plan.rows.table
+    return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
+
+
+def picked(
+    scores: torch.Tensor,
+    plan: Plan,
+    chunk: Chunk,
+    config: Config,
+    host: Host,
+    logical: bool,
+    backend: str,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Candidate tables of :func:`block_scores`: the second half; see :func:`candidates`."""
+    rows = chunk.stop - chunk.start
+    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=scores.device)
+    positions = torch.empty_like(physical) if logical else None
+    sink = sink_blocks(config, host.init_tokens)
+    local = local_window(config, host.local_tokens)
+    which = (_table(plan, chunk), chunk.table_rows, config.pages_per_block)
+    kernels.pick_pages(
+        *(scores, chunk.bounds, chunk.picks, *which, sink, local),
+        *(physical, positions, backend),
+        overlap=_overlaps(rows, scores.device),
+        early=plan.seals,
+        group=plan.group,
+    )
+    return physical, positions
+
+
 def candidates(
     q: torch.Tensor,
     weights: torch.Tensor,
@@ -278,35 +337,8 @@ def candidates(
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[rows, width]``."""
-    rows = chunk.stop - chunk.start
-    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=q.device)
-    positions = torch.empty_like(physical) if logical else None
-    table, per_block = plan.rows.table, config.pages_per_block
-    if chunk.table_rows is None:
-        table = table[chunk.start : chunk.stop]
-    sink = sink_blocks(config, host.init_tokens)
-    local = local_window(config, host.local_tokens)
-    overlap = _overlaps(rows, q.device)
-    if summary is not None:
-        assert chunk.starts is not None and chunk.ends is not None
-        scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
-    else:
-        scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
-        which = (table, chunk.table_rows, chunk.bounds, chunk.picks, per_block)
-        kernels.coarse_scores(
-            *(q, weights, layer.keys, layer.scales, *which, scores, backend),
-            seal_from=layer.index_k if plan.seals else None,
-            salient=layer.salient,
-            overlap=overlap,
-        )
-    kernels.pick_pages(
-        *(scores, chunk.bounds, chunk.picks, table, chunk.table_rows, per_block, sink, local),
-        *(physical, positions, backend),
-        overlap=overlap,
-        early=plan.seals,
-        group=plan.group,
-    )
-    return physical, positions
+    scores = block_scores(q, weights, layer, summary, plan, chunk, config, host, backend)
+    return picked(scores, plan, chunk, config, host, logical, backend)
 
 
 def token_logits(

@@ -13,8 +13,9 @@ from sglang_hisa.config import PAGE, Config
 from sglang_hisa.indexer import (
     Output,
     Rows,
-    candidates,
+    block_scores,
     make_prefill_plan,
+    picked,
     refine_kernel,
     select,
     token_logits,
@@ -94,14 +95,15 @@ def run_case(
                 plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
             )
 
-        def filter_() -> tuple[torch.Tensor, Any]:
-            return candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
+        def coarse() -> torch.Tensor:
+            return block_scores(qs, ws, layer, summary, plan, chunk, config, host, "triton")
 
-        def coarse() -> object:
-            assert summary is not None and chunk.starts is not None and chunk.ends is not None
-            return host.flat_logits(qs, *summary, ws, chunk.starts, chunk.ends, plan.score_blocks)
+        scores = coarse()
 
-        physical = filter_()[0]
+        def pick() -> torch.Tensor:
+            return picked(scores, plan, chunk, config, host, False, "triton")[0]
+
+        physical = pick()
 
         def refine_() -> torch.Tensor:
             return token_logits(qs, ws, layer, plan, chunk, physical, host, "triton")
@@ -112,9 +114,7 @@ def run_case(
             topks[best],
             lambda: host.topk_slots(logits, chunk.candidates, physical, chunk.topk_plan),
         )
-        each["pick"] = (None, filter_)
-        if summary is not None:
-            each["coarse"] = (None, coarse)
+        each["coarse"], each["pick"] = (None, coarse), (None, pick)
     arms = {
         f"{stage}:{arm}": work
         for stage, pair in each.items()

@@ -55,8 +55,8 @@ def new_folder(args: argparse.Namespace, default: str, name: str = "report.json"
 def check_place(
     args: argparse.Namespace, folder: Path, name: str = "report.json", rewrites: bool = True
 ) -> None:
-    """A usage error where the report of ``--from`` would replace another run's, or, unless it ``rewrites`` the
-    same, its own record."""
+    """A usage error where the report of ``--from`` would replace another record, or its own unless it
+    ``rewrites`` the same."""
     from sglang_hisa.launch.common import files
 
     source: Path = args.source if args.source.is_file() else args.source / name

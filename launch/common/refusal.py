@@ -1,4 +1,4 @@
-"""The words of a server that refuses. Only the standard library: the load generator's process reads this file."""
+"""The words of a server that refuses. Only the standard library: the load generator reads this file."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         if arm["died"] is not None:
             code, seconds, busy = (arm["died"][key] for key in ("code", "seconds", "busy"))
             found.append(
-                f"arm {name} {how(code, arm.get('log_tail') or '')} after {seconds:.0f} s: the requests on it "
-                f"are lost (it last said {busy}); the other arm got the later ones"
+                f"arm {name} {how(code, arm.get('log_tail') or '')} after {seconds:.0f} s: the requests on "
+                f"it are lost (it last said {busy}); the other arm got the later ones"
             )
     if record["cut"]:
         found.append(f"requests were cut off at the end of --drain-timeout (the arms said {record['cut']})")

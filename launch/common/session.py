@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 
-def _session(pid: int) -> list[int]:
+def processes(pid: int) -> list[int]:
     """Processes of the session that ``pid`` leads (its workers live in it)."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -29,7 +29,7 @@ def _session(pid: int) -> list[int]:
 def end(leader: int, timeout: float = 20) -> None:
     """SIGKILL every process of a session until none is left."""
     deadline = time.monotonic() + timeout
-    while (alive := _session(leader)) and time.monotonic() < deadline:
+    while (alive := processes(leader)) and time.monotonic() < deadline:
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):  # it ended between listing and signal
                 os.kill(pid, signal.SIGKILL)

@@ -41,6 +41,7 @@ class Answer:
         self.gaps: list[float] = []
         self.tokens = 0
         self.counted = self.ended = False
+        self.refusal: str | None = None
         self.reason = ""
         """The server's ``finish_reason``, with its words where it has some."""
 
@@ -52,8 +53,9 @@ class Answer:
         if not text.startswith(b"{"):
             return
         now, data = time.perf_counter(), json.loads(text)
-        if (refusal := message(data)) is not None:
-            raise Refused(refusal)
+        self.refusal = message(data)
+        if self.refusal is not None:
+            raise Refused(self.refusal)  # to the benchmark, which then gives up the request
         meta = data.get("usage") or data.get("meta_info") or {}
         if (count := meta.get("completion_tokens")) is not None:
             self.counted = True
@@ -112,21 +114,27 @@ async def _watch(self: aiohttp.ClientResponse, connection: Any) -> aiohttp.Clien
     return found
 
 
-def watched(ask: Callable[..., Any]) -> Callable[..., Any]:
+def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
     """``ask``, one of the benchmark's request functions, with tokens' times and whole answers only."""
 
-    async def asked(request: Any, pbar: Any = None) -> Any:
+    async def asked(request_func_input: Any, pbar: Any = None) -> Any:
+        request = request_func_input  # the benchmark names its arguments
         if request.api_url.endswith("completions"):  # /generate counts tokens unasked
             options = {"include_usage": True, "continuous_usage_stats": True}
             request.extra_request_body = {**request.extra_request_body, "stream_options": options}
         answer = Answer()
         _ANSWER.set(answer)
-        output = await ask(request, pbar)
+        output = await ask(request_func_input=request, pbar=pbar)
         whole = not serving.args.disable_ignore_eos
-        problem = answer.problem(request.output_len, whole) if output.success else words(output.error)
+        problem = answer.refusal or (
+            answer.problem(request.output_len, whole) if output.success else words(output.error)
+        )
         if problem:
             output.success, output.error = False, problem
-        elif answer.counted:
+            job.failed.append((output.prompt_len, problem))
+            return output
+        job.answered += 1
+        if answer.counted:
             output.ttft, output.itl, output.output_len = answer.ttft, answer.gaps, answer.tokens
             # The benchmark's own summary wants a text of at least a token for each gap.
             output.text_chunks = ["a"] * len(answer.gaps)
@@ -141,6 +149,9 @@ class Job:
     def __init__(self) -> None:
         self.fresh = ""
         self.arrivals: list[float] = []
+        self.answered = 0
+        self.failed: list[tuple[int, str]] = []
+        """Prompt tokens and reason of each request that failed."""
         self._get_dataset, self._get_request = serving.get_dataset, serving.get_request
 
     def get_dataset(self, args: Any, tokenizer: Any, *more: Any) -> Any:
@@ -160,16 +171,35 @@ class Job:
 
     def run(self, argv: list[str], fresh: str) -> None:
         """A failed load (SystemExit too) must not end the process."""
-        self.fresh, self.arrivals = fresh, []
+        self.fresh, self.arrivals, self.answered, self.failed = fresh, [], 0, []
         sys.argv = ["sglang.benchmark.serving", *argv]
+        out = pathlib.Path(argv[argv.index("--output-file") + 1])
         try:
             serving.cli_main()
-            out = pathlib.Path(argv[argv.index("--output-file") + 1])
             found = json.loads(out.read_text().splitlines()[-1])
-            begin = self.arrivals[0] if self.arrivals else 0.0
-            out.write_text(json.dumps({**found, "arrivals": [moment - begin for moment in self.arrivals]}))
         except (Exception, SystemExit):
             traceback.print_exc()
+            if self.answered or not self.failed:
+                return
+            found = self._nothing()  # the benchmark's summary fails where every request did
+        begin = self.arrivals[0] if self.arrivals else 0.0
+        out.write_text(json.dumps({**found, "arrivals": [moment - begin for moment in self.arrivals]}))
+
+    def _nothing(self) -> dict[str, Any]:
+        """A result of failed requests alone."""
+        count = len(self.failed)
+        return {
+            "completed": 0,
+            "duration": time.perf_counter() - self.arrivals[0],
+            "output_throughput": 0.0,
+            "total_throughput": 0.0,
+            "errors": [error for _, error in self.failed],
+            "input_lens": [tokens for tokens, _ in self.failed],
+            "output_lens": [0] * count,
+            "ttfts": [0.0] * count,
+            "itls": [[] for _ in range(count)],
+            "cached_tokens": [0] * count,
+        }
 
 
 def main() -> None:
@@ -178,7 +208,7 @@ def main() -> None:
     serving.get_dataset, serving.get_request = job.get_dataset, job.get_request
     aiohttp.ClientResponse.start = _watch  # type: ignore[method-assign]
     for name, ask in serving.ASYNC_REQUEST_FUNCS.items():
-        serving.ASYNC_REQUEST_FUNCS[name] = watched(ask)
+        serving.ASYNC_REQUEST_FUNCS[name] = watched(ask, job)
     for line in sys.stdin:
         given = json.loads(line)
         job.run(given["argv"], given["fresh"])

@@ -174,7 +174,9 @@ class Runner:
         self.tell(kept)
         if all(r["error"] for r in kept["requests"]):
             server_facts(self.url, None)
-            raise ClientFailed(f"load {kept['load']:g}: every request failed")
+            raise ClientFailed(
+                f"load {kept['load']:g}: every request failed ({kept['requests'][0]['error']})"
+            )
 
 
 def line(kept: Mapping[str, Any], kind: str) -> str:

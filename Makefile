@@ -3,6 +3,8 @@ PYTHON ?= python3
 VERSIONS := 0.5.17 0.5.23
 NEWEST := $(lastword $(VERSIONS))
 VENV := .venv-$(NEWEST)
+# Releases between these: .sglang/VERSION has the source of each, and `make test-rest` the tests marked `versions`.
+export BETWEEN :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_FLAGS := -q --no-build-isolation
@@ -28,7 +30,7 @@ help:
 test: install-$(NEWEST)
 	@.ci/test quick $(NEWEST)
 
-test-rest: $(VERSIONS:%=install-%)
+test-rest: $(VERSIONS:%=install-%) $(BETWEEN:%=.sglang/%)
 	@.ci/test rest $(VERSIONS)
 
 test-all: test test-rest

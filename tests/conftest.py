@@ -49,7 +49,6 @@ def marks_of(item: pytest.Item) -> parts.Marks:
     return parts.Marks(
         server=item.get_closest_marker("server") is not None,
         promise=item.get_closest_marker("promise") is not None,
-        slow=item.get_closest_marker("slow") is not None,
         once=once.args[0] if once else None,
     )
 

@@ -21,7 +21,6 @@ class Marks:
 
     server: bool = False
     promise: bool = False
-    slow: bool = False
     once: str | None = None
     """The one SGLang of the test, where it does not run with each."""
 
@@ -32,16 +31,14 @@ def problem(marks: Marks) -> str | None:
         return f"no run has SGLang {marks.once}"
     if marks.promise and marks.once not in (None, VERSIONS[-1]):
         return f"`make test` has SGLang {VERSIONS[-1]}, so that a promise cannot be shown with {marks.once}"
-    if marks.promise and (marks.slow or not marks.server):
-        return "`promise` chooses among the servers, and `slow` among the other tests"
-    if marks.slow and marks.server:
-        return "of the tests with servers, `make test` has those marked `promise` alone"
+    if marks.promise and not marks.server:
+        return "`make test` has it anyway: `promise` chooses among the tests with a server"
     return None
 
 
 def part_of(marks: Marks, version: str) -> str:
     """The part that has a test when it runs with SGLang ``version``."""
-    quick = marks.promise if marks.server else not marks.slow
+    quick = marks.promise or not marks.server
     return QUICK if quick and version == VERSIONS[-1] else REST
 
 

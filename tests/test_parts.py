@@ -26,7 +26,7 @@ def allowed():
 def test_one_run_has_a_test_and_no_second(marks, version):
     runs = [run for run in itertools.product(parts.PARTS, parts.SERVERS) if parts.has(*run, marks, version)]
     assert len(runs) == (marks.once in (None, version))
-    assert (VERSIONS[-1], "rest", "none") not in {(version, *run) for run in runs}, "`.ci/test` starts no such run"
+    assert version != VERSIONS[-1] or ("rest", "none") not in runs, "`.ci/test` starts no such run"
     if marks == Marks() and version == VERSIONS[-1]:
         assert runs == [("quick", "none")]
     if version != VERSIONS[-1]:

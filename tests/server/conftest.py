@@ -44,6 +44,7 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
         "decode": given.get("decode_tokens", 0),
         "prefill": given.get("prefill_tokens", 0),
         "group": given.get("prefill_group", 2),
+        "heads": given.get("prefill_heads", 1.0),
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
     paths = (env["PYTHONPATH"], *map(str, (*ALWAYS, *plugins)))

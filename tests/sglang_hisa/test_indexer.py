@@ -77,8 +77,8 @@ def queries_of(case):
 def brute_force(case, row, table_row, keep, block, together=None, window=PAGE + 1, heads=None):
     """The row's chosen positions: best blocks by reference scores, then best tokens inside.
 
-    ``together``: the row that it chooses its blocks with, itself if it stands alone among rows that do, or all
-    rows of its group, its longest last.
+    ``together``: the row that it chooses its blocks with, itself if it stands alone among rows that do; or
+    all rows of its group, its longest last.
     ``window``: tokens before its end that are always candidates, wider by the others of a group.
     ``heads``: how many score tokens, those of the row's largest weights; None: all.
     """

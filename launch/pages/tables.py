@@ -214,6 +214,28 @@ def ab_tp2() -> str:
     return _ab("ab-v32-4l-tp2")
 
 
+def frontier() -> str:
+    """Speed-up of a prefill layer at 128K by candidates and heads: the fastest way that was measured."""
+    record = _load("frontier-h200.json")
+    rows = [r for r in record["rows"] if r["context"] == 128 * K and "speedup" in r]
+    heads = sorted({r["heads"] for r in rows}, reverse=True)
+    out = []
+    for tokens_of in sorted({r["tokens"] for r in rows}):
+        cells = []
+        for count in heads:
+            mine = [r for r in rows if (r["tokens"], r["heads"]) == (tokens_of, count)]
+            best = max(mine, key=lambda r: r["speedup"], default=None)
+            words = (
+                ""
+                if best is None
+                else f"{best['speedup']:.1f}× ({best['us'] / 1000:.2f} ms, {best['group']})"
+            )
+            cells.append(words)
+        out.append([f"{tokens_of // K}K" if tokens_of < 128 * K else "all", *cells])
+    head = ["candidates", *(f"{count} heads" for count in heads)]
+    return table(head, out) + "\n\n" + _source(record, "frontier-h200.json")
+
+
 def quality() -> str:
     """Exact answers of the trained model, by task, context and arm."""
     return _answers("quality.json")
@@ -333,6 +355,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pairs": pairs,
     "decode": decode,
     "prefill": prefill,
+    "frontier": frontier,
     "quality": quality,
     "tail": tail,
     "watching": watching,

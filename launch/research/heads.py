@@ -128,9 +128,7 @@ def ways(context: int, heads: int, topk: int) -> Iterator[Way]:
     few = [heads // share for share in (1, 2, 4, 8) if heads // share >= 4]
     for tokens in sizes:
         for count in few:
-            yield from (
-                Way(tokens, count, group) for group in (1, 2, 4, 8, 16) if tokens < context or group == 1
-            )
+            yield from (Way(tokens, count, group) for group in (1, 2, 4, 8) if tokens < context or group == 1)
         for count in few[1:]:
             group = 1 if tokens >= context else 2
             yield Way(tokens, count, group, router="coarse")

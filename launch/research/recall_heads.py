@@ -2,8 +2,8 @@
 
 python -m sglang_hisa.launch.research.recall_heads launch/research/retriever --out FILE [--device cuda]
 
-Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at each of three
-places: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.
+Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at three
+quarters of it: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TASKS = ("needle", "multikey-2", "multikey-3", "tracking")
 K = 1024
 GROUP = 16
 """Largest group; places begin at a multiple of it."""
-OTHERS = (0.6, 0.75, 0.9)
+OTHERS = (0.75,)
 """Places of other rows, as shares of the prompt."""
 
 

@@ -2,8 +2,8 @@
 
 python -m sglang_hisa.launch.research.recall_heads launch/research/retriever --out FILE [--device cuda]
 
-Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at three
-quarters of it: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.
+Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at three quarters
+of it: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
+#   frontier-paper     the same at the arithmetic of the paper's 8K; salient summaries -> OUT/quality-frontier-paper
 #   frontier-strict    the same where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
@@ -65,7 +66,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,50p' "$0" >&2; exit 2; }
+usage() { sed -n '2,51p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -134,12 +135,15 @@ case $step in
     small='paper-4to1:block=64:dense_tail_tokens'
     answers quality-tail "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" ;;
   frontier) "$python" -m sglang_hisa.launch.bench.frontier --out "$out/frontier-h200.json" ;;
-  frontier-answers) # arms named by candidates x share of the heads: four of a quarter of the context's arithmetic or less,
-    # two of half of it, and the paper's 8K with two of the same arithmetic at 32K
-    part='balanced:prefill_tokens=4096:prefill_fraction' paper='paper:dense_tail_tokens=1024'
+  frontier-answers) # arms named by candidates x share of the heads: of a quarter of the context's arithmetic or less, two of half of it
+    part='balanced:prefill_tokens=4096:prefill_fraction'
+    half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
+    answers quality-frontier "stock,L4x1=$part=0.25,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
+    )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
+  frontier-paper) # the paper's 8K and two of the same arithmetic at 32K; summaries by mean and salient at a quarter of the context
     half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8' old='paper-4to1:block=64'
-    answers quality-frontier "stock,old=$old,salient=$old:summary=salient,L4x1=$part=0.25,L4x2=$part=0.25:$half,$(
-    )L4x4=$part=0.25:$quarter,3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,8Kx1=$paper,$(
+    paper='paper:dense_tail_tokens=1024'
+    answers quality-frontier-paper "stock,old=$old,salient=$old:summary=salient,8Kx1=$paper,$(
     )16Kx2=$paper:prefill_fraction=0.5:$half,32Kx4=$paper:prefill_fraction=1:$quarter" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's
     part='balanced:decode_tokens=0:dense_tail_tokens=0:prefill_tokens=4096:prefill_fraction'

@@ -2,7 +2,7 @@
 
     python -m sglang_hisa.launch.acceptance --out launch/results/coverage-h100.json
     python -m sglang_hisa.launch.acceptance --gpus 2 --out launch/results/two-gpu.json
-    python -m sglang_hisa.launch.acceptance --cpu --out cover.json --cases plain mtp
+    python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json --cases plain mtp
 
 A case is a small model with random weights and SGLang's flags. Both servers answer prompts within the budget
 (HISA must answer as stock does, but for rounding) and HISA prompts beyond it (canary full). A case that fails
@@ -20,7 +20,6 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance.case_run import Machine, run_case
@@ -28,7 +27,9 @@ from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunks
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
 from sglang_hisa.launch.acceptance.ranks import RANKS, run_ranks
+from sglang_hisa.launch.acceptance.record import CaseRow
 from sglang_hisa.launch.common.rows import RowRecord
+from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
 
@@ -77,16 +78,17 @@ def main(argv: list[str] | None = None) -> int:
         and not (args.cpu and case.tiny is None)
         and installed_version() in case.versions
     ]
-    record, begin = RowRecord(args.out, shlex.join(sys.argv), key="case"), time.monotonic()
+    record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
+    begin = time.monotonic()
     if args.missing:
         chosen = [name for name in chosen if name not in right(record)]
     tell = partial(print, flush=True)
     with TemporaryDirectory() as models:
         machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
 
-        def keep(row: dict[str, Any]) -> None:
+        def keep(row: CaseRow) -> None:
             record.put(row)
-            tell(f"{row['case']}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
+            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
 
         if args.disaggregate:
             chosen = list(SIDES)
@@ -110,9 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     return int(not right(record) >= set(chosen))
 
 
-def right(record: RowRecord) -> set[str]:
+def right(record: RowRecord[CaseRow]) -> set[str]:
     """Cases of the record without a problem."""
-    return {row["case"] for row in record.rows() if not row["problems"]}
+    return {row.case for row in record.rows() if not row.problems}
 
 
 if __name__ == "__main__":

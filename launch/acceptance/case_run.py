@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.acceptance.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.acceptance.probes import ALWAYS, PROBES, Pair, Sizes
+from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common import models, server
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerProcess
 from sglang_hisa.launch.common.serving import gpu_flags
 
@@ -26,7 +26,7 @@ GPU_ENV = {
 }
 CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
 
-Probe = Callable[[dict[str, Any], list[str]], None]
+Probe = Callable[[Facts, list[str]], None]
 """Adds to the facts and problems of a row."""
 
 
@@ -100,38 +100,44 @@ class Machine:
         return ready
 
 
-def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> dict[str, Any]:
+def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
     """A row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where something broke."""
-    row = {"case": name, "shows": case.shows, "flags": list(case.flags), "env": dict(case.env)}
-    facts: dict[str, Any] = {}
+    facts, tails = Facts(), None
     problems: list[str] = []
     begin = time.monotonic()
     try:
         probe(facts, problems)
     except Exception as error:  # whatever it is: the other cases still run
         problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        logs = sorted(machine.logs.glob(f"cover-{name}-*.log"))
-        row["log_tails"] = {log.stem: log.read_text(errors="replace").splitlines()[-25:] for log in logs}
-    seconds = round(time.monotonic() - begin)
-    return {**row, "facts": facts, "problems": problems, "seconds": seconds, "provenance": provenance()}
+        logs = sorted(machine.logs.glob(f"acceptance-{name}-*.log"))
+        tails = {log.stem: tuple(log.read_text(errors="replace").splitlines()[-25:]) for log in logs}
+    return CaseRow(
+        case=name,
+        shows=case.shows,
+        flags=case.flags,
+        env=dict(case.env),
+        facts=facts,
+        problems=tuple(problems),
+        log_tails=tails,
+        seconds=round(time.monotonic() - begin),
+        provenance=Provenance(**provenance()),
+    )
 
 
-def run_case(name: str, case: Case, machine: Machine) -> dict[str, Any]:
+def run_case(name: str, case: Case, machine: Machine) -> CaseRow:
     """Stock and HISA side by side, asked every probe of the case; see :func:`row_of`."""
     return row_of(name, case, machine, partial(_side_by_side, name, case, machine))
 
 
-def _side_by_side(
-    name: str, case: Case, machine: Machine, facts: dict[str, Any], problems: list[str]
-) -> None:
+def _side_by_side(name: str, case: Case, machine: Machine, facts: Facts, problems: list[str]) -> None:
     model = machine.write_model(case, machine.models / name)
-    facts["model"] = models.described(model)
+    facts.model = models.described(model)
     flags = machine.flags(case, model)
     stock, hisa = (
         ServerProcess(
             flags,
             env=machine.server_env(case, arm == "hisa"),
-            log=machine.logs / f"cover-{name}-{arm}.log",
+            log=machine.logs / f"acceptance-{name}-{arm}.log",
         )
         for arm in ("stock", "hisa")
     )
@@ -139,7 +145,7 @@ def _side_by_side(
     with stock, hisa:
         for arm, one in (("stock", stock), ("hisa", hisa)):
             ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
-            facts[f"{arm}_ready_s"] = round(ready)
+            setattr(facts, f"{arm}_ready_s", round(ready))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):
             machine.tell(f"{name}: {probe}")
             PROBES[probe](pair)

@@ -36,9 +36,10 @@ class Agreement:
     gap: float | None
     wrong: list[str]
 
-    def facts(self, share: str) -> dict[str, float]:
-        """Of a row; ``share`` names the share."""
-        return {share: self.share} | ({} if self.gap is None else {"gap_nats": round(self.gap, 4)})
+    @property
+    def gap_nats(self) -> float | None:
+        """``gap`` as a record keeps it."""
+        return None if self.gap is None else round(self.gap, 4)
 
 
 def likely(answer: Answer, position: int) -> dict[int, float]:

@@ -9,7 +9,7 @@ import torch
 from sglang_hisa import kernels
 from sglang_hisa.config import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES, dequantised_pages
 from sglang_hisa.summaries import LayerSummaries
 
 FLUSH_BYTES = 256 << 20
@@ -109,7 +109,7 @@ def check_rows(
             assert bool((~used[:earlier] | maybe).all()), f"row {row}: a token of a block that was not picked"
         tokens = torch.arange(length, device=pages.device)
         sure = tokens[kept[tokens // block]]
-        keys = reference.dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
+        keys = dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
         score = reference.mqa_scores(q[row], weights[row], keys)
         candidates = min(length - (earlier - picks[row]) * block, length)
         assert slots.numel() == min(candidates, topk), f"row {row}: {slots.numel()} tokens chosen"

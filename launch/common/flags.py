@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-Record = Mapping[str, Any]
+from sglang_hisa.launch.common.record import Record
 
 _CAPTURES = "captures CUDA graphs of prefill steps, too"
 NOT_DEFAULT = {
@@ -23,22 +22,12 @@ PLACES = ("--model-path",)
 """Flags whose value is a path: only its last part says what was served."""
 OWN = frozenset(
     (
-        *("--arms", "--tasks", "--ruler2", "--longbench", "--contexts", "--samples", "--at-once", "--seed"),
-        *(
-            "--cpu",
-            "--together",
-            "--timeout",
-            "--out",
-            "--from",
-            "--scenes",
-            "--minutes",
-            "--canary",
-            "--slice",
-        ),
-        *("--longest", "--jitter", "--plugin"),
+        *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--from", "--jitter", "--longbench"),
+        *("--longest", "--minutes", "--out", "--plugin", "--ruler2", "--samples", "--scenes", "--seed"),
+        *("--slice", "--tasks", "--timeout", "--together"),
     )
 )
-"""Options of ``hisa eval`` and ``launch.stress``, whose records keep the command and not the flags."""
+"""Options of ``hisa eval`` and of the stress runs, whose records keep the command and not the flags."""
 
 
 def parse(words: Iterable[str]) -> dict[str, str]:
@@ -56,18 +45,20 @@ def parse(words: Iterable[str]) -> dict[str, str]:
 
 def of_servers(record: Record) -> list[dict[str, str]]:
     """Flags of the servers of ``record``, once for each call that started some; empty if none did."""
-    if "flags" in record:
-        return [parse(record["flags"])]
-    made = [row["provenance"] for row in record.get("rows", ()) if "provenance" in row] or [
-        record.get("provenance", {})
-    ]
+    if record.flags is not None:
+        return [parse(record.flags)]
     given = []
-    for command in dict.fromkeys(where.get("command") or "" for where in made):
+    for command in dict.fromkeys(where.command or "" for where in record.origins):
         words = shlex.split(command)
-        if record.get("kind") == "hisa-eval" or any("stress" in word for word in words[:1]):
+        if record.kind == "hisa-eval" or any("stress" in word for word in words[:1]):
             flags = parse(words).items()
             given.append({flag: value for flag, value in flags if flag not in OWN})
     return given
+
+
+def ranks(record: Record) -> int:
+    """GPUs of one server: its tensor parallel ranks."""
+    return int(parse(record.flags or ()).get("--tp", "1"))
 
 
 def _listed(names: Iterable[str]) -> str:

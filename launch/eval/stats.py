@@ -27,7 +27,7 @@ def mcnemar(lost: int, won: int) -> float:
     """Exact two-sided p of McNemar's test: were answers lost and won by chance?"""
     trials = lost + won
     tail = sum(math.comb(trials, i) for i in range(min(lost, won) + 1)) / 2**trials
-    return min(1.0, 2 * tail)
+    return float(min(1.0, 2 * tail))
 
 
 def rows(answers: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:

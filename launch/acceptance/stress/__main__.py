@@ -32,6 +32,7 @@ from pathlib import Path
 
 from sglang_hisa.config import CANARY, environment, parse
 from sglang_hisa.launch.ab.plan import parse_tokens
+from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load
 from sglang_hisa.launch.acceptance.stress.session import Stress
 from sglang_hisa.launch.common import models, server
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     base = environment()
     if args.jitter:
         base = _with_delays(base, args.plugin, args.jitter)
-    record = RowRecord(args.out, shlex.join(sys.argv), key="id")
+    record = RowRecord(args.out, shlex.join(sys.argv), StressRow, key="id")
     with tempfile.TemporaryDirectory() as folder:
         if args.cpu:
             model = models.make_tiny(Path(folder) / "model")

@@ -15,6 +15,7 @@ from sglang_hisa.launch.acceptance.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.acceptance.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common import models, server
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerProcess
 from sglang_hisa.launch.common.serving import gpu_flags
@@ -38,7 +39,7 @@ class Machine:
     env: Mapping[str, str]
     logs: Path
     models: Path
-    tell: Callable[[str], None]
+    tell: ProgressCallback
     timeout: float = 400
 
     @property

@@ -5,28 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.launch.common.figures import literal, pyplot
+from sglang_hisa.launch.common.text import tokens
 from sglang_hisa.launch.eval import stats
 
 PANELS = 6
 """Panels side by side."""
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _length(tokens: int) -> str:
-    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
-
-
 def needle_map(record: dict[str, Any], path: Path) -> None:
     """Depth down, context across, a panel for each arm. Raises ``ImportError`` without matplotlib."""
-    plt = _pyplot()
+    plt = pyplot()
     arms = record["plan"]["arms"]
     figure, axes = plt.subplots(
         1, len(arms), figsize=(1.2 + 2.9 * len(arms), 3.2), squeeze=False, sharey=True, layout="constrained"
@@ -37,11 +26,11 @@ def needle_map(record: dict[str, Any], path: Path) -> None:
         contexts = sorted({context for context, _ in cells})
         depths = sorted({depth for _, depth in cells})
         grid = [[cells.get((c, d), float("nan")) for c in contexts] for d in depths]
-        axis.set(title=arm.replace("$", r"\$"), xlabel="context (tokens)")
+        axis.set(title=literal(arm), xlabel="context (tokens)")
         if not grid:
             continue
         image = axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(contexts)), map(_length, contexts))
+        axis.set_xticks(range(len(contexts)), map(tokens, contexts))
         axis.set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths])
         for y, line in enumerate(grid):
             for x, share in enumerate(line):
@@ -55,7 +44,7 @@ def needle_map(record: dict[str, Any], path: Path) -> None:
 
 def by_length(record: dict[str, Any], path: Path) -> None:
     """Accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
-    plt = _pyplot()
+    plt = pyplot()
     tasks, arms = record["plan"]["tasks"], record["plan"]["arms"]
     wide = min(len(tasks), PANELS)
     lines = -(-len(tasks) // wide)
@@ -78,7 +67,7 @@ def by_length(record: dict[str, Any], path: Path) -> None:
                 [r["context"] * shift for r in mine], middle, bars, label=arm, capsize=2, marker="o", ms=3
             )
         contexts = record["plan"]["contexts"]
-        axis.set_xticks(contexts, map(_length, contexts))
+        axis.set_xticks(contexts, map(tokens, contexts))
         axis.minorticks_off()
     measure = "mean score" if record["plan"].get("suite") == "longbench" else "accuracy"
     axes[0][0].set_ylabel(f"{measure} (95 % interval)")

@@ -11,9 +11,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm
+from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.runner import Invalid
-from sglang_hisa.launch.ab.start import Told, new_facts, started
+from sglang_hisa.launch.ab.start import new_facts, started
+from sglang_hisa.launch.common.arms import Arm
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, check_free, fetch
 from sglang_hisa.launch.live import formatting, report
@@ -68,7 +70,7 @@ class Runner:
     every: float
     drain_s: float
     folder: Path
-    tell: Told
+    tell: ProgressCallback
     show: Shown
     timeout: float = 1800
     record: dict[str, Any] = field(init=False)

@@ -30,24 +30,21 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from sglang_hisa.config import CANARY, environment, parse
+from sglang_hisa.config import CANARY, environment
 from sglang_hisa.launch.ab.plan import parse_tokens
 from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load
 from sglang_hisa.launch.acceptance.stress.session import Stress
 from sglang_hisa.launch.common import models, server
+from sglang_hisa.launch.common.arms import parse_arm
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.serving import gpu_flags
 
 
 def _setting(arm: str, canary: str) -> str | None:
     """``SGLANG_HISA`` of ``stock``, a preset or JSON, with the canary. Raises ``ConfigError``."""
-    if arm == "stock":
-        return None
-    given = json.loads(arm) if arm.startswith("{") else {"preset": arm}
-    text = json.dumps({"canary": canary, **given})
-    parse(text)
-    return text
+    given = parse_arm(arm).setting
+    return None if given is None else json.dumps({"canary": canary, **json.loads(given)})
 
 
 def _milliseconds(text: str) -> float:
@@ -96,7 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.jitter and not (args.plugin and (args.plugin / "hisa_jitter.py").is_file()):
         parser.error("--jitter needs --plugin DIR: the folder tests/plugins/jitter of a checkout")
 
-    arms = {(arm if not arm.startswith("{") else "hisa"): _setting(arm, args.canary) for arm in args.arms}
+    arms = {
+        ("hisa" if arm.startswith("{") else parse_arm(arm).name): _setting(arm, args.canary)
+        for arm in args.arms
+    }
     longest = args.longest or (900 if args.cpu else 16 << 10)
     base = environment()
     if args.jitter:

@@ -17,6 +17,7 @@ from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load, Round
 from sglang_hisa.launch.common import receipts
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
@@ -42,7 +43,7 @@ class Stress:
     logs: Path
     model: str
     record: RowRecord[StressRow]
-    tell: Callable[[str], None]
+    tell: ProgressCallback
     start_timeout: float = 600
     _starts: int = field(default=0, init=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.config import ConfigError
-from sglang_hisa.launch.cli import eval as evaluate
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.eval import client, report, stats, tasks
 from tests.launch.ab.json_server import serving
@@ -114,17 +111,6 @@ def test_an_interrupt_before_the_first_answer_still_shows_the_report(
 
     monkeypatch.setattr(client, "ask_all", interrupted)
     assert main(["eval", "http://127.0.0.1:9", "--contexts", "256", "--out", str(tmp_path)]) == 130
-
-
-def test_arms() -> None:
-    assert evaluate.parse_arm("stock") == ("stock", None)
-    assert evaluate.parse_arm(" paper") == ("paper", '{"preset": "paper"}')
-    name, setting = evaluate.parse_arm("tight=paper:prefill_tokens=2048:block=64")
-    assert name == "tight" and setting is not None
-    assert json.loads(setting) == {"preset": "paper", "prefill_tokens": 2048, "block": 64}
-    for wrong in ("nope", "paper:blok=64", "paper:block=63", "stock:block=64"):
-        with pytest.raises(ConfigError):
-            evaluate.parse_arm(wrong)
 
 
 @pytest.mark.parametrize(

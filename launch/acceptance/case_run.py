@@ -1,4 +1,4 @@
-"""One row of the record: a case served by stock and HISA side by side, and asked all its probes."""
+"""Run one case: serve it with stock DSA and HISA side by side, run its probes, and return its row."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Machine:
         return replace(self.usual, longer=case.context or self.usual.longest)
 
     def setting(self, case: Case) -> str:
-        """HISA that prunes at the probes' sizes, with the canary of the case."""
+        """``SGLANG_HISA`` with a budget that prunes the probes' prompts, and with the canary of the case."""
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
         return json.dumps({**given, "canary": case.canary, **case.hisa})
@@ -69,7 +69,7 @@ class Machine:
         return [*given, *graphs, *case.flags]
 
     def write_model(self, case: Case, out: Path) -> Path:
-        """The model of a case, or its tiny form.
+        """Write the model of a case, or on a CPU its tiny form.
 
         Raises:
             ValueError: a CPU has no form of it.
@@ -88,7 +88,7 @@ class Machine:
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
     def wait_ready(self, one: ServerProcess, who: str, case: Case, hisa: bool) -> float:
-        """Seconds that a server took to start, told as they pass.
+        """Wait for a server and report its progress; returns the seconds that it took to start.
 
         Raises:
             ServerFailed: it did not, or it does not serve HISA, or stock, as it should.
@@ -102,13 +102,13 @@ class Machine:
 
 
 def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
-    """A row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where something broke."""
+    """Run ``probe`` and return the row of the case; with the ends of the logs if it raised."""
     facts, tails = Facts(), None
     problems: list[str] = []
     begin = time.monotonic()
     try:
         probe(facts, problems)
-    except Exception as error:  # whatever it is: the other cases still run
+    except Exception as error:  # of any kind: the other cases must still run
         problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         logs = sorted(machine.logs.glob(f"acceptance-{name}-*.log"))
         tails = {log.stem: tuple(log.read_text(errors="replace").splitlines()[-25:]) for log in logs}
@@ -126,7 +126,7 @@ def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
 
 
 def run_case(name: str, case: Case, machine: Machine) -> CaseRow:
-    """Stock and HISA side by side, asked every probe of the case; see :func:`row_of`."""
+    """Run every probe of the case on stock DSA and HISA side by side; see :func:`row_of`."""
     return row_of(name, case, machine, partial(_side_by_side, name, case, machine))
 
 

@@ -1,7 +1,7 @@
 """Small chunks of prefill, with SGLang's prefill graphs as they are by default: every row has its own budget.
 
-What the rows of a step looked at and chose is told by a plugin of the tests (``tests/plugins/steps`` of a
-checkout). With one GPU a server with prefill graphs and an eager one answer the same prompts; with two, the
+A test plugin (``tests/plugins/steps`` of a checkout) logs what the rows of each step scored and chose.
+With one GPU a server with prefill graphs and an eager one answer the same prompts; with two, the
 ranks of DP attention decode and prefill beside each other.
 """
 
@@ -29,15 +29,16 @@ from sglang_hisa.launch.common.typed import read
 
 EAGER = ("--disable-prefill-cuda-graph",)
 SHARE = 0.01
-"""Relative difference of two candidate shares that are the same."""
+"""Relative difference up to which two candidate shares count as equal."""
 SLACK = 0.005
-"""By how much less two servers may have in common than one has with itself: below the first layer stock's own
-attention rounds differently each time, since its top-k kernel writes a row's tokens in any order."""
+"""Two servers may agree by this much less than one server agrees with itself. Below the first layer even one
+server differs between runs: the top-k kernel writes a row's tokens in any order, so attention rounds
+differently."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """The careful preset's, as small as the prompts of a test."""
+    """Budgets of the shape of ``balanced``, small enough for short prompts."""
 
     decode: int
     prefill: int
@@ -78,7 +79,7 @@ CPU = Budgets(decode=192, prefill=256, tail=101)
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the indexer, as the plugin told it."""
+    """One call of the indexer, as the plugin logged it."""
 
     layer: int
     rows: int
@@ -97,7 +98,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Calls:
-    """What a rank's plugin told: a line and the sampled choices of each call."""
+    """The log of one rank: a line and the sampled choices of each call."""
 
     lines: list[Call]
     choices: list[np.ndarray]
@@ -113,7 +114,7 @@ def share_of(lines: Sequence[Call]) -> float:
 
 
 def read_calls(folder: Path, rank: int) -> Calls:
-    """Calls of ``rank`` since the folder was emptied."""
+    """The calls of ``rank`` that were logged since the folder was emptied."""
     lines = [read(Call, json.loads(line)) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
     with (folder / f"{rank}.npy").open("rb") as file:
         return Calls(lines, [np.load(file) for _ in lines])
@@ -139,7 +140,7 @@ def common(one: Calls, other: Calls) -> dict[int, float]:
 def _server(
     stack: ExitStack, machine: Machine, case: Case, plugin: Path, name: str, *flags: str
 ) -> tuple[ServerProcess, Path]:
-    """A HISA server with the plugin, until ``stack`` ends, not ready yet; and the folder of what it tells."""
+    """Start a HISA server with the plugin, until ``stack`` ends; returns it at once, and the log folder."""
     told = machine.models / f"{name}-told"
     told.mkdir(exist_ok=True)
     env = {**with_plugin(machine.server_env(case, True), plugin), "STEPS": str(told)}
@@ -149,7 +150,7 @@ def _server(
 
 
 def _forget(told: Path) -> None:
-    """Drop what was told so far: a server's dummies."""
+    """Empty the log folder: what it holds so far is the server's warm-up."""
     for file in told.iterdir():
         file.unlink()
 

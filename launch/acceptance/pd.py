@@ -1,4 +1,4 @@
-"""A prefill and a decode server, HISA on both, on one and on the other, against one server alone."""
+"""A prefill and a decode server, with HISA on both or on either, compared with a single server."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _combination(
     facts: Facts,
     problems: list[str],
 ) -> None:
-    """One of ``SIDES``, against the answers of one server alone."""
+    """Compare one of ``SIDES`` with the answers of a single server."""
     alone = alone_later.result()
     within, beyond = _lengths(machine)
     with ExitStack() as stack:
@@ -129,7 +129,7 @@ def _combination(
 
 
 def run_pd(machine: Machine, backend: str, save: Callable[[CaseRow], None]) -> None:
-    """Rows of all of ``SIDES``, each saved as soon as it is there. On GPUs all start at once."""
+    """Run all of ``SIDES``, on GPUs all at once; each row is saved as soon as it is complete."""
     machine.write_model(CASE, machine.models / "pd")
     with ThreadPoolExecutor(1 if machine.cpu else 1 + len(SIDES)) as pool:
         alone = pool.submit(_alone, machine)

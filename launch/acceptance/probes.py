@@ -1,4 +1,4 @@
-"""Questions to a stock and a HISA server that were started alike; each gives facts, and problems if any."""
+"""Probes: each asks a stock and a HISA server and records facts, and problems if there are any."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sizes:
 
 @dataclass
 class Pair:
-    """The two servers, and what is known of the case so far."""
+    """The two servers, and what the probes have found so far."""
 
     stock: ServerProcess
     hisa: ServerProcess
@@ -45,13 +45,13 @@ class Pair:
 
 
 def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
-    """One at a time, with an empty cache."""
+    """Answers to prompts of these lengths, one at a time, starting with an empty cache."""
     server.flush_cache()
     return [server.generate(prompt(n, n), count) for n in lengths]
 
 
 def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens a verify step; None without speculation."""
+    """Tokens that a verify step accepted on average; None without speculative decoding."""
     steps = sum(answer["meta_info"].get("spec_verify_ct") or 0 for answer in answers)
     return sum(len(a["output_ids"]) for a in answers) / steps if steps else None
 
@@ -113,7 +113,7 @@ def checked_receipt(receipt: Receipt | None) -> tuple[KeptReceipt, list[str]]:
 
 
 def keep_receipts(server: ServerProcess, facts: Facts, problems: list[str]) -> list[KeptReceipt]:
-    """Add what the record keeps of each rank's receipt to ``facts``, and what is wrong; what was kept now."""
+    """Add each rank's receipt to ``facts`` and its faults to ``problems``; returns what was added."""
     found = []
     for rank, receipt in enumerate(receipts.typed(server.receipts())):
         kept, wrong = checked_receipt(receipt)
@@ -146,7 +146,7 @@ def evicted(pair: Pair) -> None:
 
 
 def sleep(pair: Pair) -> None:
-    """The KV cache's memory released and given back; what is asked after it must be right."""
+    """Release and resume the memory of the KV cache; the probes that follow must still pass."""
     for server in (pair.stock, pair.hisa):
         server.generate(prompt(pair.sizes.longest, 3), 4)
         server.flush_cache()
@@ -183,7 +183,7 @@ def long(pair: Pair) -> None:
 
 
 def idle_beside_busy(pair: Pair) -> None:
-    """Ranks of DP attention without a request, then all at once."""
+    """DP attention: one request, so that the other ranks are idle, then several at once."""
     pair.hisa.generate(prompt(pair.sizes.longest, 8), 8)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda n: pair.hisa.generate(prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
@@ -198,5 +198,5 @@ PROBES: dict[str, Callable[[Pair], None]] = {
     "long": long,
     "receipts": both_phases,
 }
-"""In the order in which they are asked."""
+"""In the order in which they run."""
 ALWAYS = ("within", "beyond", "receipts")

@@ -1,7 +1,7 @@
 """Two tensor parallel ranks: both choose the same tokens, and ranks that differ stop with one message.
 
-What a rank chose is told by a plugin of the tests (``tests/plugins/ranks`` of a checkout): it keeps a digest
-of each call, which a CUDA graph cannot, so decode runs without graphs here.
+A test plugin (``tests/plugins/ranks`` of a checkout) logs a digest of what each call chose. It cannot do so
+inside a CUDA graph, so decode runs without graphs here.
 """
 
 from __future__ import annotations
@@ -72,6 +72,6 @@ RANKS = {
 
 
 def run_ranks(machine: Machine, plugin: Path, save: Callable[[CaseRow], None]) -> None:
-    """Rows of all of ``RANKS``, each saved as soon as it is there."""
+    """Run all of ``RANKS``; each row is saved as soon as it is complete."""
     for name, (shows, probe) in RANKS.items():
         save(row_of(name, Case(shows, CASE.flags), machine, partial(probe, machine, plugin)))

@@ -1,7 +1,8 @@
-"""Where two greedy answers part: by rounding, or by more.
+"""Whether two greedy answers differ by rounding only.
 
-A small model with random weights often finds two tokens nearly as likely, and a kernel or a batch that rounds
-otherwise takes the other one. So a first difference is judged by how far apart the reference held the two.
+A small model with random weights often finds two tokens almost equally likely, and a kernel or a batch that
+rounds differently picks the other one. So the first difference is judged by the log-probabilities that the
+reference gave to the two tokens.
 """
 
 from __future__ import annotations

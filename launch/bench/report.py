@@ -1,4 +1,4 @@
-"""What a person looks at of a kernel record: a CSV of every row and a plot of the totals."""
+"""A kernel record for people: a CSV file of all rows and a plot of the totals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table must say of the flags of the servers whose records it puts side by side."""
+"""The note below a table about the server flags by which its records differ."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _meaning(flag: str, values: Iterable[str]) -> str:
 
 
 def _difference(flag: str, by_record: Mapping[str, str | None]) -> str:
-    """One flag, its values and the records of each; None: the flag was not given."""
+    """One flag with the records that have each of its values; None means that the flag was not given."""
     values = dict.fromkeys(by_record.values())
     parts = []
     for value in sorted(values, key=lambda value: value is None):
@@ -86,10 +86,10 @@ def _difference(flag: str, by_record: Mapping[str, str | None]) -> str:
 
 
 def note(records: Mapping[str, Record]) -> str:
-    """A line on the flags of the servers of ``records`` (by name): those that differ between the records,
-    with the records that have each value, and those that are not SGLang's default. Empty if there are none.
+    """A line about the server flags of ``records`` (by name); empty if there is nothing to say.
 
-    Calls of one record may differ, too, which is for its table to show; here they count as one set of flags.
+    It names the flags that differ, with the records that have each value, and the flags that are not SGLang's
+    default. The calls of one record count as one set of flags; its own table shows where they differ.
     """
     servers = {name: made for name, record in records.items() if (made := of_servers(record))}
     one = {

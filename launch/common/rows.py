@@ -1,4 +1,4 @@
-"""A record of rows that calls add to, one after another or at the same time."""
+"""A record to which several calls add rows, one after another or at the same time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RowRecord(Generic[R]):
 
     @contextmanager
     def _open(self) -> Iterator[dict[str, Any]]:
-        """The record as it is now, saved at the end; other calls wait for it."""
+        """The current record, locked; it is saved on exit."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -56,7 +56,7 @@ class RowRecord(Generic[R]):
         return [read(self.kind, row) for row in self._read()["rows"]]
 
     def put(self, row: R) -> None:
-        """Add ``row``, in the place of the one of its name if there is one."""
+        """Add ``row``, or replace the row with the same key."""
         new = as_json(row)
         with self._open() as record:
             names = [old[self.key] for old in record["rows"]]

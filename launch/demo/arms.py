@@ -31,7 +31,7 @@ of top-k in any order, so it is not 1."""
 
 
 class DemoFailed(RuntimeError):
-    """A server ran, but not what it should."""
+    """A server runs something other than it should."""
 
 
 def check_receipts(plan: Plan, hisa: bool, found: list[dict[str, Any] | None]) -> Receipt | None:
@@ -82,7 +82,7 @@ def _ask(plan: Plan, server: ServerProcess, ids: list[int]) -> Answer:
 
 @contextmanager
 def _progress(console: Console, name: str) -> Iterator[Progress]:
-    """Show that a server is starting: one live line on a terminal, a line each time elsewhere."""
+    """Report that a server is starting: one live line on a terminal, otherwise a line every few seconds."""
     if console.is_terminal:
         with console.status(f"{name}: starting") as status:
             yield lambda elapsed, line: status.update(
@@ -93,7 +93,7 @@ def _progress(console: Console, name: str) -> Iterator[Progress]:
 
 
 def run_arm(plan: Plan, name: str, hisa: bool, model: Path, log: Path, console: Console) -> Arm:
-    """Serve one arm, ask everything, stop it.
+    """Serve one arm, send it all requests, and stop it.
 
     Raises:
         DemoFailed, ServerFailed: see there; the server is stopped.

@@ -31,7 +31,7 @@ Shown = Callable[[float, str, Windows, Windows], None]
 
 
 _PATIENCE = 60.0
-"""Seconds for the first and the last metrics, which no later ones make up for."""
+"""Timeout in seconds of the first and the last reading of the metrics, which cannot be repeated."""
 
 
 def read(server: ServerProcess, timeout: float = 5) -> Reading | None:
@@ -167,7 +167,7 @@ class Runner:
         return router
 
     def _alive(self, servers: Mapping[Arm, ServerProcess]) -> list[Arm]:
-        """Arms whose servers run; a death is told once, with the end of the log."""
+        """The arms whose servers are running; a death is reported once, with the end of the log."""
         alive = []
         for arm, server in servers.items():
             facts = self.record["arms"][arm.name]

@@ -1,15 +1,15 @@
-"""Stress a server of a model slice, canary on, for minutes; a record that grows with each call.
+"""Stress a server for minutes with the canary on, and add the scenes' rows to a record.
 
     python -m sglang_hisa.launch.acceptance.stress --out launch/results/stress-h100.json --minutes 1.5
     python -m sglang_hisa.launch.acceptance.stress --cpu --out stress.json --minutes 0.2
     python -m sglang_hisa.launch.acceptance.stress --out race.json --enable-hierarchical-cache \\
         --jitter 20 --plugin tests/plugins/jitter
 
-Arguments that it does not know are SGLang's. A race is seen if it lasts until the canary looks: delays
-(--jitter, by a plugin of the tests) should be longer than a forward.
+Unknown arguments are passed to SGLang. The canary sees a race only if it lasts until the next check, so
+the delays of --jitter (a test plugin makes them) should be longer than a forward pass.
 
-Rows are added to --out, so that long runs may be made of several calls, also at the same time. The exit code
-is 1 if a summary was wrong, a server died or an answer was not whole.
+Rows are added to --out, so a long run may consist of several calls, even at the same time. The exit code is
+1 if a summary was wrong, a server died or an answer was incomplete.
 
 scenes:
   radix    prompts from a random tree of shared prefixes, more than the server has slots
@@ -59,7 +59,7 @@ def _with_delays(base: Mapping[str, str], plugin: Path, milliseconds: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the scenes; see the module's text."""
+    """Run the scenes; see the module docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -79,13 +79,13 @@ def main(argv: list[str] | None = None) -> int:
         type=_milliseconds,
         default=0.0,
         metavar="MS",
-        help="HISA arms: random delays before stores, selections, loads and seals, up to so long each (0)",
+        help="HISA arms: a random delay of up to MS before each store, selection, load and seal (0)",
     )
     parser.add_argument(
         "--plugin",
         type=Path,
         metavar="DIR",
-        help="what makes these delays: tests/plugins/jitter of a checkout",
+        help="the plugin that makes these delays: tests/plugins/jitter of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="a tiny model on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")

@@ -1,4 +1,4 @@
-"""Play scenes on a server until their time is over; a row a scene, written after every round."""
+"""Play each scene for its time; its row is written after every round."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Stress:
         return int(not all(row.is_right for row in self.record.rows()))
 
     def _serve(self, arm: str, setting: str | None, env: Mapping[str, str], names: list[str]) -> None:
-        """One server plays ``names``. One that dies is told of in its row; the next scene has a new one."""
+        """Play ``names`` on one server. If it dies, the row says so and the next scene gets a new server."""
         while names:
             self._starts += 1
             log = self.logs / f"stress-{os.getpid()}-{arm}-{self._starts}.log"
@@ -78,7 +78,7 @@ class Stress:
                         break
 
     def _scene(self, arm: str, name: str, server: ServerProcess) -> bool:
-        """Rounds of one scene; whether the server is still there."""
+        """Play rounds of one scene; returns whether the server is still alive."""
         row = StressRow(
             id=uuid.uuid4().hex[:8],
             test=name,

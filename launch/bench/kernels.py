@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from sglang_hisa.kernels.layout import ROW_BYTES
-    from sglang_hisa.kernels.settings import for_device
+    from sglang_hisa.kernels.tuning import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.common.provenance import Provenance, provenance
 

@@ -86,3 +86,29 @@ class KernelRecord(record.Record):
             and (only or r.refine == ("triton" if r.size <= limit else "deepgemm"))
         ]
         return list({(r.context, r.size, r.budget, r.group): r for r in kept}.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRow(record.Row):
+    """One kernel, or a whole layer (``refine_rows``), with one choice of launch settings; µs as above."""
+
+    kernel: str
+    rows: int
+    context: int
+    settings: dict[str, int]
+    us: float
+    p20_us: float | None = None
+    p80_us: float | None = None
+
+    @property
+    def shape(self) -> str:
+        """Context and rows, for the terminal."""
+        return f"{self.context // 1024:5}K x {self.rows:<5}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRecord(record.Record):
+    """The record of `hisa bench tune`; ``settings`` are the fastest."""
+
+    rows: tuple[TuneRow, ...] = ()
+    settings: dict[str, int] = field(default_factory=dict)

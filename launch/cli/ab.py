@@ -51,7 +51,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
     parser.add_argument(
-        "--arms", default="stock,balanced", help="stock, presets and --arm names; the first is the baseline"
+        "--arms",
+        default="stock,balanced",
+        help="stock, presets, [name=]preset:key=value... and --arm names; the first is the baseline",
     )
     parser.add_argument(
         "--arm",

@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in found:
             print(_line(row), flush=True)
         if args.out:
-            save({"schema_version": 1, **as_json(record())}, args.out.parent, args.out.name)
+            save(as_json(record()), args.out.parent, args.out.name)
         torch.cuda.empty_cache()
 
     for heads, refine, budget, block in itertools.product(args.heads, args.refine, args.budgets, args.blocks):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sglang_hisa.launch.common import record
+
+KERNELS_VERSION = 2
+"""Schema 2: stage ``pick`` is the choice of pages alone in both phases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,21 @@ class KernelRow(record.Row):
 class KernelRecord(record.Record):
     """All rows, with the launch settings of the kernels and what the machine can do at best."""
 
+    schema_version: int = KERNELS_VERSION
     rows: tuple[KernelRow, ...] = ()
     settings: dict[str, int] = field(default_factory=dict)
     ceilings: dict[str, float] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     """Cells whose check failed: they have no rows."""
+
+    @staticmethod
+    def upgraded(found: dict[str, Any]) -> dict[str, Any]:
+        """In schema 1, stage ``pick`` of prefill had the coarse scores in it: it is ``coarse+pick``."""
+        if found.get("schema_version", 1) >= KERNELS_VERSION:
+            return found
+        old = {("prefill", "pick"): "coarse+pick"}
+        rows = [{**r, "stage": old.get((r["phase"], r["stage"]), r["stage"])} for r in found["rows"]]
+        return {**found, "schema_version": KERNELS_VERSION, "rows": rows}
 
     def totals(self, phase: str, block: int = 64) -> list[KernelRow]:
         """Whole layers at the largest head count of the record, all rows pruned, refined by the kernel that a

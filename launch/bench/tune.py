@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
             settings=asdict(found),
             rows=tuple(rows),
         )
-        files.save({"schema_version": 1, **as_json(record)}, args.out.parent, args.out.name)
+        files.save(as_json(record), args.out.parent, args.out.name)
         print(f"wrote {args.out}")
     if args.apply:
         print(f"wrote {save(torch.cuda.get_device_name(), found)}: used from now on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sglang_hisa.launch.common.provenance import Provenance, together
 from sglang_hisa.launch.common.typed import read
@@ -22,6 +22,7 @@ class Row:
 class Record:
     """A record; each kind has a class of its own that adds its fields."""
 
+    schema_version: int = 1
     kind: str = ""
     provenance: Provenance = field(default_factory=Provenance)
     commands: tuple[str, ...] = ()
@@ -29,6 +30,11 @@ class Record:
     flags: tuple[str, ...] | None = None
     """SGLang's flags of all its servers; None where a record keeps the command only."""
     rows: tuple[Row, ...] = ()
+
+    @staticmethod
+    def upgraded(found: dict[str, Any]) -> dict[str, Any]:
+        """The JSON of a record of any schema, in the terms of the newest one."""
+        return found
 
     @property
     def origins(self) -> tuple[Provenance, ...]:
@@ -53,5 +59,5 @@ def load(path: Path, kind: type[R]) -> R:
     """
     text = path.read_text()
     if path.suffix == ".json":
-        return read(kind, json.loads(text))
+        return read(kind, kind.upgraded(json.loads(text)))
     return read(kind, {"provenance": json.loads(text.partition("\n")[0])})

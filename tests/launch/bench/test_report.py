@@ -10,9 +10,9 @@ import matplotlib.image
 import pytest
 
 from sglang_hisa.launch.bench import kernels
-from sglang_hisa.launch.bench.record import KernelRecord
+from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
 from sglang_hisa.launch.common.record import load
-from sglang_hisa.launch.common.typed import as_json
+from sglang_hisa.launch.common.typed import as_json, read
 
 KEPT = Path(__file__).parents[3] / "launch" / "results" / "kernels-h100.json"
 
@@ -32,7 +32,7 @@ def colours(picture):
 
 def test_every_row_is_in_the_csv_and_the_curves_are_drawn(record, capsys):
     assert kernels.main(["--render", str(record)]) == 0
-    rows = json.loads(record.read_text())["rows"]
+    rows = [vars(row) for row in load(record, KernelRecord).rows]
     with record.with_suffix(".csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) > 100
@@ -102,3 +102,17 @@ def test_refine_is_what_a_server_takes_unless_asked_for(capsys):
     with pytest.raises(SystemExit):
         kernels.parse(["--refine", "fast"])
     assert "invalid choice: 'fast'" in capsys.readouterr().err
+
+
+def test_an_older_record_says_that_prefills_pick_was_timed_with_the_coarse_scores(record):
+    """Schema 1 timed coarse and pick together in prefill and apart in decode, under one name."""
+    old = json.loads(record.read_text())
+    assert old["schema_version"] == 1
+    new = load(record, KernelRecord)
+    assert new.schema_version == 2
+    for before, after in zip(old["rows"], new.rows, strict=True):
+        both = (before["phase"], before["stage"]) == ("prefill", "pick")
+        assert after == read(KernelRow, {**before, "stage": "coarse+pick" if both else before["stage"]})
+    assert any(row.stage == "coarse+pick" for row in new.rows)
+    record.write_text(json.dumps({**old, "schema_version": 2}))
+    assert [row.stage for row in load(record, KernelRecord).rows] == [r["stage"] for r in old["rows"]]

@@ -37,10 +37,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def parse_arm(text: str) -> Arm:
+def parse_arm(text: str, defaults: Mapping[str, Any] | None = None) -> Arm:
     """``stock``, ``paper``, ``paper:block=64`` or JSON as in ``SGLANG_HISA``, or ``NAME=`` and one of these.
 
-    Without a name, the text names the arm.
+    Without a name, the text names the arm. ``defaults`` are settings of HISA that the text may change.
 
     Raises:
         ConfigError: unknown preset, or a setting that HISA refuses.
@@ -53,6 +53,8 @@ def parse_arm(text: str) -> Arm:
     if not wanted.startswith("{"):
         preset, *pairs = wanted.split(":")
         wanted = json.dumps({"preset": preset, **parse_settings(pairs)})
+    if defaults:
+        wanted = json.dumps({**defaults, **json.loads(wanted)})
     try:
         parse(wanted)
     except ConfigError as error:

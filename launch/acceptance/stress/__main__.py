@@ -22,7 +22,6 @@ scenes:
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -43,8 +42,7 @@ from sglang_hisa.launch.common.serving import gpu_flags
 
 def _setting(arm: str, canary: str) -> str | None:
     """``SGLANG_HISA`` of ``stock``, a preset or JSON, with the canary. Raises ``ConfigError``."""
-    given = parse_arm(arm).setting
-    return None if given is None else json.dumps({"canary": canary, **json.loads(given)})
+    return parse_arm(arm, {"canary": canary}).setting
 
 
 def _milliseconds(text: str) -> float:
@@ -94,8 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--jitter needs --plugin DIR: the folder tests/plugins/jitter of a checkout")
 
     arms = {
-        ("hisa" if arm.startswith("{") else parse_arm(arm).name): _setting(arm, args.canary)
-        for arm in args.arms
+        ("hisa" if text.startswith("{") else parse_arm(text).name): _setting(text, args.canary)
+        for text in args.arms
     }
     longest = args.longest or (900 if args.cpu else 16 << 10)
     base = environment()

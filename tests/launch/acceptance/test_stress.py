@@ -147,6 +147,8 @@ def test_settings_of_arms() -> None:
     assert json.loads(_setting("paper", "sample") or "") == {"preset": "paper", "canary": "sample"}
     given = json.loads(_setting('{"block": 64, "canary": "full"}', "sample") or "")
     assert given == {"block": 64, "canary": "full"}
+    stops = json.loads(_setting('{"canary_stop": true}', "full") or "")
+    assert stops == {"canary": "full", "canary_stop": True}, "what needs the canary is judged with it"
 
 
 @pytest.mark.parametrize(

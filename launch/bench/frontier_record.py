@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sglang_hisa.launch.common import record
 
@@ -33,7 +34,7 @@ class FrontierRow(record.Row):
     p80_us: float | None = None
     stock_us: float | None = None
     speedup: float | None = None
-    stage_us: dict[str, float | str] = field(default_factory=dict)
+    stage_us: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
 

@@ -55,6 +55,7 @@ SHOWS = {
     "quality-pairs.json": "answers by prefill rows alone or in pairs",
     "quality-tail.json": "answers by how many of a prompt's last rows keep everything",
     "quality.json": "answers of the trained model, preset by preset",
+    "recall-heads.json": f"{_RECALL} candidates, heads and groups of rows",
     "recall-neighbours.json": f"{_RECALL} adjacent prefill rows that share their pages",
     "recall-policies-32k.json": f"{_RECALL} two levels of summaries, prompts of 32K",
     "recall-policies.json": f"{_RECALL} three other ways to choose",

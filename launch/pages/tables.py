@@ -44,6 +44,7 @@ TABLES: dict[str, Callable[[Reader], str]] = {
     "watching": ab_tables.of("ab-watching"),
     "pruned": answer_tables.pruned,
     "recall": answer_tables.recall,
+    "heads": answer_tables.heads,
     "stress": stress_tables.stress,
     "stress_kl": stress_tables.stress_kl,
 }

@@ -31,7 +31,10 @@ _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselve
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
 _AB = "launch/results/ab-defaults.json"
-_AB_LONG = ("launch/results/ab-v32-tp8-rank-h100-256k.json", "launch/results/ab-defaults-256k.json")
+_AB_LONG = (
+    "launch/results/ab-v32-tp8-rank-h100-256k.json",
+    "launch/results/ab-defaults-256k.json",
+)
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2.json"
@@ -253,7 +256,12 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)", cases=("glm5",)
     ),
-    Coverage(GLM52, "index sharing: `index_topk_freq`", (_SHARED, _STRESS_GLM), cases=("shared-layers",)),
+    Coverage(
+        GLM52,
+        "index sharing: `index_topk_freq`",
+        (_SHARED, _STRESS_GLM),
+        cases=("shared-layers",),
+    ),
     Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),
     Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),

@@ -12,9 +12,28 @@ VERSION = 2
 """Of the records. Schema 2: stage ``pick`` is the choice of pages alone in both phases. In schema 1 that of
 prefill had the coarse scores in it; :func:`read` names such a row ``coarse+pick``."""
 COLUMNS = (
-    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "tail", "refine", "stage"),
-    *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
-    *("speedup", "floor_us", "stock_host_us", "hisa_host_us"),
+    "phase",
+    "context",
+    "batch",
+    "rows",
+    "heads",
+    "budget",
+    "block",
+    "group",
+    "tail",
+    "refine",
+    "stage",
+    "layers",
+    "stock_us",
+    "stock_p20_us",
+    "stock_p80_us",
+    "hisa_us",
+    "hisa_p20_us",
+    "hisa_p80_us",
+    "speedup",
+    "floor_us",
+    "stock_host_us",
+    "hisa_host_us",
 )
 
 

@@ -62,10 +62,19 @@ class Output:
         return self if self.offsets is None else replace(self, offsets=self.offsets[rows])
 
 
+def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
+    """The page table of a chunk: of its rows, or of the requests that its rows name."""
+    table = plan.rows.table
+    return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
+
+
 def block_scores(
     queries: Queries, plan: Plan, chunk: Chunk, setup: Setup, gathered: BlockSummaries | None
 ) -> torch.Tensor:
-    """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: first half of :func:`candidates`."""
+    """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: the first half of a choice.
+
+    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
+    """
     if gathered is not None:
         assert chunk.starts is not None and chunk.ends is not None
         keys, scales = gathered
@@ -99,19 +108,13 @@ def block_scores(
     return scores
 
 
-def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
-    """The page table of a chunk: of its rows, or of the requests that its rows name."""
-    table = plan.rows.table
-    return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
-
-
 def picked(
     scores: torch.Tensor, plan: Plan, chunk: Chunk, setup: Setup, *, logical: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The tables of :func:`candidates` from :func:`block_scores`: the second half."""
+    """Candidate tables by :func:`block_scores`, physical and (if ``logical``) logical: the second half."""
     config, stock = setup.config, setup.stock
-    rows, device = chunk.stop - chunk.start, scores.device
-    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=device)
+    rows = chunk.stop - chunk.start
+    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=scores.device)
     positions = torch.empty_like(physical) if logical else None
     kernels.pick_pages(
         scores,
@@ -125,7 +128,7 @@ def picked(
         physical=physical,
         logical=positions,
         backend=setup.backend,
-        overlap=_overlaps(rows, device),
+        overlap=_overlaps(rows, scores.device),
         early=plan.seals,
         group=plan.group,
     )
@@ -141,10 +144,7 @@ def candidates(
     *,
     logical: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Candidate tables of a chunk, physical and (if ``logical``) logical, int32 ``[rows, width]``.
-
-    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
-    """
+    """Candidate tables of a chunk, physical and (if ``logical``) logical, int32 ``[rows, width]``."""
     scores = block_scores(queries, plan, chunk, setup, gathered)
     return picked(scores, plan, chunk, setup, logical=logical)
 

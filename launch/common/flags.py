@@ -30,6 +30,7 @@ OWN = frozenset(
             "--timeout",
             "--out",
             "--from",
+            "--force",
             "--scenes",
             "--minutes",
             "--canary",

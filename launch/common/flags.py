@@ -22,19 +22,9 @@ PLACES = ("--model-path",)
 """Flags whose value is a path: only its last part says what was served."""
 OWN = frozenset(
     (
-        *(
-            "--arms",
-            "--at-once",
-            "--canary",
-            "--contexts",
-            "--cpu",
-            "--force",
-            "--from",
-            "--jitter",
-            "--longbench",
-        ),
+        *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--from", "--jitter", "--longbench"),
         *("--longest", "--minutes", "--out", "--plugin", "--ruler2", "--samples", "--scenes", "--seed"),
-        *("--slice", "--tasks", "--timeout", "--together"),
+        *("--slice", "--tasks", "--timeout", "--together", "--force"),
     )
 )
 """Options of ``hisa eval`` and of the stress runs, whose records keep the command and not the flags."""

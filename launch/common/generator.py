@@ -39,7 +39,7 @@ class Answer:
         self.begin = self.last = time.perf_counter()
         self.ttft = 0.0
         self.gaps: list[float] = []
-        self.tokens = 0
+        self.tokens = self.prompt = 0
         self.counted = self.ended = False
         self.refusal: str | None = None
         self.reason = ""
@@ -57,6 +57,7 @@ class Answer:
         if self.refusal is not None:
             raise Refused(self.refusal)  # to the benchmark, which then gives up the request
         meta = data.get("usage") or data.get("meta_info") or {}
+        self.prompt = meta.get("prompt_tokens") or self.prompt
         if (count := meta.get("completion_tokens")) is not None:
             self.counted = True
             self._tokens(now, count - self.tokens)
@@ -126,6 +127,8 @@ def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
         _ANSWER.set(answer)
         output = await ask(request_func_input=request, pbar=pbar)
         whole = not serving.args.disable_ignore_eos
+        # 0.5.17 gives each turn of a conversation the length of its first, and counts text itself.
+        output.prompt_len = answer.prompt or output.prompt_len
         problem = answer.refusal or (
             answer.problem(request.output_len, whole) if output.success else words(output.error)
         )

@@ -209,3 +209,14 @@ def test_another_kind_of_record_is_not_loaded(tmp_path):
         report.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         report.load(tmp_path / "nowhere")
+
+
+def test_a_killed_arm_is_told_by_its_signal_and_not_by_the_end_of_its_log(record):
+    record |= {"complete": False, "stopped_by": "arm paper: the server was killed"}
+    record["arms"]["paper"] |= {
+        "log_tail": "ValueError: of long ago\nPrefill batch",
+        "killed": "was killed by X",
+    }
+    notes = formatting.notes(record)
+    assert "arm paper was killed by X; its log: server-paper.log" in notes
+    assert not any("ValueError" in note or "Prefill" in note for note in notes)

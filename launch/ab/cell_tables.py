@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.ab import formatting, quality, stats
+from sglang_hisa.launch.ab import formatting, quality, stats, steady_rows
 from sglang_hisa.launch.common.text import plain, table, tokens
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
@@ -20,16 +20,24 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     for note in formatting.notes(record):
         console.print(Text(note, style="bold red"))
     found = formatting.comparisons(record)
-    for arm in formatting.others(record):
+    whole = formatting.whole(record)
+    for arm in formatting.others(record) if whole else ():
         table = Table(title=Text(f"{arm} against {record['plan']['baseline']}: speed-up [95 % interval]"))
         table.add_column("cell")
         for name in formatting.SHOWN.values():
             table.add_column(name, no_wrap=True)
-        for i, cell in enumerate(record["plan"]["cells"]):
+        for i in whole:
             row = [found[arm, i, metric] for metric in formatting.SHOWN]
             texts = (Text(formatting.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
-            table.add_row(formatting.cell(cell), *texts)
+            table.add_row(formatting.cell(record["plan"]["cells"][i]), *texts)
         console.print(table)
+    for arm in formatting.others(record):
+        if lines := steady_rows.narrow(record, arm, formatting.effects(record, "\n")):
+            title = f"{arm} against {record['plan']['baseline']}: {steady_rows.TITLE}"
+            table = Table(*steady_rows.NARROW_HEAD, title=Text(title), show_lines=True)
+            for line in lines:
+                table.add_row(*map(Text, line))
+            console.print(table)
     table = Table(*formatting.MEMORY_HEAD, title="servers")
     for line in formatting.memory(record):
         table.add_row(*(Text(part) for part in line))
@@ -52,18 +60,22 @@ def markdown(record: dict[str, Any]) -> str:
     parts = [f"> **{plain(note)}**" for note in formatting.notes(record)]
     head = f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
     parts.append(f"{head} {formatting.started_once(record)}".rstrip())
-    parts.append(
-        table(
-            ["cell", *(f"{plain(arm)}: {formatting.SHOWN[metric]}" for arm, metric in shown)],
-            (
-                [
-                    formatting.cell(cell),
-                    *(plain(formatting.effect(found[arm, i, metric])) for arm, metric in shown),
-                ]
-                for i, cell in enumerate(record["plan"]["cells"])
-            ),
+    if whole := formatting.whole(record):
+        parts.append(
+            table(
+                ["cell", *(f"{plain(arm)}: {formatting.SHOWN[metric]}" for arm, metric in shown)],
+                (
+                    [
+                        formatting.cell(record["plan"]["cells"][i]),
+                        *(plain(formatting.effect(found[arm, i, metric])) for arm, metric in shown),
+                    ]
+                    for i in whole
+                ),
+            )
         )
-    )
+    if rows := steady_rows.table(record, formatting.effects(record)):
+        parts.append(f"**{steady_rows.TITLE.capitalize()}.** {steady_rows.ABOUT}")
+        parts.append(table(steady_rows.HEAD, (map(plain, row) for row in rows)))
     parts.append(table(formatting.MEMORY_HEAD, (map(plain, row) for row in formatting.memory(record))))
     if rows := quality.table(record):
         parts.append(f"Difference from {plain(record['plan']['baseline'])} on the same prompts.")
@@ -88,7 +100,8 @@ def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         return f"**{text}**" if one["verdict"] in (stats.FASTER, stats.SLOWER) else text
 
     out = []
-    for number, cell in enumerate(record["plan"]["cells"]):
+    for number in formatting.whole(record):
+        cell = record["plan"]["cells"][number]
         stock = [found[arms[0], number, metric]["baseline_median"] for metric in ("ttft", "itl")]
         out.append(
             [

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sglang_hisa.launch.ab.plan import Cell
+from sglang_hisa.launch.common import steady
 
 
 def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
-    """The benchmark's flags: token ids of exact length, radix cache flushed before it."""
-    return [
+    """The benchmark's flags: token ids of exact length, radix cache flushed before it.
+
+    A shared prefix comes from :meth:`Client.run`, and is to stay in the cache.
+    """
+    found = [
         *("--backend", "sglang", "--base-url", url, "--model", model, "--tokenizer", model),
         *("--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1"),
-        *("--random-input-len", str(cell.input_tokens), "--random-output-len", str(cell.output_tokens)),
+        *("--random-input-len", str(cell.own_tokens), "--random-output-len", str(cell.output_tokens)),
         *("--num-prompts", str(cell.requests), "--max-concurrency", str(cell.concurrency)),
-        *("--warmup-requests", "0", "--seed", str(seed), "--flush-cache", "--cache-report"),
+        *("--warmup-requests", "0", "--seed", str(seed), "--cache-report"),
     ]
+    return found if cell.prefix_tokens else [*found, "--flush-cache"]
+
+
+def decode(result: Mapping[str, Any], cell: Cell) -> dict[str, Any] | None:
+    """Decode at steady state, as :class:`steady.Steady` has it, and ``share``: its part of the run's time."""
+    kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
+    times = [steady.Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error]
+    found = steady.measure(times, cell.concurrency, cell.output_tokens)
+    return found and {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
 
 
 def summarise(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from sglang_hisa.launch.ab import client as loads
-from sglang_hisa.launch.ab import quality, validity
+from sglang_hisa.launch.ab import quality, resume, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
 from sglang_hisa.launch.ab.start import Told, new_facts, started
 from sglang_hisa.launch.common import fresh
@@ -45,6 +45,10 @@ class Runner:
         tell: progress.
         timeout: seconds that a server may take to start.
         prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
+        earlier: record of a run of the same plan that was cut off, to go on with (:mod:`.resume`).
+
+    Raises:
+        ValueError: ``earlier`` cannot be gone on with.
     """
 
     plan: Plan
@@ -56,11 +60,14 @@ class Runner:
     tell: Told
     timeout: float = 1800
     prompts: Sequence[quality.Prompt] = ()
+    earlier: Mapping[str, Any] | None = None
     record: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self._infos: dict[str, dict[str, Any]] = {}
         self._asked: dict[int, quality.Asked] = {}
+        self._prefixes: dict[Arm, int] = {}
+        self._compared: set[Arm] = set()
         self.record = {
             "schema_version": 1,
             "kind": "hisa-ab",
@@ -77,13 +84,22 @@ class Runner:
             "quality": [],
             "quality_problems": [],
         }
+        if self.earlier is not None:
+            self.record |= {
+                "measurements": resume.kept(self.earlier, self.record),
+                "arms": resume.arms(self.earlier, self.record),
+                "resumed": [*self.earlier.get("resumed", ()), self.earlier["provenance"]["date"]],
+            }
+        self._left = set(resume.left(self.record))
+        self._retracted = {name: arm["retractions"] for name, arm in self.record["arms"].items()}
 
     def run(self) -> int:
         """Measure everything; returns the exit code: 0, 1 an arm failed, 2 refused, 130 interrupted."""
         code = 0
         try:
-            with Client(self.make_env(None), self.folder / "client.log") as client:
-                (self._together if self.plan.together else self._one_by_one)(client)
+            if self._left:
+                with Client(self.make_env(None), self.folder / "client.log") as client:
+                    (self._together if self.plan.together else self._one_by_one)(client)
             self.record["complete"] = True
         except KeyboardInterrupt:
             self.record["stopped_by"], code = "interrupt", 130
@@ -96,15 +112,22 @@ class Runner:
         self.save(self.record)
         return code or (2 if self.record["refusals"] else 0)
 
+    def _cells(self, index: int) -> list[int]:
+        """Cells that are to be measured in a round: all, but for those of an earlier run."""
+        return [number for number in range(len(self.plan.cells)) if (index, number) in self._left]
+
     def _one_by_one(self, client: Client) -> None:
-        for arm, rounds in visits(self.plan):
+        for arm, every in visits(self.plan):
+            if not (rounds := [index for index in every if self._cells(index)]):
+                continue
             with self._server(arm) as server:
                 self._started(arm, server)
+                warm: set[int] = set()
                 for index in rounds:
-                    for number in range(len(self.plan.cells)):
-                        self._measure(client, arm, server, index, number, warmup=index == rounds[0])
-                    if index == 0:
-                        self._compare(arm, server)
+                    for number in self._cells(index):
+                        self._measure(client, arm, server, index, number, warmup=number not in warm)
+                        warm.add(number)
+                    self._compare(arm, server)
                 self.record["arms"][arm.name]["retractions"] += retractions(server.log)
                 self._served(arm, server)
 
@@ -115,14 +138,16 @@ class Runner:
             servers = {arm: stack.enter_context(self._server(arm)) for arm in self.plan.arms}
             for arm, server in servers.items():
                 self._started(arm, server)
+            warm: set[int] = set()
             for index in range(self.plan.rounds):
-                for number in range(len(self.plan.cells)):
+                for number in self._cells(index):
                     for arm in self.plan.order(index):
-                        self._measure(client, arm, servers[arm], index, number, warmup=index == 0)
+                        self._measure(client, arm, servers[arm], index, number, warmup=number not in warm)
+                    warm.add(number)
                 for arm in self.plan.arms:
-                    if index == 0:
-                        self._compare(arm, servers[arm])
-                    self.record["arms"][arm.name]["retractions"] = retractions(servers[arm].log)
+                    self._compare(arm, servers[arm])
+                    told = self._retracted[arm.name] + retractions(servers[arm].log)
+                    self.record["arms"][arm.name]["retractions"] = told
                     self._served(arm, servers[arm])
 
     def _server(self, arm: Arm) -> ServerProcess:
@@ -133,6 +158,7 @@ class Runner:
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
     def _started(self, arm: Arm, server: ServerProcess) -> None:
+        self._prefixes.pop(arm, None)
         facts = self.record["arms"][arm.name]
         baseline = self._infos.get(self.plan.arms[0].name)
         info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
@@ -162,9 +188,10 @@ class Runner:
         return ServerFailed(f"arm {arm.name}: {ended}{error}")
 
     def _compare(self, arm: Arm, server: ServerProcess) -> None:
-        """Ask the prompts of an arm and compare with the baseline, which is always asked first."""
-        if not self.prompts:
+        """Ask the prompts of an arm, once, and compare with the baseline, which is always asked first."""
+        if not self.prompts or arm in self._compared:
             return
+        self._compared.add(arm)
         shape = quality.model_shape(self.model)
         with_choices = "--enable-return-indexer-topk" in self.flags
         baseline = arm == self.plan.arms[0]
@@ -190,23 +217,36 @@ class Runner:
     ) -> None:
         cell = self.plan.cells[number]
         seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
+        prefix = (
+            (f"{self._fresh(arm, self.plan.seed)} prefix", cell.prefix_tokens) if cell.prefix_tokens else None
+        )
+        warm: list[int] = []
         try:
-            if warmup:
+            if warmup or prefix:
                 flags = loads.arguments(server.url, self.model, self.plan.warmup(cell), seed)
-                client.run(flags, fresh=f"{self._fresh(arm, seed)} warm-up of {arm.name}")
+                new = f"{self._fresh(arm, seed)} warm-up of {arm.name}"
+                warm = client.run(flags, fresh=new, prefix=prefix)["cached_tokens"]
             flags = loads.arguments(server.url, self.model, cell, seed)
-            found = loads.summarise(client.run(flags, fresh=self._fresh(arm, seed)))
+            result = client.run(flags, fresh=self._fresh(arm, seed), prefix=prefix)
+            found = {**loads.summarise(result), "steady": loads.decode(result, cell)}
             if server.exit_code() is not None:
                 raise ServerFailed("ended in the middle of a measurement")
         except (ServerFailed, ClientFailed) as error:
             raise self._failed(arm, server, error) from error
         place = {"round": index, "arm": arm.name, "cell": number, "seed": seed, "requests": cell.requests}
+        if prefix:
+            # What the server has seen of the prefix since it started, or since a cell flushed its cache.
+            found["known_prefix"] = self._prefixes.get(arm, 0)
+            found["warmup_cached"] = sum(warm)
+        self._prefixes[arm] = max(self._prefixes.get(arm, 0), cell.prefix_tokens) if prefix else 0
         self.record["measurements"].append({**place, **found})
         self.save(self.record)
         ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
         load = f"{cell.input_tokens} tokens x {cell.concurrency}"
-        self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s")
-        if validity.old_prompts(self.record["measurements"][-1], vars(cell)):
+        decode = f", ITL {found['steady']['itl_p50'] * 1e3:.2f} ms" if found["steady"] else ""
+        self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s{decode}")
+        kept = self.record["measurements"][-1]
+        if validity.old_prompts(kept, vars(cell)) or validity.prefix_problems(kept, vars(cell)):
             raise Invalid  # the reason is among those of the record
 
     def _fresh(self, arm: Arm, seed: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ examples:
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
                                            all servers on the GPU at once: a small model, minutes saved
   hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
+  hisa ab --cells '128k+64:1,16,64 64k:16' --output-tokens 128 MODEL
+                                           decode of many requests: a shared prefix, distinct prompts
   hisa ab --from hisa-ab                   render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
@@ -60,7 +63,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a setting of your own to name in --arms (the value of SGLANG_HISA)",
     )
     parser.add_argument(
-        "--cells", default="8k:1,4 32k:1,4 128k:1,4", help="prompt lengths, each with its concurrencies"
+        "--cells",
+        default="8k:1,4 32k:1,4 128k:1,4",
+        help="prompt lengths, each with its concurrencies; 128k+64:64 is a prefix of 128K tokens that 64 "
+        "requests at once share, each with 64 tokens of its own (default: %(default)s)",
     )
     parser.add_argument("--output-tokens", type=int, default=64, metavar="N", help="length of each answer")
     parser.add_argument("--waves", type=int, default=1, metavar="N", help="prompts per concurrent slot")
@@ -100,6 +106,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
+        "arms have is not measured again",
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
@@ -171,7 +183,12 @@ def run(args: argparse.Namespace) -> int:
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
     args.out.mkdir(parents=True, exist_ok=True)
-    runner = Runner(
+    try:
+        earlier = report.load(args.out) if args.resume and (args.out / "report.json").exists() else None
+    except (ValueError, OSError) as error:
+        args.usage_error(str(error))
+    make_runner = functools.partial(
+        Runner,
         plan=wanted,
         model=args.model,
         flags=[*first, "--random-seed", str(args.seed), *flags],
@@ -181,7 +198,12 @@ def run(args: argparse.Namespace) -> int:
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
         timeout=args.timeout,
         prompts=prompts,
+        earlier=earlier,
     )
+    try:
+        runner = make_runner()
+    except ValueError as error:
+        args.usage_error(str(error))
     code = runner.run()
     report.write(runner.record, args.out)
     cell_tables.print_report(report.load(args.out))

@@ -56,14 +56,25 @@ class Client:
         self._child.wait()
         self._out.cleanup()
 
-    def run(self, flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
+    def run(
+        self,
+        flags: Sequence[str],
+        limit_s: float | None = None,
+        fresh: str = "",
+        prefix: tuple[str, int] | None = None,
+    ) -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
+
+        Beside the benchmark's own, ``start_times`` says when each request was sent, in seconds.
 
         After ``limit_s`` the child is killed, and with it the open requests; it takes no more loads.
 
         ``fresh``: prompts of token ids begin with 64 random ones that follow from this text and the prompt's
         number. The benchmark's own "random" prompts are runs of consecutive ids, as many as the vocabulary
         has, so two of them are sooner or later the same.
+
+        ``prefix``: a text and a number of tokens. Every prompt gets that many random tokens before it, the
+        same ones for the same text: a shorter prefix is the beginning of a longer one.
 
         Raises:
             ClientFailed: the benchmark ended without a result.
@@ -75,7 +86,7 @@ class Client:
         own = ("--disable-tqdm", "--output-details", "--output-file", str(out))
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh}
+            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh, "prefix": prefix}
             print(json.dumps(job), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():
@@ -103,13 +114,28 @@ def get_dataset(args, tokenizer, *more):
         if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
             draw = random.Random(f"{job['fresh']} {number}")
             row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
+    if job["prefix"]:
+        text, count = job["prefix"]
+        draw = random.Random(text)
+        shared = [draw.randrange(tokenizer.vocab_size) for _ in range(count)]
+        for row in rows:
+            row.prompt = shared + row.prompt
+            row.prompt_len += count
     return rows
 serving.get_dataset = get_dataset
+measure = serving.calculate_metrics
+def calculate_metrics(*args, **named):
+    sent[:] = [output.start_time for output in named["outputs"]]
+    return measure(*args, **named)
+serving.calculate_metrics = calculate_metrics
 for line in sys.stdin:
-    job = json.loads(line)
+    job, sent = json.loads(line), []
     sys.argv = ["sglang.benchmark.serving", *job["argv"]]
     try:
         serving.cli_main()
+        out = pathlib.Path(job["argv"][-1])
+        result = json.loads(out.read_text().splitlines()[-1])
+        out.write_text(json.dumps({**result, "start_times": sent}))
     except (Exception, SystemExit):
         traceback.print_exc()
     pathlib.Path(job["done"]).touch()

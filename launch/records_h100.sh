@@ -88,7 +88,7 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
 many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer and two more for each request beside it
   export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
   # Decode alone is measured: smaller chunks of prefill leave memory to the servers beside.
-  running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128)
+  running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
   ab v32-tp8-rank "$((${2%k} * 1024 + 2000))" "$3" "$1" --resume --together --arms "$4" --cells "$5" --rounds 3 \
     --output-tokens 64
 }
@@ -114,10 +114,10 @@ case $step in
   ab-grid) # decode-only leaves every step of one request below 160K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
-  ab-many) many ab-many 128k 180000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
+  ab-many) many ab-many 128k 190000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
   ab-many-decode-only)
-    many ab-many-decode-only 128k 180000 stock,decode-only '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
-  ab-many-256k) many ab-many-256k 256k 312000 stock,paper,balanced '256k+64:64,1,16,128,4' ;;
+    many ab-many-decode-only 128k 190000 stock,decode-only '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
+  ab-many-256k) many ab-many-256k 256k 320000 stock,paper,balanced '256k+64:64,1,16,128,4' ;;
   ab-many-distinct)
     running=64 more=(--cuda-graph-max-bs-decode 64)
     ab v32-4l 66000 4300000 ab-many-distinct --resume --together --arms stock,paper --cells 64k:64 --rounds 3 \

@@ -36,6 +36,12 @@ class Cell:
         """Tokens of a prompt that no other prompt has."""
         return self.input_tokens - self.prefix_tokens
 
+    @property
+    def pool_tokens(self) -> int:
+        """KV slots of all its requests at once, in whole pages."""
+        own = -(-(self.own_tokens + self.output_tokens) // PAGE) * PAGE
+        return self.prefix_tokens + self.concurrency * own
+
 
 @dataclass(frozen=True)
 class Arm:

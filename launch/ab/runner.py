@@ -153,7 +153,7 @@ class Runner:
     def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags
         if self.plan.together:
-            flags = [*flags, *SHARED_GPU]
+            flags = [*SHARED_GPU, *flags]  # flags of the user's own come last and win
         log = self.folder / f"server-{arm.name}.log"
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
@@ -163,6 +163,7 @@ class Runner:
         baseline = self._infos.get(self.plan.arms[0].name)
         info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
+        problems = problems + validity.pool_problems(arm.name, facts, self.plan.cells)
         if problems:
             self.record["refusals"] += problems
             raise Invalid

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.common import fresh
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
@@ -44,6 +45,18 @@ def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: s
         if left != right:
             found.append(f"arm {name}: {key} is {right!r}, the baseline's is {left!r}")
     return found
+
+
+def pool_problems(name: str, facts: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    """A KV pool must hold every request of a cell with a shared prefix: else they would not all decode."""
+    need = max((cell.pool_tokens for cell in cells if cell.prefix_tokens), default=0)
+    have = facts.get("kv_tokens") or need
+    if have >= need:
+        return []
+    return [
+        f"arm {name}: its KV cache holds {have:,} tokens, a cell needs {need:,} at once: fewer requests, "
+        "shorter --output-tokens, or more memory (--max-total-tokens, --mem-fraction-static)"
+    ]
 
 
 def _where(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:

@@ -38,6 +38,16 @@ def test_cells_with_a_shared_prefix() -> None:
     assert short == Cell(size + 64, plan.WARMUP_OUTPUT, 1, 1, size), "a shared prefix is warmed up whole"
 
 
+def test_a_pool_that_is_too_small_for_a_shared_prefix_is_refused_before_any_load() -> None:
+    cells = plan.parse_cells("128k+64:64,128 256k:64", 64, 1)
+    need = 128 * 1024 + 128 * 384  # 64 tokens of its own and 318 of the answer, in pages of 64
+    assert cells[1].pool_tokens == need
+    assert validity.pool_problems("x", {"kv_tokens": need}, cells) == []
+    (why,) = validity.pool_problems("x", {"kv_tokens": need - 64}, cells)
+    assert f"holds {need - 64:,} tokens, a cell needs {need:,} at once" in why
+    assert validity.pool_problems("x", {"kv_tokens": 10}, cells[2:]) == [], "others wait in the queue"
+
+
 def test_a_warm_up_is_one_request_of_bounded_length() -> None:
     assert [make(1).warmup(cell) for cell in make(1).cells] == [
         *(Cell(4096, 7, 1, 1), Cell(4096, 7, 1, 1), Cell(100, 7, 1, 1))

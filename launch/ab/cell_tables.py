@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.ab import formatting, quality, stats, steady_rows
+from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
 from sglang_hisa.launch.common.text import plain, table, tokens
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
@@ -22,13 +22,20 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     found = formatting.comparisons(record)
     whole = formatting.whole(record)
     for arm in formatting.others(record) if whole else ():
-        table = Table(title=Text(f"{arm} against {record['plan']['baseline']}: speed-up [95 % interval]"))
+        title = f"{arm} against {record['plan']['baseline']}: medians, speed-up [95 % interval]"
+        table = Table(title=Text(title), show_lines=True)
         table.add_column("cell")
         for name in formatting.SHOWN.values():
             table.add_column(name, no_wrap=True)
         for i in whole:
-            row = [found[arm, i, metric] for metric in formatting.SHOWN]
-            texts = (Text(formatting.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
+            row = [(metric, found[arm, i, metric]) for metric in formatting.SHOWN]
+            texts = (
+                Text(
+                    f"{formatting.times(c, metric)}\n{formatting.effect(c, chr(10))}",
+                    style=STYLES.get(c["verdict"], ""),
+                )
+                for metric, c in row
+            )
             table.add_row(formatting.cell(record["plan"]["cells"][i]), *texts)
         console.print(table)
     for arm in formatting.others(record):
@@ -51,6 +58,8 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         console.print(table)
     for said in filter(None, (formatting.started_once(record), formatting.origin(record))):
         console.print(Text(said, style="dim"))
+    for said in sentence.sentences(record, found):
+        console.print(Text(said, style="bold"))
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -58,6 +67,7 @@ def markdown(record: dict[str, Any]) -> str:
     found, arms = formatting.comparisons(record), formatting.others(record)
     shown = [(arm, metric) for arm in arms for metric in formatting.SHOWN]
     parts = [f"> **{plain(note)}**" for note in formatting.notes(record)]
+    parts += [f"**{plain(said)}**" for said in sentence.sentences(record, found)]
     head = f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
     parts.append(f"{head} {formatting.started_once(record)}".rstrip())
     if whole := formatting.whole(record):

@@ -46,6 +46,17 @@ def effects(record: dict[str, Any], separator: str = " ") -> dict[tuple[str, int
     return {place: effect(found, separator) for place, found in comparisons(record).items()}
 
 
+def times(found: dict[str, Any], metric: str) -> str:
+    """``17.90 → 8.99 s``: medians of the baseline and the arm; a dash where one has none."""
+    pair = (found["baseline_median"], found["arm_median"])
+    if None in pair:
+        return "–"
+    if metric.endswith("throughput"):
+        return " → ".join(f"{amount:,.0f}" for amount in pair) + " tok/s"
+    factor, unit = (1, "s") if max(pair) >= 1 else (1e3, "ms")
+    return " → ".join(f"{amount * factor:.2f}" for amount in pair) + f" {unit}"
+
+
 def quantity(metric: str, amount: float | None) -> str:
     """A median with its unit."""
     if amount is None:

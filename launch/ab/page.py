@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sglang_hisa.launch.ab import formatting, quality, stats, steady_rows
+from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
 from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
@@ -15,6 +15,8 @@ _BODY = """\
 </style>
 <h1>{{ plan.arms | join(", ") }}</h1>
 {% for note in notes %}<p class="note">{{ note }}</p>
+{% endfor %}
+{% for said in sentences %}<p><strong>{{ said }}</strong></p>
 {% endfor %}
 <p><small>{{ origin }}</small></p>
 
@@ -28,7 +30,7 @@ noise of {{ plan.baseline }} against itself. {{ once }}</p>
 {% endfor %}{% endfor %}</tr>
 {% for i in whole %}<tr><td>{{ cells[i] }}</td>
 {% for arm in arms %}{% for metric in shown %}{% set found = table[arm, i, metric] -%}
-<td class="{{ classes[found.verdict] }}">{{ effect(found) }}</td>
+<td class="{{ classes[found.verdict] }}">{{ effect(found) }}<br><small>{{ times(found, metric) }}</small></td>
 {% endfor %}{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
 {% if steady %}<h2>{{ steady_title | capitalize }}</h2><p>{{ steady_about }}</p>
@@ -98,9 +100,11 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         steady_about=steady_rows.ABOUT,
         table=formatting.comparisons(record),
         effect=formatting.effect,
+        times=formatting.times,
         quantity=formatting.quantity,
         classes={None: "", stats.SAME: "", **_CLASSES},
         notes=formatting.notes(record),
+        sentences=sentence.sentences(record, formatting.comparisons(record)),
         origin=formatting.origin(record),
         once=formatting.started_once(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],

@@ -123,13 +123,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     import torch
 
-    from sglang_hisa.kernels.settings import for_device
+    from sglang_hisa.kernels.layout import ROW_BYTES
+    from sglang_hisa.kernels.tuning import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.common.provenance import provenance
 
     torch.manual_seed(0)
     bandwidth, flops = _ceilings()
-    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // cases.ROW_BYTES)
+    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // ROW_BYTES)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
 

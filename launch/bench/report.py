@@ -8,9 +8,28 @@ from typing import Any
 
 K = 1024
 COLUMNS = (
-    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "tail", "refine", "stage"),
-    *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
-    *("speedup", "floor_us", "stock_host_us", "hisa_host_us"),
+    "phase",
+    "context",
+    "batch",
+    "rows",
+    "heads",
+    "budget",
+    "block",
+    "group",
+    "tail",
+    "refine",
+    "stage",
+    "layers",
+    "stock_us",
+    "stock_p20_us",
+    "stock_p80_us",
+    "hisa_us",
+    "hisa_p20_us",
+    "hisa_p80_us",
+    "speedup",
+    "floor_us",
+    "stock_host_us",
+    "hisa_host_us",
 )
 
 

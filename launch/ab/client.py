@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from sglang_hisa.launch.ab.plan import Cell
-from sglang_hisa.launch.common import steady
 
 
 def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
@@ -24,14 +22,6 @@ def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
         *("--warmup-requests", "0", "--seed", str(seed), "--cache-report"),
     ]
     return found if cell.prefix_tokens else [*found, "--flush-cache"]
-
-
-def decode(result: Mapping[str, Any], cell: Cell) -> dict[str, Any] | None:
-    """Decode at steady state, as :class:`steady.Steady` has it, and ``share``: its part of the run's time."""
-    kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
-    times = [steady.Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error]
-    found = steady.measure(times, cell.concurrency, cell.output_tokens)
-    return found and {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
 
 
 def summarise(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, resume, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
 from sglang_hisa.launch.ab.start import Told, new_facts, started
-from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common import fresh, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
@@ -229,7 +229,10 @@ class Runner:
                 warm = client.run(flags, fresh=new, prefix=prefix)["cached_tokens"]
             flags = loads.arguments(server.url, self.model, cell, seed)
             result = client.run(flags, fresh=self._fresh(arm, seed), prefix=prefix)
-            found = {**loads.summarise(result), "steady": loads.decode(result, cell)}
+            found = {
+                **loads.summarise(result),
+                "steady": steady.of_result(result, cell.concurrency, cell.output_tokens),
+            }
             if server.exit_code() is not None:
                 raise ServerFailed("ended in the middle of a measurement")
         except (ServerFailed, ClientFailed) as error:

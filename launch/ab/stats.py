@@ -60,9 +60,7 @@ def metrics_of(record: dict[str, Any], cell: int) -> tuple[str, ...]:
 def window(measurement: dict[str, Any]) -> dict[str, Any] | None:
     """Decode at steady state of a measurement; None where too few tokens came while all requests decoded."""
     found: dict[str, Any] | None = measurement.get("steady")
-    if failed(measurement) or found is None or found["tokens"] < steady.ENOUGH * found["at_once"]:
-        return None
-    return found
+    return None if failed(measurement) or not steady.enough(found) else found
 
 
 def value(measurement: dict[str, Any], metric: str) -> float | None:

@@ -30,6 +30,7 @@ examples:
   hisa load http://127.0.0.1:30000 --rate 0.5,1,2,4 --input-tokens 32k --output-tokens 256 --seconds 120
   hisa load http://127.0.0.1:30000 --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
   hisa load http://127.0.0.1:30000 --workload multi-turn --turns 4 --concurrency 1,4,16
+  hisa load --compare stock/ balanced/ --slo itl=20ms   how many users each serves at 20 ms a token
   hisa load --from hisa-load --slo ttft=1          kept requests under another limit, no server needed
 
 limits of --slo, in seconds:
@@ -78,6 +79,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RECORD",
+        help="only put kept runs side by side, the first is the baseline: users that each serves within --slo",
+    )
     records.add_options(parser, "hisa-load")
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -89,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
+        if args.compare:
+            return _compare(args, slo)
         if args.source is not None:
             folder, record = files.place(args.source, args.out), report.load(args.source)
             record["slo"] = record["slo"] if slo is None else slo
@@ -101,6 +111,25 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(str(error))
     args.out = args.out or Path("hisa-load")
     return _measure(args, url, work, sweep, slo or {})
+
+
+def _compare(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
+    """Kept runs side by side; written where ``--out`` says."""
+    from sglang_hisa.launch.load import compare, compare_report, report
+
+    if len(args.compare) < 2:
+        raise ValueError("--compare needs two runs or more, the first is what the others are compared with")
+    records = [report.load(source) for source in args.compare]
+    for record in records:
+        record["slo"], record["stats"] = record["slo"] if slo is None else slo, None
+    if slo is None and len({str(record["slo"]) for record in records}) > 1:
+        raise ValueError("the runs have other limits: say --slo, for all of them")
+    if found := compare.problems(records):
+        raise ValueError("these runs cannot be compared: " + "; ".join(found))
+    compare_report.print_report(records)
+    if args.out is not None:
+        print(compare_report.write(records, args.out)[0])
+    return 0
 
 
 def _workload(args: argparse.Namespace) -> Any:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import statistics
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 ENOUGH = 16
 """Tokens of each request, on average, that the window must hold."""
@@ -47,10 +48,18 @@ class Steady:
     output_tok_s: float
     requests_s: float
 
-    @property
-    def enough(self) -> bool:
-        """Whether the window holds :data:`ENOUGH` tokens a request."""
-        return self.tokens >= ENOUGH * self.at_once
+
+def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> dict[str, Any] | None:
+    """:func:`measure` of a benchmark's result, and ``share``: the window's part of the run's time."""
+    kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
+    times = [Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error and ttft > 0]
+    found = measure(times, at_once, output_tokens)
+    return found and {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
+
+
+def enough(found: Mapping[str, Any] | None) -> bool:
+    """Whether a kept steady state holds :data:`ENOUGH` tokens a request."""
+    return found is not None and found["tokens"] >= ENOUGH * found["at_once"]
 
 
 def windows(requests: Sequence[Timeline], at_once: int) -> list[tuple[float, float]]:

@@ -110,13 +110,14 @@ def parse_loads(text: str, kind: str) -> tuple[float, ...]:
 
 
 def parse_slo(text: str) -> dict[str, float]:
-    """``ttft=2,itl=0.05`` -> seconds by name. Raises ``ValueError``."""
+    """``ttft=2,itl=0.05`` or ``ttft=2s,itl=50ms`` -> seconds by name. Raises ``ValueError``."""
     found = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        value, unit = (value[:-2], 1e-3) if value.endswith("ms") else (value.removesuffix("s"), 1.0)
         if name.strip() not in SLOS:
             raise ValueError(f"SLO {part!r}: NAME=SECONDS with a name of {', '.join(SLOS)}")
-        found[name.strip()] = float(value)
+        found[name.strip()] = float(value) * unit
     if not all(0 < limit < math.inf for limit in found.values()):
         raise ValueError(f"SLO {text!r}: limits are seconds above 0")
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common import fresh, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import fetch
@@ -151,6 +151,12 @@ class Runner:
         """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
         self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
 
+    def _steady(self, result: dict[str, Any], index: int) -> dict[str, Any] | None:
+        """Decode while all slots decode; None of rates and conversations, which have no such time."""
+        if self.sweep.kind != "concurrency" or self.work.turns > 1:
+            return None
+        return steady.of_result(result, int(self.sweep.loads[index]), self.work.output_tokens)
+
     def _point(self, client: Client, index: int) -> None:
         before = retracted(self.url)
         result = self._send(client, self.sweep, index, self.record["nonce"])
@@ -160,6 +166,7 @@ class Runner:
             "duration_s": round(result["duration"], 4),
             "requests": goodput.requests(result),
             "retractions": None if before is None or after is None else after - before,
+            "steady": self._steady(result, index),
         }
         if old := plan.old_prompts(self.work, kept["requests"]):
             raise NotNew(fresh.was_old(old, len(kept["requests"]), f"load {kept['load']:g}"))

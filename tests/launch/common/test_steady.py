@@ -19,7 +19,8 @@ def test_only_the_time_in_which_all_decode_counts() -> None:
     assert found.tokens in (14, 15, 16)  # 10 and 5, one more or less where rounding moves the edges
     assert found.itl_p50 == pytest.approx(0.1) and found.itl_p99 == pytest.approx(0.2)
     assert found.output_tok_s == pytest.approx(found.tokens) and found.tpot == pytest.approx(2 / found.tokens)
-    assert found.requests_s == pytest.approx(found.tokens / 5) and not found.enough
+    assert found.requests_s == pytest.approx(found.tokens / 5)
+    assert not steady.enough(vars(found)) and steady.enough({"tokens": 32, "at_once": 2})
 
 
 def test_what_came_before_and_after_the_window_changes_nothing() -> None:
@@ -28,7 +29,7 @@ def test_what_came_before_and_after_the_window_changes_nothing() -> None:
     stalled = Timeline((*(x / 64 for x in range(9)), *plain[0].tokens))
     alone = Timeline((*plain[1].tokens, *(9 + x / 1000 for x in range(1, 300))))
     wanted = steady.measure(plain, 2, 65)
-    assert wanted is not None and wanted.itl_p50 == 0.125 and wanted.tokens == 2 * 64 and wanted.enough
+    assert wanted is not None and wanted.itl_p50 == 0.125 and wanted.tokens == 2 * 64
     assert wanted.window_s == 8 and wanted.output_tok_s == 16
     assert steady.measure([stalled, alone], 2, 65) == wanted
 
@@ -40,6 +41,16 @@ def test_requests_that_never_decode_together_have_no_steady_state() -> None:
     assert steady.measure([Timeline.of(0, 1, []), Timeline.of(0, 1, [])], 2, 1) is None
     assert steady.measure([], 1, 6) is None
     assert steady.measure(apart, 1, 6) is not None
+
+
+def test_of_a_benchmarks_result_failed_and_unseen_requests_are_left_out() -> None:
+    result = {
+        **{"errors": ["", "boom", "", ""], "start_times": [10.0, 10.0, 10.5, 10.0], "duration": 20.0},
+        **{"ttfts": [1.0, 0.0, 1.5, 0.0], "itls": [[0.25] * 20, [], [0.5] * 20, []]},
+    }
+    found = steady.of_result(result, 2, 21)
+    assert found is not None and (found["window_s"], found["share"], found["tokens"]) == (4.0, 0.2, 16 + 8)
+    assert steady.of_result(result, 3, 21) is None and not steady.enough(None)
 
 
 def test_waves_of_requests_have_several_windows() -> None:

@@ -62,6 +62,7 @@ class Client:
         limit_s: float | None = None,
         fresh: str = "",
         prefix: tuple[str, int] | None = None,
+        prompts: Sequence[tuple[str, int]] | None = None,
     ) -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
 
@@ -76,6 +77,8 @@ class Client:
         ``prefix``: a text and a number of tokens. Every prompt gets that many random tokens before it, the
         same ones for the same text: a shorter prefix is the beginning of a longer one.
 
+        ``prompts``: texts and the lengths of their answers, in place of those of the flags.
+
         Raises:
             ClientFailed: the benchmark ended without a result.
             TooLong: it had not ended after ``limit_s`` seconds.
@@ -87,6 +90,7 @@ class Client:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh, "prefix": prefix}
+            job["prompts"] = list(prompts) if prompts is not None else None
             print(json.dumps(job), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():
@@ -107,8 +111,12 @@ class Client:
 _SERVE_JOBS = """
 import json, pathlib, random, sys, traceback
 from sglang.benchmark import serving
+from sglang.benchmark.datasets.common import DatasetRow
 plain = serving.get_dataset
 def get_dataset(args, tokenizer, *more):
+    if job["prompts"] is not None:
+        made = [(text, len(tokenizer.encode(text)), out) for text, out in job["prompts"]]
+        return [DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made]
     rows = plain(args, tokenizer, *more)
     for number, row in enumerate(rows if job["fresh"] else ()):
         if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):

@@ -7,7 +7,6 @@ between two measured loads; goodput's knee counts whole requests, at measured lo
 from __future__ import annotations
 
 import itertools
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ HEAD = ("at once", "run", "ITL p50 ms", "output tok/s", "TTFT p50 ms", "good")
 
 
 def rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each load and run under ``HEAD``; ITL and tokens/s at steady state, with ratios to the first."""
+    """A row for each load and run under ``HEAD``; ITL and tokens/s at steady state, ratios to the first."""
     stats = [{p["load"]: p for p in formatting.stats(record)["points"]} for record in records]
     out = []
     for load in sorted({load for points in stats for load in points}):

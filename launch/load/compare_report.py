@@ -18,7 +18,8 @@ from sglang_hisa.launch.load import compare, formatting
 
 _READ = (
     "ITL and tokens a second are those at steady state, while all requests of a load decode; in brackets "
-    "against the first run, above 1 is better. Runs are one after the other, and have no interval: hisa ab gives one."
+    "against the first run, above 1 is better. Runs come one after the other, and have no interval: hisa ab "
+    "gives one."
 )
 
 

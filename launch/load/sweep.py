@@ -13,7 +13,7 @@ from sglang_hisa.launch.common import fresh, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import fetch
-from sglang_hisa.launch.load import goodput, plan
+from sglang_hisa.launch.load import goodput, plan, prompts
 
 _RETRACTED = "sglang:num_retracted_requests_total"
 
@@ -141,11 +141,20 @@ class Runner:
         """Send point ``index`` of ``sweep``, with prompts that are new to every cache."""
         sweep = plan.fresh_sweep(self.work, sweep, nonce)
         flags = plan.flags(self.url, self.server, self.work, sweep, index)
+        own = self._own_prompts(sweep, index)
         try:
-            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}")
+            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}", **own)
         except ClientFailed:
             server_facts(self.url, None)  # the server's end explains it better
             raise
+
+    def _own_prompts(self, sweep: plan.Sweep, index: int) -> dict[str, Any]:
+        """Prompts of a file: a load begins where the one before ended, so that few repeat."""
+        if self.work.name != "file":
+            return {}
+        first = sum(sweep.count(load) for load in sweep.loads[:index])
+        count = sweep.count(sweep.loads[index])
+        return {"prompts": prompts.for_generator(self.work.prompts, count, self.work.output_tokens, first)}
 
     def _warm_up(self, client: Client) -> None:
         """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""

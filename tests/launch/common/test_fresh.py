@@ -24,7 +24,11 @@ from tests.launch.ab.json_server import serving
 
 GENERATOR = """
 import json, sys, types
-class Tokenizer: vocab_size = 500
+class Tokenizer:
+    vocab_size = 500
+    @staticmethod
+    def encode(text):
+        return text.split()
 def get_dataset(args, tokenizer, model_id=None):
     rows = [list(range(7, 7 + 100)), list(range(9, 9 + 33)), "text", ["turn", "turn"]]
     return [types.SimpleNamespace(prompt=row, prompt_len=len(row)) for row in rows[: 2 if shared() else 4]]
@@ -36,7 +40,7 @@ def cli_main():
     rows = get_dataset(None, Tokenizer, "m")
     out = sys.argv[sys.argv.index("--output-file") + 1]
     calculate_metrics(input_requests=rows, outputs=[types.SimpleNamespace(start_time=t) for t in (4.5, 4.75)])
-    lens = [row.prompt_len for row in rows]
+    lens = [[r.prompt_len, r.output_len] if hasattr(r, "output_len") else r.prompt_len for r in rows]
     open(out, "w").write(json.dumps({"prompts": [row.prompt for row in rows], "lens": lens}))
 """
 
@@ -49,8 +53,16 @@ def generator(tmp_path: Path) -> Iterator[Client]:
     for package in (folder.parent, folder):
         (package / "__init__.py").touch()
     (folder / "serving.py").write_text(GENERATOR)
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "__init__.py").touch()
+    (folder / "datasets" / "common.py").write_text("from types import SimpleNamespace as DatasetRow\n")
     with Client({**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path / "client.log") as client:
         yield client
+
+
+def test_prompts_of_the_users_own_are_sent_as_they_are(generator: Client) -> None:
+    found = generator.run([], fresh="one", prompts=[("a b c", 7), ("d", 9)])
+    assert (found["prompts"], found["lens"]) == (["a b c", "d"], [[3, 7], [1, 9]])
 
 
 def test_prompts_share_a_prefix_and_go_on_with_tokens_of_their_own(generator: Client) -> None:
@@ -98,6 +110,7 @@ class Storage:
         limit_s: float | None = None,
         fresh: str = "",
         prefix: tuple[str, int] | None = None,
+        prompts: Sequence[tuple[str, int]] | None = None,
     ) -> dict[str, Any]:
         of = dict(pairwise(flags))
         size, n = int(of["--random-input-len"]), int(of["--num-prompts"])

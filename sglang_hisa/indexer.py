@@ -62,6 +62,79 @@ class Output:
         return self if self.offsets is None else replace(self, offsets=self.offsets[rows])
 
 
+def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
+    """The page table of a chunk: of its rows, or of the requests that its rows name."""
+    table = plan.rows.table
+    return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
+
+
+def block_scores(
+    queries: Queries, plan: Plan, chunk: Chunk, setup: Setup, gathered: BlockSummaries | None
+) -> torch.Tensor:
+    """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: the first half of a choice.
+
+    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
+    """
+    if gathered is not None:
+        assert chunk.starts is not None and chunk.ends is not None
+        keys, scales = gathered
+        return setup.stock.flat_logits(
+            queries.q,
+            keys,
+            scales,
+            queries.weights,
+            starts=chunk.starts,
+            ends=chunk.ends,
+            max_columns=plan.score_blocks,
+        )
+    rows, device = chunk.stop - chunk.start, queries.q.device
+    scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=device)
+    kernels.coarse_scores(
+        queries.q,
+        queries.weights,
+        queries.layer.keys,
+        queries.layer.scales,
+        table=_table(plan, chunk),
+        table_rows=chunk.table_rows,
+        lengths=chunk.bounds,
+        picks=chunk.picks,
+        pages_per_block=setup.config.pages_per_block,
+        out=scores,
+        backend=setup.backend,
+        seal_from=queries.layer.index_k if plan.seals else None,
+        salient=queries.layer.salient,
+        overlap=_overlaps(rows, device),
+    )
+    return scores
+
+
+def picked(
+    scores: torch.Tensor, plan: Plan, chunk: Chunk, setup: Setup, *, logical: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Candidate tables by :func:`block_scores`, physical and (if ``logical``) logical: the second half."""
+    config, stock = setup.config, setup.stock
+    rows = chunk.stop - chunk.start
+    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=scores.device)
+    positions = torch.empty_like(physical) if logical else None
+    kernels.pick_pages(
+        scores,
+        lengths=chunk.bounds,
+        picks=chunk.picks,
+        table=_table(plan, chunk),
+        table_rows=chunk.table_rows,
+        pages_per_block=config.pages_per_block,
+        sink_blocks=sink_blocks(config, stock.init_tokens),
+        local_tokens=local_window(config, stock.local_tokens),
+        physical=physical,
+        logical=positions,
+        backend=setup.backend,
+        overlap=_overlaps(rows, scores.device),
+        early=plan.seals,
+        group=plan.group,
+    )
+    return physical, positions
+
+
 def candidates(
     queries: Queries,
     plan: Plan,
@@ -71,66 +144,9 @@ def candidates(
     *,
     logical: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Candidate tables of a chunk, physical and (if ``logical``) logical, int32 ``[rows, width]``.
-
-    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
-    """
-    config, stock = setup.config, setup.stock
-    rows = chunk.stop - chunk.start
-    device = queries.q.device
-    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=device)
-    positions = torch.empty_like(physical) if logical else None
-    table = plan.rows.table
-    if chunk.table_rows is None:
-        table = table[chunk.start : chunk.stop]
-    overlap = _overlaps(rows, device)
-    if gathered is not None:
-        assert chunk.starts is not None and chunk.ends is not None
-        keys, scales = gathered
-        scores = stock.flat_logits(
-            queries.q,
-            keys,
-            scales,
-            queries.weights,
-            starts=chunk.starts,
-            ends=chunk.ends,
-            max_columns=plan.score_blocks,
-        )
-    else:
-        scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=device)
-        kernels.coarse_scores(
-            queries.q,
-            queries.weights,
-            queries.layer.keys,
-            queries.layer.scales,
-            table=table,
-            table_rows=chunk.table_rows,
-            lengths=chunk.bounds,
-            picks=chunk.picks,
-            pages_per_block=config.pages_per_block,
-            out=scores,
-            backend=setup.backend,
-            seal_from=queries.layer.index_k if plan.seals else None,
-            salient=queries.layer.salient,
-            overlap=overlap,
-        )
-    kernels.pick_pages(
-        scores,
-        lengths=chunk.bounds,
-        picks=chunk.picks,
-        table=table,
-        table_rows=chunk.table_rows,
-        pages_per_block=config.pages_per_block,
-        sink_blocks=sink_blocks(config, stock.init_tokens),
-        local_tokens=local_window(config, stock.local_tokens),
-        physical=physical,
-        logical=positions,
-        backend=setup.backend,
-        overlap=overlap,
-        early=plan.seals,
-        group=plan.group,
-    )
-    return physical, positions
+    """Candidate tables of a chunk, physical and (if ``logical``) logical, int32 ``[rows, width]``."""
+    scores = block_scores(queries, plan, chunk, setup, gathered)
+    return picked(scores, plan, chunk, setup, logical=logical)
 
 
 def token_logits(

@@ -9,6 +9,8 @@ from typing import Any
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.common import steady, text
 
+LATE = 0.05
+"""Share by which tokens may arrive more slowly than the server decodes them before a note says so."""
 TITLE = "decode while all requests of a cell decode"
 ABOUT = (
     "Steady state: from the moment the last request of a cell got its first token to the moment the first "
@@ -101,5 +103,24 @@ def notes(record: Mapping[str, Any]) -> list[str]:
                 out.append(
                     f"INVALID at steady state, left out: {where} held fewer than {steady.ENOUGH} tokens a "
                     "request while all requests decoded; take more --output-tokens"
+                )
+    return out + _late(record)
+
+
+def _late(record: Mapping[str, Any]) -> list[str]:
+    """Cells whose tokens came more slowly than the server decoded them: its HTTP side was measured there."""
+    out = []
+    for cell in timed(record):
+        spec = record["plan"]["cells"][cell]
+        for arm in record["plan"]["arms"]:
+            known = [one for one in windows(record, arm, cell) if one.get("server_tok_s")]
+            if not known:
+                continue
+            share = statistics.median(one["output_tok_s"] / one["server_tok_s"] for one in known)
+            if share < 1 - LATE:
+                where = f"arm {arm}, {prompt(spec)} × {spec['concurrency']}"
+                out.append(
+                    f"{where}: tokens arrived at {share:.0%} of the rate at which the server decoded them "
+                    "(its log): try --stream-interval 8 among SGLang's flags"
                 )
     return out

@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
     args = parse(argv)
     if args.render:
-        _report(json.loads(args.render.read_text()), args.render)
+        _report(report.read(args.render), args.render)
         return 0
     import torch
 
@@ -136,9 +136,9 @@ def main(argv: list[str] | None = None) -> int:
 
     kept: dict[str, Any] = {"rows": [], "failures": [], "commands": []}
     if args.out and args.out.is_file():
-        kept = json.loads(args.out.read_text())
+        kept = report.read(args.out)
     base = {
-        "schema_version": 1,
+        "schema_version": report.VERSION,
         "commands": [*kept.get("commands", []), shlex.join(sys.argv)],
         "provenance": provenance(),
         "settings": asdict(for_device(torch.device("cuda"))),

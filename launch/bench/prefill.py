@@ -10,7 +10,7 @@ import torch
 from sglang_hisa import PAGE, kernels
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import Config
-from sglang_hisa.indexer import Output, Queries, candidates, select, token_logits
+from sglang_hisa.indexer import Output, Queries, block_scores, picked, select, token_logits
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, serverless_kernels
@@ -97,23 +97,15 @@ def run_case(
                 plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
             )
 
-        def filter_() -> tuple[torch.Tensor, Any]:
-            return candidates(own, plan, chunk, setup, summary, logical=False)
+        def coarse() -> torch.Tensor:
+            return block_scores(own, plan, chunk, setup, summary)
 
-        def coarse() -> object:
-            assert summary is not None and chunk.starts is not None and chunk.ends is not None
-            keys, scales = summary
-            return setup.stock.flat_logits(
-                own.q,
-                keys,
-                scales,
-                own.weights,
-                starts=chunk.starts,
-                ends=chunk.ends,
-                max_columns=plan.score_blocks,
-            )
+        scores = coarse()
 
-        physical = filter_()[0]
+        def pick() -> torch.Tensor:
+            return picked(scores, plan, chunk, setup, logical=False)[0]
+
+        physical = pick()
 
         def refine_() -> torch.Tensor:
             return token_logits(own, plan, chunk, setup, physical)
@@ -124,9 +116,7 @@ def run_case(
             topks[best],
             lambda: setup.stock.topk_slots(logits, chunk.candidates, physical, chunk.topk_plan),
         )
-        each["pick"] = (None, filter_)
-        if summary is not None:
-            each["coarse"] = (None, coarse)
+        each["coarse"], each["pick"] = (None, coarse), (None, pick)
     arms = {
         f"{stage}:{arm}": work
         for stage, pair in each.items()

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+GENERATOR = Path(__file__).with_name("generator.py")
+"""Run with -P: the child needs SGLang alone on its path, and not the modules beside this one."""
+
 
 class ClientFailed(RuntimeError):
     """The load generator gave no result; the message holds the end of its log."""
@@ -37,7 +40,7 @@ class Client:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
             self._child = subprocess.Popen(
-                [python, "-u", "-c", _SERVE_JOBS],
+                [python, "-u", "-P", str(GENERATOR)],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -66,7 +69,9 @@ class Client:
     ) -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
 
-        Beside the benchmark's own, ``start_times`` says when each request was sent, in seconds.
+        An answer that is not whole is among its ``errors``, in the server's words, and gaps are those between
+        tokens (:mod:`.generator`). ``arrivals``: seconds from the first request (conversation) to each;
+        ``start_times``: seconds at which each of the requests was sent.
 
         After ``limit_s`` the child is killed, and with it the open requests; it takes no more loads.
 
@@ -105,46 +110,3 @@ class Client:
             raise ClientFailed(f"the load generator gave no result\n{tail}")
         result: dict[str, Any] = json.loads(out.read_text().splitlines()[-1])
         return result
-
-
-# Run with -c: the child needs SGLang alone on its path. A failed load (SystemExit too) must not end it.
-_SERVE_JOBS = """
-import json, pathlib, random, sys, traceback
-from sglang.benchmark import serving
-from sglang.benchmark.datasets.common import DatasetRow
-plain = serving.get_dataset
-def get_dataset(args, tokenizer, *more):
-    if job["prompts"] is not None:
-        made = [(text, len(tokenizer.encode(text)), out) for text, out in job["prompts"]]
-        return [DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made]
-    rows = plain(args, tokenizer, *more)
-    for number, row in enumerate(rows if job["fresh"] else ()):
-        if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
-            draw = random.Random(f"{job['fresh']} {number}")
-            row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
-    if job["prefix"]:
-        text, count = job["prefix"]
-        draw = random.Random(text)
-        shared = [draw.randrange(tokenizer.vocab_size) for _ in range(count)]
-        for row in rows:
-            row.prompt = shared + row.prompt
-            row.prompt_len += count
-    return rows
-serving.get_dataset = get_dataset
-measure = serving.calculate_metrics
-def calculate_metrics(*args, **named):
-    sent[:] = [output.start_time for output in named["outputs"]]
-    return measure(*args, **named)
-serving.calculate_metrics = calculate_metrics
-for line in sys.stdin:
-    job, sent = json.loads(line), []
-    sys.argv = ["sglang.benchmark.serving", *job["argv"]]
-    try:
-        serving.cli_main()
-        out = pathlib.Path(job["argv"][-1])
-        result = json.loads(out.read_text().splitlines()[-1])
-        out.write_text(json.dumps({**result, "start_times": sent}))
-    except (Exception, SystemExit):
-        traceback.print_exc()
-    pathlib.Path(job["done"]).touch()
-"""

@@ -17,7 +17,7 @@ class Prompt:
 
 
 def _of(row: Any) -> Prompt | None:
-    """One line: vLLM's ``{"prompt", "output_tokens"}``, or a conversation (SGLang), whose first turn is asked."""
+    """One line: vLLM's ``{"prompt", "output_tokens"}``, or the first turn of SGLang's conversation."""
     if isinstance(row, str):
         row = {"prompt": row}
     if not isinstance(row, dict):
@@ -48,8 +48,9 @@ def read(path: Path) -> tuple[Prompt, ...]:
             prompt = None
         if prompt is None:
             raise ValueError(
-                f'{path}, line {number}: expected {{"prompt": "...", "output_tokens": N}} (vLLM; output_tokens '
-                'may be left out), {"conversations": [{"content": "..."}, ...]} (SGLang), or a string'
+                f'{path}, line {number}: expected {{"prompt": "...", "output_tokens": N}} (vLLM; '
+                'output_tokens may be left out), {"conversations": [{"content": "..."}, ...]} (SGLang), or '
+                "a string"
             )
         found.append(prompt)
     if not found:

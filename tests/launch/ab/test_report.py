@@ -120,6 +120,17 @@ def test_a_window_with_too_few_tokens_is_said_to_be_invalid_and_not_shown(tmp_pa
     assert "INVALID" not in terminal(many(tokens=64))
 
 
+def test_tokens_that_arrive_later_than_the_server_decodes_them_are_told(tmp_path):
+    record = many()
+    for one in record["measurements"]:
+        one["steady"]["server_tok_s"] = one["steady"]["output_tok_s"] * (
+            1.25 if one["arm"] == "paper" else 1.02
+        )
+    said = " ".join(terminal(record).split())
+    assert "arm paper, 7K shared + 1K × 4: tokens arrived at 80% of the rate at which" in said
+    assert "arm stock, 7K" not in said
+
+
 def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):
     report.write(record, tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -91,6 +91,14 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
+def test_the_servers_own_rate_is_read_from_its_log() -> None:
+    """The first line has the prefill in its time, and lines of other batches are other loads."""
+    line = "[06:50:29 TP0] Decode batch, #running-req: {}, #token: 9, gen throughput (token/s): {}, #queue"
+    rates = [(3, 9.5), (4, 100.0), (4, 400.5), (4, 402.0), (14, 1.0), (1, 2.0)]
+    text = "\n".join(line.format(*one) for one in rates)
+    assert runner.decoded(text, 4) == 400.5 and runner.decoded(text, 3) is None
+
+
 def places(record: Mapping[str, Any]) -> list[tuple[int, int, str]]:
     return [(one["round"], one["cell"], one["arm"]) for one in record["measurements"]]
 

@@ -137,7 +137,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 or "–",
                 "–" if kept is None else f"{kept:,}",
                 "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
-                str(arm.get("retractions", "–")),
+                "–" if arm.get("retractions") is None else str(arm["retractions"]),
                 ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from statistics import median
 from typing import Any
 
 from sglang_hisa.launch.ab import client as loads
-from sglang_hisa.launch.ab import quality, resume, validity
+from sglang_hisa.launch.ab import estimate, quality, resume, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
+from sglang_hisa.launch.ab.running import RunningServer
 from sglang_hisa.launch.ab.start import Told, new_facts, started
 from sglang_hisa.launch.common import ends, fresh, limits, pruning, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed
@@ -56,6 +58,8 @@ class Runner:
         prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
         earlier: record of a run of the same plan that was cut off, to go on with (:mod:`.resume`).
 
+        urls: arms that already run, by name (:mod:`.running`); nothing is started.
+
     Raises:
         ValueError: ``earlier`` cannot be gone on with.
     """
@@ -70,6 +74,7 @@ class Runner:
     timeout: float = 1800
     prompts: Sequence[quality.Prompt] = ()
     earlier: Mapping[str, Any] | None = None
+    urls: Mapping[str, str] | None = None
     record: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +82,7 @@ class Runner:
         self._asked: dict[int, quality.Asked] = {}
         self._prefixes: dict[Arm, int] = {}
         self._compared: set[Arm] = set()
+        self._took: dict[tuple[str, int], list[float]] = {}
         self.record = {
             "schema_version": 1,
             "kind": "hisa-ab",
@@ -156,7 +162,7 @@ class Runner:
                 for arm in self.plan.arms:
                     self._compare(arm, servers[arm])
                     told = self._retracted[arm.name] + retractions(servers[arm].log)
-                    self.record["arms"][arm.name]["retractions"] = told
+                    self.record["arms"][arm.name]["retractions"] = None if self.urls else told
                     self._served(arm, servers[arm])
 
     def _server(self, arm: Arm) -> ServerProcess:
@@ -164,6 +170,8 @@ class Runner:
         if self.plan.together:
             flags = [*SHARED_GPU, *flags]  # flags of the user's own come last and win
         log = self.folder / f"server-{arm.name}.log"
+        if self.urls is not None:
+            return RunningServer(self.urls[arm.name], log)
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
     def _started(self, arm: Arm, server: ServerProcess) -> None:
@@ -233,6 +241,7 @@ class Runner:
         self, client: Client, arm: Arm, server: ServerProcess, index: int, number: int, warmup: bool
     ) -> None:
         cell = self.plan.cells[number]
+        begin = time.monotonic()
         seed = self.plan.seed + 1000 * index + number  # of the pair, the same in every arm
         prefix = (
             (f"{self._fresh(arm, self.plan.seed)} prefix", cell.prefix_tokens) if cell.prefix_tokens else None
@@ -269,10 +278,19 @@ class Runner:
         ttft = median(found["ttft_s"]) if found["ttft_s"] else float("nan")
         load = f"{cell.input_tokens} tokens x {cell.concurrency}"
         decode = f", ITL {found['steady']['itl_p50'] * 1e3:.2f} ms" if found["steady"] else ""
-        self.tell(f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s{decode}")
+        self._took.setdefault((arm.name, number), []).append(time.monotonic() - begin)
+        said = f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s{decode}"
+        left = estimate.remaining(self._took, self._todo())
+        self.tell(said if left is None else f"{said}; about {estimate.words(left)} left")
         kept = self.record["measurements"][-1]
         if validity.old_prompts(kept, vars(cell)) or validity.prefix_problems(kept, vars(cell)):
             raise Invalid  # the reason is among those of the record
+
+    def _todo(self) -> list[tuple[str, int]]:
+        """Arm and cell of every measurement that is still to do."""
+        done = {(one["round"], one["cell"], one["arm"]) for one in self.record["measurements"]}
+        places = ((index, number, arm.name) for index, number in self._left for arm in self.plan.arms)
+        return [(arm, number) for index, number, arm in places if (index, number, arm) not in done]
 
     def _fresh(self, arm: Arm, seed: int) -> str:
         """What makes prompts new to caches of earlier runs; arms that may share a storage have their own."""

@@ -6,6 +6,7 @@ import argparse
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import stats
@@ -33,6 +34,10 @@ examples:
   hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
   hisa ab --cells '128k+64:1,16,64 64k:16' --output-tokens 128 MODEL
                                            decode of many requests: a shared prefix, distinct prompts
+  hisa ab --plan MODEL                     how long would it take?
+  hisa ab --resume --out hisa-ab MODEL     go on with a run that was cut off
+  hisa ab --urls stock=http://127.0.0.1:30000,paper=http://127.0.0.1:30001
+                                           servers that already run
   hisa ab --from hisa-ab                   render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
@@ -109,6 +114,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
     )
     parser.add_argument(
+        "--urls",
+        metavar="NAME=URL,…",
+        help="arms that already run on this machine and serve nothing else meanwhile, the first is the "
+        "baseline: stock=http://127.0.0.1:30000,balanced=http://127.0.0.1:30001",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what would be measured and about how long it would take"
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
@@ -137,9 +151,24 @@ def _live(args: argparse.Namespace) -> int:
     return live.run(args, settings)
 
 
+def _running(args: argparse.Namespace) -> dict[str, Any]:
+    """``/server_info`` of the arms of ``--urls``; what they serve is the model."""
+    from sglang_hisa.launch.ab import running
+
+    if args.model is not None or args.arm or args.resume or [word for word in args.rest if word != "--"]:
+        args.usage_error("--urls: those servers have a model, arms and flags; say --cells and the like only")
+    try:
+        infos = running.ask(running.parse(args.urls))
+        running.arms(infos)
+    except ValueError as error:
+        args.usage_error(str(error))
+    args.model, args.together = next(iter(infos.values()))["model_path"], True
+    return infos
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.ab import cell_tables, plan, quality, report
+    from sglang_hisa.launch.ab import cell_tables, estimate, plan, quality, report, resume, running
     from sglang_hisa.launch.ab.runner import Runner
     from sglang_hisa.launch.common import files
 
@@ -155,15 +184,18 @@ def run(args: argparse.Namespace) -> int:
     if args.live:
         args.out = args.out or Path("hisa-ab")
         return _live(args)
+    infos: dict[str, Any] = {}
+    if args.urls is not None:
+        infos = _running(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
     flags = [word for word in args.rest if word != "--"]
-    if args.together and not args.cpu and "--max-total-tokens" not in flags:
+    if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []
     try:
         wanted = plan.Plan(
-            plan.parse_arms(args.arms, dict(_setting(text) for text in args.arm)),
+            running.arms(infos) if infos else plan.parse_arms(args.arms, dict(map(_setting, args.arm))),
             plan.parse_cells(args.cells, args.output_tokens, args.waves),
             args.rounds,
             args.together,
@@ -181,11 +213,17 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
+    if args.plan:
+        every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
+        print(estimate.work(wanted, every))
+        return 0
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     if wanted.rounds < stats.MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms), flags=args.rest)
+    hisa = not infos and any(arm.setting for arm in wanted.arms)
+    preflight.check(cpu=args.cpu and not infos, hisa=hisa, flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
+    own = [*first, "--random-seed", str(args.seed), *flags]
     make_env = server.cpu_env if args.cpu else server.child_env
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -196,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
         Runner,
         plan=wanted,
         model=args.model,
-        flags=[*first, "--random-seed", str(args.seed), *flags],
+        flags=running.flags(next(iter(infos.values()))) if infos else own,
         make_env=lambda setting: make_env(environment(), setting),
         folder=args.out,
         save=lambda record: report.save(record, args.out),
@@ -204,11 +242,13 @@ def run(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         prompts=prompts,
         earlier=earlier,
+        urls=running.parse(args.urls) if infos else None,
     )
     try:
         runner = make_runner()
     except ValueError as error:
         args.usage_error(str(error))
+    print(f"hisa ab: {estimate.work(wanted, resume.left(runner.record))}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)
     cell_tables.print_report(report.load(args.out))

@@ -140,6 +140,8 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     from sglang_hisa.launch.common import files
     from sglang_hisa.launch.load import point_tables, report
 
+    if slo is None:
+        files.place(args.source, args.out)
     record = report.load(args.source)
     other = slo is not None and slo != record["slo"]
     record["slo"] = record["slo"] if slo is None else slo

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.ab import report
+from sglang_hisa.launch.ab import report, steady_rows
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.text import table, together, tokens
+from sglang_hisa.launch.common.text import table, together
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS = Path(__file__).parents[1] / "records_h100.sh"
@@ -165,10 +165,10 @@ def _plan(record: dict[str, Any]) -> str:
     """What an A/B compares, on which model and load."""
     plan = record["plan"]
     arms = ", ".join(f"`{arm}`" for arm in plan["arms"] if arm != plan["baseline"]) or "the same again"
-    loads: dict[int, list[str]] = {}
+    loads: dict[str, list[str]] = {}
     for cell in plan["cells"]:
-        loads.setdefault(cell["input_tokens"], []).append(str(cell["concurrency"]))
-    cells = ", ".join(f"{tokens(size)} × {'/'.join(at_once)}" for size, at_once in loads.items())
+        loads.setdefault(steady_rows.prompt(cell), []).append(str(cell["concurrency"]))
+    cells = ", ".join(f"{prompt} × {'/'.join(at_once)}" for prompt, at_once in loads.items())
     model = Path(record["model"]).name.removeprefix("model-")
     cut = ", refused" if record["refusals"] else "" if record["complete"] else ", cut off"
     ranks = dict(zip(record["flags"], record["flags"][1:])).get("--tp", "1")

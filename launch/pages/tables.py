@@ -13,14 +13,17 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sglang_hisa.launch.ab import cell_tables as ab_tables
+from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.acceptance.stress import scene_tables as stress_tables
 from sglang_hisa.launch.bench.report import group_of, totals
 from sglang_hisa.launch.common import flags
 from sglang_hisa.launch.common.text import source, table, together, tokens
 from sglang_hisa.launch.eval.report import SURE
+from sglang_hisa.launch.pages import many_tables
 
 K = 1024
 ROOT = Path(__file__).parents[2]
@@ -321,6 +324,30 @@ def stress_kl() -> str:
     return table(*stress_tables.warm(_load("stress-h100.json")))
 
 
+def _many(*names: str) -> str:
+    """Decode of many requests, a part for each record."""
+    parts = []
+    for name in names:
+        record = _load(f"{name}.json")
+        plan, comparisons = record["plan"], record["stats"]["comparisons"]
+        found = {(c["arm"], c["cell"], c["metric"]): SimpleNamespace(**c) for c in comparisons}
+        arms = [arm for arm in plan["arms"] if arm != plan["baseline"]]
+        cells = [Cell(**cell) for cell in plan["cells"]]
+        text = many_tables.decode(cells, plan["baseline"], arms, lambda *place, found=found: found[place])
+        parts += [text, _source(record, f"{name}.json")]
+    return "\n\n".join(parts)
+
+
+def many() -> str:
+    """Decode of many requests that share a prefix, 61 layers."""
+    return _many("ab-many", "ab-many-decode-only", "ab-many-256k")
+
+
+def many_distinct() -> str:
+    """Decode of many requests with prompts of their own, four layers."""
+    return _many("ab-many-distinct")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "ab_256k": ab_256k,
@@ -329,6 +356,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ab_4l": ab_4l,
     "ab_glm5": ab_glm5,
     "ab_tp2": ab_tp2,
+    "many": many,
+    "many_distinct": many_distinct,
     "goals": goals,
     "pairs": pairs,
     "decode": decode,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import PRESETS
-from sglang_hisa.launch.ab.plan import STOCK, Arm
+from sglang_hisa.launch.common.arms import STOCK, Arm
 from sglang_hisa.launch.common.server import Progress, ServerFailed, ServerProcess, fetch
 from sglang_hisa.launch.load.plan import local_url
 

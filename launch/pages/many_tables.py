@@ -7,14 +7,30 @@ from typing import Any
 
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.plan import Cell
+from sglang_hisa.launch.ab.record import AbRecord, Comparison
 from sglang_hisa.launch.common.text import table, tokens
 from sglang_hisa.launch.load import compare
+from sglang_hisa.launch.pages.reader import Reader
 
 LIMIT_S = 0.020
 """ITL of which the tables say how many requests at once stay within it."""
 
-Found = Callable[[str, int, str], Any]
+Found = Callable[[str, int, str], Comparison]
 """The comparison of an arm, a cell and a metric."""
+
+
+def of(*names: str) -> Callable[[Reader], str]:
+    """A part for each of these records, each with its origin."""
+
+    def tables(read: Reader) -> str:
+        parts = []
+        for name in names:
+            record = read(AbRecord, name)
+            parts.append(decode(record.plan.cells, record.plan.baseline, record.plan.others, record.found))
+            parts.append(read.source(name))
+        return "\n\n".join(parts)
+
+    return tables
 
 
 def decode(cells: Sequence[Cell], baseline: str, arms: Sequence[str], found: Found) -> str:
@@ -23,7 +39,7 @@ def decode(cells: Sequence[Cell], baseline: str, arms: Sequence[str], found: Fou
     Cells that no arm has a valid window of are left out; bold is a difference that was seen.
     """
 
-    def effect(one: Any) -> str:
+    def effect(one: Comparison) -> str:
         if one.speedup is None:
             return "–"
         text = f"{one.speedup:.2f}×" + ("" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]")

@@ -4,12 +4,11 @@ import pytest
 
 from sglang_hisa.launch.ab import estimate, plan
 from sglang_hisa.launch.ab.estimate import PROMPT_TOK_S, SENT_S, START_S, TOKEN_S
+from sglang_hisa.launch.common.arms import parse_arms
 
 
 def make(cells: str, rounds: int, together: bool, arms: str = "stock,paper") -> plan.Plan:
-    return plan.Plan(
-        plan.parse_arms(arms, {}), plan.parse_cells(cells, 100, 1), rounds, together, 1, 1 << 20, 0.05
-    )
+    return plan.Plan(parse_arms(arms), plan.parse_cells(cells, 100, 1), rounds, together, 1, 1 << 20, 0.05)
 
 
 def every(given: plan.Plan) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.ab import plan, resume, runner
+from sglang_hisa.launch.common.arms import parse_arms
 
 
 class Generator:
@@ -76,7 +77,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(generator: Generator, together: bool, earlier: Mapping[str, Any] | None = None) -> runner.Runner:
         monkeypatch.setattr(runner, "Client", lambda *_: generator)
         cells = plan.parse_cells("128+64:4,1", 40, 1)
-        arms = plan.parse_arms("stock,paper", {})
+        arms = parse_arms("stock,paper")
         return runner.Runner(
             plan=plan.Plan(arms, cells, 3, together, 7, 1000, 0.05),
             model="m",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.ab import running
-from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.server import ServerFailed
 from tests.launch.ab.json_server import serving
 

@@ -1,10 +1,8 @@
 """The tables of decode with many requests, from comparisons that are given."""
 
-from types import SimpleNamespace
-from typing import Any
-
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.plan import parse_cells
+from sglang_hisa.launch.ab.record import Comparison
 from sglang_hisa.launch.pages import many_tables
 
 STOCK = {1: 12.8, 16: 15.8, 64: 25.5, 128: None}
@@ -14,7 +12,7 @@ PAPER = {1: 12.3, 16: 13.4, 64: 15.5, 128: 24.0}
 def made(cells: str, verdict: str = stats.FASTER) -> str:
     plan = parse_cells(cells, 64, 1)
 
-    def found(arm: str, cell: int, metric: str) -> Any:
+    def found(arm: str, cell: int, metric: str) -> Comparison:
         at_once = plan[cell].concurrency
         base, own = STOCK[at_once], PAPER[at_once]
         if metric == "steady_throughput":
@@ -23,8 +21,8 @@ def made(cells: str, verdict: str = stats.FASTER) -> str:
             None if base is None or own is None else base / own if metric == "steady_itl" else own / base
         )
         low, high = (None, None) if speedup is None else (speedup - 0.01, speedup + 0.01)
-        median = {"baseline_median": base and base / 1e3, "arm_median": own and own / 1e3}
-        return SimpleNamespace(**median, speedup=speedup, low=low, high=high, verdict=verdict)
+        medians = (base and base / 1e3, own and own / 1e3)
+        return Comparison(arm, cell, metric, *medians, speedup, low, high, verdict)
 
     return many_tables.decode(plan, "stock", ["paper"], found)
 

@@ -46,8 +46,11 @@ def _cell(cell: Cell) -> tuple[int, float]:
     return read, read / PROMPT_TOK_S + sent + waves * cell.output_tokens * TOKEN_S
 
 
-def work(plan: Plan, left: Sequence[tuple[int, int]]) -> Work:
-    """Of the rounds and cells that are ``left``; warm-ups (one for each start and cell) included."""
+def work(plan: Plan, left: Sequence[tuple[int, int]], *, running: bool = False) -> Work:
+    """Of the rounds and cells that are ``left``; warm-ups (one for each start and cell) included.
+
+    ``running``: the servers are up already.
+    """
     rounds = {index for index, _ in left}
     starts = len(plan.arms) if plan.together else sum(bool(rounds & set(every)) for _, every in visits(plan))
     starts = starts if left else 0
@@ -65,6 +68,8 @@ def work(plan: Plan, left: Sequence[tuple[int, int]]) -> Work:
         read += new * starts
         seconds += starts * (new / PROMPT_TOK_S + warm.output_tokens * TOKEN_S)
     wait = START_S if plan.together and starts else starts * START_S  # together they start side by side
+    if running:
+        starts, wait = 0, 0.0
     return Work(starts, len(left) * len(plan.arms), read, seconds + wait)
 
 

@@ -185,6 +185,8 @@ class Runner:
         problems = problems + validity.pool_problems(arm.name, facts, self.plan.cells)
         if not problems and "limits" not in facts:
             problems = self._fits(arm, limits.ask(server.url, info))
+        if self.urls is not None:  # neither is known of a server that was found running
+            facts |= {"starts_s": [], "retractions": None}
         if problems:
             self.record["refusals"] += problems
             raise Invalid

@@ -53,7 +53,7 @@ def parse(text: str) -> dict[str, str]:
                 f"--urls: {name} is named twice; other names tell two servers of one preset apart"
             )
         found[name] = local_url(url)
-    if len(found) < 2 or len(set(found.values())) < len(found):
+    if len(found) < 2 or len({url.rpartition(":")[2] for url in found.values()}) < len(found):
         raise ValueError("--urls needs two servers or more; the first is the baseline")
     return found
 

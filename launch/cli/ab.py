@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(str(error))
     if args.plan:
         every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
-        print(estimate.work(wanted, every))
+        print(estimate.work(wanted, every, running=bool(infos)))
         return 0
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     if wanted.rounds < stats.MIN_PAIRS:
@@ -244,7 +244,8 @@ def run(args: argparse.Namespace) -> int:
         runner = make_runner()
     except ValueError as error:
         args.usage_error(str(error))
-    print(f"hisa ab: {estimate.work(wanted, resume.left(runner.record))}", file=sys.stderr)
+    found = estimate.work(wanted, resume.left(runner.record), running=bool(infos))
+    print(f"hisa ab: {found}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)
     cell_tables.print_report(report.load(args.out))

@@ -22,8 +22,18 @@ PLACES = ("--model-path",)
 """Flags whose value is a path: only its last part says what was served."""
 OWN = frozenset(
     (
-        *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--from", "--jitter", "--longbench"),
-        *("--longest", "--minutes", "--out", "--plugin", "--ruler2", "--samples", "--scenes", "--seed"),
+        *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--force", "--from", "--jitter"),
+        *(
+            "--longbench",
+            "--longest",
+            "--minutes",
+            "--out",
+            "--plugin",
+            "--ruler2",
+            "--samples",
+            "--scenes",
+            "--seed",
+        ),
         *("--slice", "--tasks", "--timeout", "--together"),
     )
 )

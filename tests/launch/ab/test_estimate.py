@@ -24,6 +24,8 @@ def test_a_shared_prefix_is_read_once_a_start_and_the_longest_alone() -> None:
     sent = 2 * 2 * SENT_S * ((128 * 1024 + 64) * 4 + 32 * 1024 + 64) / (128 * 1024)
     wanted = START_S + found.prompt_tokens / PROMPT_TOK_S + tokens * TOKEN_S + sent
     assert found.seconds == pytest.approx(wanted)
+    up = estimate.work(given, every(given), running=True)
+    assert (up.starts, up.seconds) == (0, pytest.approx(wanted - START_S))
 
 
 def test_servers_of_their_own_start_one_after_another() -> None:

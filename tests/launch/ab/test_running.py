@@ -28,7 +28,7 @@ def test_names_and_urls() -> None:
     with pytest.raises(ValueError, match="this machine only"):
         running.parse("stock=http://127.0.0.1:1,paper=http://example.com:2")
     with pytest.raises(ValueError, match="two servers"):
-        running.parse("a=http://127.0.0.1:1,b=http://127.0.0.1:1")
+        running.parse("a=http://127.0.0.1:1,b=http://localhost:1")
 
 
 def test_arms_are_what_the_receipts_say() -> None:

@@ -24,7 +24,6 @@ from typing import Any
 import aiohttp
 import orjson
 from sglang.benchmark import serving
-from sglang.benchmark.datasets.common import DatasetRow
 
 _refusal = runpy.run_path(str(pathlib.Path(__file__).with_name("refusal.py")))
 message, words = _refusal["message"], _refusal["words"]
@@ -167,7 +166,9 @@ class Job:
         """
         if (prompts := self.given.get("prompts")) is not None:
             made = [(text, len(tokenizer.encode(text)), out) for text, out in prompts]
-            return [DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made]
+            return [
+                serving.DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made
+            ]
         rows = self._get_dataset(args, tokenizer, *more)
         fresh, prefix = self.given["fresh"], self.given.get("prefix")
         for number, row in enumerate(rows if fresh else ()):

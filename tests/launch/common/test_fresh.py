@@ -27,6 +27,7 @@ GENERATOR = """
 import json, sys, types
 ASYNC_REQUEST_FUNCS = {}
 get_request = None
+DatasetRow = types.SimpleNamespace
 class Tokenizer:
     vocab_size = 500
     @staticmethod
@@ -56,9 +57,6 @@ def generator(tmp_path: Path) -> Iterator[Client]:
     for package in (folder.parent, folder):
         (package / "__init__.py").touch()
     (folder / "serving.py").write_text(GENERATOR)
-    (folder / "datasets").mkdir()
-    (folder / "datasets" / "__init__.py").touch()
-    (folder / "datasets" / "common.py").write_text("from types import SimpleNamespace as DatasetRow\n")
     with Client({**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path / "client.log") as client:
         yield client
 

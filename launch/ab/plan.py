@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.launch.ab.stats import MIN_PAIRS
 from sglang_hisa.launch.common.arms import Arm
 

@@ -37,7 +37,7 @@ def table(record: Mapping[str, Any], effects: Mapping[tuple[str, int, str], str]
 
     ``effects``: by arm, cell and metric the speed-up in words; the baseline has none.
     """
-    out = []
+    out: list[tuple[str, ...]] = []
     for cell in timed(record):
         spec = record["plan"]["cells"][cell]
         for arm in record["plan"]["arms"]:
@@ -45,7 +45,7 @@ def table(record: Mapping[str, Any], effects: Mapping[tuple[str, int, str], str]
                 continue
 
             def middle(key: str, found: Sequence[Mapping[str, Any]] = found) -> float:
-                return statistics.median(one[key] for one in found)
+                return float(statistics.median(one[key] for one in found))
 
             itl, rate = (effects.get((arm, cell, metric), "–") for metric in stats.STEADY)
             out.append(
@@ -70,7 +70,7 @@ def narrow(
     """The same for one arm beside the baseline under ``NARROW_HEAD``, a cell's parts below each other."""
     rows = table(record, effects)
     base = {row[0]: row for row in rows if row[1] == record["plan"]["baseline"]}
-    out = []
+    out: list[tuple[str, ...]] = []
     for name, _, itl, itl_effect, rate, rate_effect, _, _, window in (row for row in rows if row[1] == arm):
         if name in base:
             was_itl, was_rate = base[name][2], base[name][4]

@@ -94,7 +94,12 @@ class Client:
         own = ("--disable-tqdm", "--output-details", "--output-file", str(out))
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh, "prefix": prefix}
+            job: dict[str, Any] = {
+                "argv": [*flags, *own],
+                "done": str(done),
+                "fresh": fresh,
+                "prefix": prefix,
+            }
             job["prompts"] = list(prompts) if prompts is not None else None
             print(json.dumps(job), file=self._child.stdin, flush=True)
         start = time.monotonic()

@@ -54,7 +54,9 @@ def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> di
     kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
     times = [Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error and ttft > 0]
     found = measure(times, at_once, output_tokens)
-    return found and {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
+    if found is None:
+        return None
+    return {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
 
 
 def enough(found: Mapping[str, Any] | None) -> bool:

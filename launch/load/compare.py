@@ -64,7 +64,7 @@ HEAD = ("at once", "run", "ITL p50 ms", "output tok/s", "TTFT p50 ms", "good")
 def rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A row for each load and run under ``HEAD``; ITL and tokens/s at steady state, ratios to the first."""
     stats = [{p["load"]: p for p in formatting.stats(record)["points"]} for record in records]
-    out = []
+    out: list[tuple[str, ...]] = []
     for load in sorted({load for points in stats for load in points}):
         base = stats[0].get(load)
         for name, points in zip(names(records), stats):

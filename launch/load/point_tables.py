@@ -27,8 +27,8 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     console.print(shown)
     if lines := steady_rows.rows(record):
         shown = Table(*steady_rows.HEAD, box=SIMPLE_HEAD, pad_edge=False, title=Text(steady_rows.TITLE))
-        for line in lines:
-            shown.add_row(*map(Text, line))
+        for row in lines:
+            shown.add_row(*map(Text, row))
         console.print(shown)
     console.print(Text(formatting.verdict(record), style="bold"))
     for line in (*formatting.facts(record), *steady_rows.notes(record), formatting.origin(record)):

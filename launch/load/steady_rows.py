@@ -13,7 +13,7 @@ HEAD = ("at once", "ITL p50 / p99 ms", "TPOT ms", "output tok/s", "requests/s", 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row for each load under ``HEAD``; none for a load whose window holds too few tokens."""
-    out = []
+    out: list[tuple[str, ...]] = []
     for point in formatting.stats(record)["points"]:
         if found := point.get("steady"):
             out.append(

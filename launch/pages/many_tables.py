@@ -75,13 +75,10 @@ def users(cells: Sequence[Cell], baseline: str, arms: Sequence[str], found: Foun
         mine.sort(key=lambda i: cells[i].concurrency)
         if len(mine) < 2:
             continue
-        base = compare.users(
-            _points(cells, mine, lambda i: found(arms[0], i, stats.STEADY[0]).baseline_median), LIMIT_S
-        )
+        base = compare.users(_points(cells, mine, found, arms[0], "baseline_median"), LIMIT_S)
         parts = [_count(base, None)]
         for arm in arms:
-            points = _points(cells, mine, lambda i, arm=arm: found(arm, i, stats.STEADY[0]).arm_median)
-            parts.append(_count(compare.users(points, LIMIT_S), base))
+            parts.append(_count(compare.users(_points(cells, mine, found, arm, "arm_median"), LIMIT_S), base))
         lines.append([tokens(size), *parts])
     if not lines:
         return ""
@@ -95,10 +92,12 @@ def users(cells: Sequence[Cell], baseline: str, arms: Sequence[str], found: Foun
 
 
 def _points(
-    cells: Sequence[Cell], mine: Sequence[int], itl: Callable[[int], float | None]
+    cells: Sequence[Cell], mine: Sequence[int], found: Found, arm: str, whose: str
 ) -> list[dict[str, Any]]:
+    """Loads and steady ITLs as :func:`compare.users` reads them."""
+    itl = {i: getattr(found(arm, i, stats.STEADY[0]), whose) for i in mine}
     return [
-        {"load": cells[i].concurrency, "steady": None if (s := itl(i)) is None else {"itl_p50": s}}
+        {"load": cells[i].concurrency, "steady": None if itl[i] is None else {"itl_p50": itl[i]}}
         for i in mine
     ]
 

@@ -42,7 +42,7 @@ demo-gpu:
 	@.ci/step 'sglang-hisa into .hisa/site (the SGLang of $(PYTHON) stays untouched)' sh -c '$(FRESH) \
 	$(PYTHON) -m pip install -q $$($(PYTHON) -c "$(BUILDS)" 2>/dev/null && echo --no-build-isolation) \
 	--target .hisa/site $$($(PYTHON) -c "import rich, packaging" 2>/dev/null && echo --no-deps) .'
-	@PYTHONPATH=$(CURDIR)/.hisa/site:$$PYTHONPATH $(PYTHON) -m sglang_hisa.cli demo
+	@PYTHONPATH=$(CURDIR)/.hisa/site:$$PYTHONPATH $(PYTHON) -m sglang_hisa.launch.cli demo
 
 # An environment is made once, and again when what it is made from changes.
 .venv-%/.ready: launch/requirements/cpu-%.txt pyproject.toml

@@ -14,10 +14,17 @@ FOLDERS = {
     "sglang_hisa.launch": "launch",
 }
 
+NOT_INSTALLED = ("research", "research.*")
+"""Studies of a checkout: training, the offline comparison of summaries, and the trained model."""
+
 
 def packages() -> list[str]:
     """Installed names of the four packages and of all below them, which are folders with ``__init__.py``."""
-    below = [f"{name}.{found}" for name, folder in FOLDERS.items() for found in find_packages(folder)]
+    below = [
+        f"{name}.{found}"
+        for name, folder in FOLDERS.items()
+        for found in find_packages(folder, exclude=NOT_INSTALLED)
+    ]
     return [*FOLDERS, *below]
 
 

@@ -65,7 +65,7 @@ usage() { sed -n '2,46p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
-hisa=("$python" -m sglang_hisa.cli)
+hisa=("$python" -m sglang_hisa.launch.cli)
 export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
 flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
   --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192) # all else is SGLang's default
@@ -79,7 +79,7 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
     --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
 }
 
-origin() { "$python" -c 'import json; from sglang_hisa.launch.provenance import provenance; print(json.dumps(provenance()))'; }
+origin() { "$python" -c 'import json; from sglang_hisa.launch.common.provenance import provenance; print(json.dumps(provenance()))'; }
 
 case $step in
   ab) # three such servers fit 140 GB, not 80
@@ -126,22 +126,22 @@ case $step in
       --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
       --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
       --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
-  stress) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
-  stress-kl) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms stock \
+  stress) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
+  stress-kl) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms stock \
     --scenes warm --minutes 2 ;;
-  stress2) "$python" -m sglang_hisa.launch.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
+  stress2) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
     --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
     --hicache-ratio 2 ;;
-  cover) "$python" -m sglang_hisa.launch.cover --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  cover) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   chunks | chunks2)
     record=coverage-h100.json gpus=1
     [ "$step" = chunks ] || record=two-gpu.json gpus=2
-    "$python" -m sglang_hisa.launch.cover --out "$out/$record" --gpus $gpus --missing \
+    "$python" -m sglang_hisa.launch.acceptance --out "$out/$record" --gpus $gpus --missing \
       --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
-  cover2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
-  ranks2) "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
+  cover2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
+  ranks2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
     --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
-  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.cover --out "$out/two-gpu.json" --gpus 2 \
+  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
     --disaggregate nixl ;;
   ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
@@ -170,7 +170,7 @@ case $step in
     "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
   tests)
     { origin
-      "$python" -m pytest -m gpu tests/kernels tests/test_schedule.py tests/test_transfer.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
+      "$python" -m pytest -m gpu tests/kernels tests/sglang_hisa/test_schedule.py tests/sglang_hisa/test_transfer.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
   sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not follows and not (scores_and_choice and (4- or 32-))")

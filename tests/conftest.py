@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import VERSIONS
+from sglang_hisa.patches.releases import RELEASES
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left: list[pytest.Item] = []
     for item in items:
         mark = item.get_closest_marker("once")
-        assert mark is None or mark.args[0] in VERSIONS, f"{item.nodeid}: no run would have it"
+        assert mark is None or mark.args[0] in RELEASES, f"{item.nodeid}: no run would have it"
         (kept if mark is None or mark.args[0] == here else left).append(item)
     if left:
         config.hook.pytest_deselected(items=left)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .history.machine import WEIGHTS, History, history_settings
-from .history.mutants import CANDIDATES, MUTANTS, SUMMARY
-from .history.sglang_cache import importable
+from tests.history.machine import WEIGHTS, History, history_settings
+from tests.history.mutants import CANDIDATES, MUTANTS, SUMMARY
+from tests.history.sglang_cache import importable
 
 STEPS, LENGTH = 10_000, 100
 SETTINGS = history_settings(STEPS // LENGTH + 12, LENGTH, derandomize=True)

@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.tables import ROOT
+from sglang_hisa.launch.pages.tables import ROOT
 
 pytestmark = [pytest.mark.once("0.5.23"), pytest.mark.timeout(300)]
 
 INSTALLED = {"sglang_hisa": "sglang_hisa"} | {f: f"sglang_hisa/{f}" for f in ("kernels", "patches", "launch")}
-NOT_SHIPPED = re.compile("kernels/NOTES.md|launch/(docker|requirements|results|retriever)/")
+NOT_SHIPPED = re.compile("kernels/NOTES.md|launch/(docker|requirements|results|research)/")
 VERSION = "9.8.7"
 
 # Finds each module named on stdin without running its parents, then imports those that need no torch.
@@ -194,7 +194,8 @@ def test_every_module_is_found_and_imported_outside_the_checkout(installation: I
     assert all(Path(file).is_relative_to(installation.prefix) for file in answer["files"].values())
     assert set(answer["lacks"].values()) <= {None, "torch", "triton", "sglang"}, answer["lacks"]
     assert all(
-        answer["lacks"][f"sglang_hisa.{name}"] is None for name in ("cli", "patches.plugin", "launch.ab.plan")
+        answer["lacks"][f"sglang_hisa.{name}"] is None
+        for name in ("launch.cli", "patches.plugin", "launch.ab.plan")
     )
     assert answer["metadata"]["version"] == VERSION
     assert answer["metadata"]["license_expression"] == "Apache-2.0"
@@ -203,7 +204,7 @@ def test_every_module_is_found_and_imported_outside_the_checkout(installation: I
 def test_kernels_and_entry_points_load_outside_the_checkout(installation: Installation) -> None:
     file, *entries = installation.run(installation.python, "-c", LOAD).split()
     assert Path(file).is_relative_to(installation.prefix)
-    assert entries == ["sglang_hisa.cli", "sglang_hisa.patches", "sglang_hisa.patches.cpu"]
+    assert entries == ["sglang_hisa.launch.cli", "sglang_hisa.patches", "sglang_hisa.patches.cpu"]
 
 
 def test_the_command_tells_the_version(installation: Installation) -> None:

@@ -7,9 +7,9 @@ import shlex
 
 import pytest
 
-from sglang_hisa.cli import COMMANDS, make_parser, presets
 from sglang_hisa.config import PRESETS, Config
-from sglang_hisa.launch import supported, tables
+from sglang_hisa.launch.cli import COMMANDS, make_parser, presets
+from sglang_hisa.launch.pages import supported, tables
 
 ROOT = tables.ROOT
 README = ROOT / "README.md"
@@ -54,7 +54,7 @@ def test_tables_are_those_of_the_records():
     for page in tables.PAGES:
         text = (tables.ROOT / page).read_text()
         found += re.findall(r"<!-- table:(\w+) -->", text)
-        assert tables.render(text, page) == text, "run python -m sglang_hisa.launch.tables"
+        assert tables.render(text, page) == text, "run python -m sglang_hisa.launch.pages.tables"
     assert sorted(found) == sorted(tables.TABLES)
 
 
@@ -118,7 +118,7 @@ def test_every_key_and_its_default_is_in_the_reference():
 
 
 def test_every_metric_is_in_the_reference():
-    """The dashboard shows every metric that a server exports (tests/launch/test_dashboard.py)."""
+    """The dashboard shows every metric that a server exports (tests/launch/live/test_dashboard.py)."""
     board = (ROOT / "launch/grafana/sglang-hisa.json").read_text()
     shown = "".join(row[0] for row in rows_below("## Metrics", REFERENCE))
     names = r"\bsglang_hisa:\w+"
@@ -154,4 +154,4 @@ def test_the_receipt_shown_is_one_of_a_record():
 
 
 def test_supported_page_is_that_of_the_tables():
-    assert supported.main(["--check"]) == 0, "run python -m sglang_hisa.launch.supported"
+    assert supported.main(["--check"]) == 0, "run python -m sglang_hisa.launch.pages.supported"

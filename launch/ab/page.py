@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sglang_hisa.launch.ab import quality, stats, words
-from sglang_hisa.launch.report.page import render
+from sglang_hisa.launch.ab import formatting, quality, stats
+from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
 _BODY = """\
@@ -83,19 +83,19 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         title=f"A/B: {', '.join(record['plan']['arms'])}",
         plan=record["plan"],
         alpha=stats.alpha_of(record["plan"]),
-        arms=words.others(record),
-        cells=[words.cell(spec) for spec in record["plan"]["cells"]],
-        shown=words.SHOWN,
-        table=words.comparisons(record),
-        effect=words.effect,
-        quantity=words.quantity,
+        arms=formatting.others(record),
+        cells=[formatting.cell(spec) for spec in record["plan"]["cells"]],
+        shown=formatting.SHOWN,
+        table=formatting.comparisons(record),
+        effect=formatting.effect,
+        quantity=formatting.quantity,
         classes={None: "", stats.SAME: "", **_CLASSES},
-        notes=words.notes(record),
-        origin=words.origin(record),
-        once=words.started_once(record),
+        notes=formatting.notes(record),
+        origin=formatting.origin(record),
+        once=formatting.started_once(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],
-        memory_head=words.MEMORY_HEAD,
-        memory=words.memory(record),
+        memory_head=formatting.MEMORY_HEAD,
+        memory=formatting.memory(record),
         quality_head=quality.HEAD,
         quality=quality.table(record),
         logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},

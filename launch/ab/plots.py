@@ -6,16 +6,16 @@ import math
 import statistics
 from typing import Any
 
-from sglang_hisa.launch.ab import stats, words
-from sglang_hisa.launch.report.figures import literal, png, pyplot, title
-from sglang_hisa.launch.report.text import tokens
+from sglang_hisa.launch.ab import formatting, stats
+from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.common.text import tokens
 
 
 def _title(figure: Any, record: dict[str, Any], text: str) -> None:
     marks = [
         name for name, on in (("REFUSED", record["refusals"]), ("PARTIAL", not record["complete"])) if on
     ]
-    title(figure, marks, text, words.origin(record))
+    title(figure, marks, text, formatting.origin(record))
 
 
 def latency(record: dict[str, Any], metric: str) -> bytes:
@@ -56,7 +56,9 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc="best")  # TTFT grows with the prompt, ITL hardly does
-    _title(figure, record, f"{words.SHOWN[metric]}: median over rounds, bars from lowest to highest round")
+    _title(
+        figure, record, f"{formatting.SHOWN[metric]}: median over rounds, bars from lowest to highest round"
+    )
     return png(figure)
 
 
@@ -67,15 +69,15 @@ def speedup(record: dict[str, Any]) -> bytes:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
     plt = pyplot()
-    found, arms, cells = words.comparisons(record), words.others(record), record["plan"]["cells"]
+    found, arms, cells = formatting.comparisons(record), formatting.others(record), record["plan"]["cells"]
     logs = [abs(math.log(c["speedup"])) for c in found.values() if c["speedup"]]
     reach = max([math.log(1.1), *logs])
     size = (3.2 + 3 * max(1.0, 0.95 * len(arms)), 1.8 + 0.45 * len(cells))
     figure, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
-    for axis, (metric, name) in zip(axes, words.SHOWN.items()):
+    for axis, (metric, name) in zip(axes, formatting.SHOWN.items()):
         axis.set(title=name, xlim=(-0.5, max(1, len(arms)) - 0.5), ylim=(len(cells) - 0.5, -0.5))
         axis.set_xticks(range(len(arms)), [literal(a) for a in arms], rotation=20)
-        axis.set_yticks(range(len(cells)), [words.cell(c) for c in cells])
+        axis.set_yticks(range(len(cells)), [formatting.cell(c) for c in cells])
         grid = [
             [math.log(s) if (s := found[arm, i, metric]["speedup"]) else math.nan for arm in arms]
             for i in range(len(cells))

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sglang_hisa import choices
-from sglang_hisa.launch import fresh
-from sglang_hisa.server import ServerProcess
+from sglang_hisa.launch.common import choices, fresh
+from sglang_hisa.launch.common.server import ServerProcess
 
 POSITIONS, TOP = 64, 20
 """Last prompt positions that are compared, and the tokens kept of each distribution."""

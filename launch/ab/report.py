@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.ab import page, plots, stats, tables
-from sglang_hisa.launch.report import files
-from sglang_hisa.launch.report.files import save
+from sglang_hisa.launch.ab import cell_tables, page, plots, stats
+from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.files import save
 
 KIND, VERSION = "hisa-ab", 1
 __all__ = ["complete", "load", "save", "write"]
@@ -29,7 +29,7 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
-    return [kept, *files.write(folder, page.html(record, pictures), tables.markdown(record), pictures)]
+    return [kept, *files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)]
 
 
 def complete(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
-from sglang_hisa.server import ServerFailed, ServerProcess
+from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
 Told = Callable[[str], None]
 """Takes one line of progress."""

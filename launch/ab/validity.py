@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_hisa.launch import fresh
-from sglang_hisa.server import ServerFailed, ServerProcess
+from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
 _OWN = frozenset(
     (

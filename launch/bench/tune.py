@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     import torch
 
-    from sglang_hisa.launch.provenance import provenance
+    from sglang_hisa.launch.common.provenance import provenance
 
     rows: list[Row] = []
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.live import words
-from sglang_hisa.launch.report import files
-from sglang_hisa.launch.report.files import save
+from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.live import formatting
 
 KIND, VERSION = "hisa-ab-live", 1
 __all__ = ["append", "load", "print_report", "save", "table"]
@@ -34,9 +34,9 @@ def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -
     shown = Table(title=title and Text(title))
     for name in ("", *columns):
         shown.add_column(Text(name), justify="right" if name else "left")
-    for row in words.ROWS:
-        values = [words.cell(row, window) for window in columns.values()]
-        if any(value != words.NONE for value in values):
+    for row in formatting.ROWS:
+        values = [formatting.cell(row, window) for window in columns.values()]
+        if any(value != formatting.NONE for value in values):
             shown.add_row(row, *map(Text, values))
     return shown
 
@@ -44,11 +44,11 @@ def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -
 def print_report(record: dict[str, Any], console: Console | None = None) -> None:
     """Notes, what each arm did in all, and the origin."""
     console = console or Console()
-    for note in words.notes(record):
+    for note in formatting.notes(record):
         console.print(Text(note, style="bold red"))
     totals = {name: arm["totals"] for name, arm in record["arms"].items()}
     if any(totals.values()):
-        console.print(Text(words.split(record)))
+        console.print(Text(formatting.split(record)))
         console.print(table(totals))
-        console.print(Text(words.UNPAIRED, style="bold"))
-    console.print(Text(words.origin(record), style="dim"))
+        console.print(Text(formatting.UNPAIRED, style="bold"))
+    console.print(Text(formatting.origin(record), style="dim"))

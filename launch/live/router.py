@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sglang_hisa.server import Progress, ServerFailed, ServerProcess, free_port
+from sglang_hisa.launch.common.server import Progress, ServerFailed, ServerProcess, free_port
 
 MODULE = "sglang_router"
 MISSING = (

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sglang_hisa.launch.live import report, words
+from sglang_hisa.launch.live import formatting, report
 
 
 class Screen:
@@ -40,7 +40,7 @@ class Screen:
         """The last window of each arm beside all since the start."""
         if not self._console.is_terminal:
             for name, window in windows.items():
-                self.tell(f"{seconds:,.0f} s, {name}: {words.line(window)}")
+                self.tell(f"{seconds:,.0f} s, {name}: {formatting.line(window)}")
             return
         if not self._shown:
             self._live.start()

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from sglang_hisa.launch.provenance import output
+from sglang_hisa.launch.common.provenance import output
 
 SLOTS = 20
 """Most places of the router's round: the smallest share is 1 of 20, and every multiple of 0.05 is exact."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_hisa.launch import fresh
+from sglang_hisa.launch.common import fresh
 
 WORKLOADS = ("random", "shared-prefix", "multi-turn")
 SLOS = {

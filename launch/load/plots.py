@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_hisa.launch.load import words
-from sglang_hisa.launch.report.figures import literal, png, pyplot, title
+from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.load import formatting
 
 
 def _frame(record: dict[str, Any], name: str) -> tuple[Any, Any]:
@@ -22,12 +22,12 @@ def _frame(record: dict[str, Any], name: str) -> tuple[Any, Any]:
     title(
         figure,
         [] if record["complete"] else ["PARTIAL"],
-        f"{name}, {words.workload(record)}",
-        words.origin(record),
+        f"{name}, {formatting.workload(record)}",
+        formatting.origin(record),
     )
-    knee = words.stats(record)["knee"]
+    knee = formatting.stats(record)["knee"]
     if knee is not None:
-        axis.axvline(knee, color="grey", linestyle=":", label=f"knee: {words.load(record, knee)}")
+        axis.axvline(knee, color="grey", linestyle=":", label=f"knee: {formatting.load(record, knee)}")
     return figure, axis
 
 
@@ -43,7 +43,7 @@ def ttft(record: dict[str, Any]) -> bytes:
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
-    points = words.stats(record)["points"]
+    points = formatting.stats(record)["points"]
     figure, axis = _frame(record, "time to first token")
     for number, name in enumerate(("p50", "p99")):
         _line(axis, points, [p["ttft"][name] for p in points], label=f"TTFT {name}", color=f"C{number}")
@@ -62,10 +62,10 @@ def throughput(record: dict[str, Any]) -> bytes:
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
-    points = words.stats(record)["points"]
+    points = formatting.stats(record)["points"]
     figure, axis = _frame(record, "throughput and goodput")
     _line(axis, points, [p["requests_s"] for p in points], label="answered requests", color="C0")
-    good = literal(f"good requests ({words.slo(record)})")
+    good = literal(f"good requests ({formatting.slo(record)})")
     _line(axis, points, [p["goodput_s"] for p in points], label=good, color="C2", linestyle="--")
     axis.set(ylabel="requests a second")
     axis.set_ylim(bottom=0)

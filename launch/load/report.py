@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.load import goodput, plots, tables, words
-from sglang_hisa.launch.report import files
-from sglang_hisa.launch.report.files import save
-from sglang_hisa.launch.report.page import render
+from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.common.page import render
+from sglang_hisa.launch.load import formatting, goodput, plots, point_tables
 
 KIND, VERSION = "hisa-load", 1
 __all__ = ["load", "save", "write"]
@@ -25,17 +25,17 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
     return render(
         _BODY,
         pictures,
-        title=f"Load: {words.workload(record)}",
-        workload=words.workload(record),
-        served=words.served(record),
-        notes=words.notes(record),
-        facts=words.facts(record),
-        verdict=words.verdict(record),
-        slo=words.slo(record),
+        title=f"Load: {formatting.workload(record)}",
+        workload=formatting.workload(record),
+        served=formatting.served(record),
+        notes=formatting.notes(record),
+        facts=formatting.facts(record),
+        verdict=formatting.verdict(record),
+        slo=formatting.slo(record),
         enough=goodput.ENOUGH,
-        head=words.head(record),
-        rows=words.rows(record),
-        origin=words.origin(record),
+        head=formatting.head(record),
+        rows=formatting.rows(record),
+        origin=formatting.origin(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],
         log_tail=record["log_tail"],
         raw_plan=json.dumps(record["plan"], indent=2),
@@ -56,7 +56,7 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
-    files.write(folder, html(record, pictures), tables.markdown(record), pictures)
+    files.write(folder, html(record, pictures), point_tables.markdown(record), pictures)
     return record
 
 

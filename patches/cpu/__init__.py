@@ -2,7 +2,7 @@
 
 Scheduler, radix cache, paged pools, DSA metadata, indexer projections and model code stay SGLang's own;
 only leaf kernels that exist for CUDA alone are replaced, by plain PyTorch. Active with ``SGLANG_HISA_CPU=1``
-(see :func:`sglang_hisa.server.cpu_env`), whether HISA is on or not.
+(see :func:`sglang_hisa.launch.common.server.cpu_env`), whether HISA is on or not.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import pytest
 
 from sglang_hisa.launch.ab import report as ab_report
 from sglang_hisa.launch.load import report as load_report
-
-from ..launch import ab_records, load_records
+from tests.launch.ab import records as ab_records
+from tests.launch.load import records as load_records
 
 pytestmark = pytest.mark.browser
 

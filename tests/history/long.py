@@ -17,10 +17,9 @@ from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sglang_hisa.launch.provenance import provenance
-
-from .machine import History, history_settings
-from .sglang_cache import importable
+from sglang_hisa.launch.common.provenance import provenance
+from tests.history.machine import History, history_settings
+from tests.history.sglang_cache import importable
 
 LENGTH, BATCH = 100, 50
 

@@ -18,10 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sglang_hisa import kernels
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.patches import pool as pool_hooks
-
-from . import candidates, truth
-from .host_tier import HostTier, slots_of
-from .sglang_cache import LAYERS, Tree, free_pages, make_allocator, make_pool
+from tests.history import candidates, truth
+from tests.history.host_tier import HostTier, slots_of
+from tests.history.sglang_cache import LAYERS, Tree, free_pages, make_allocator, make_pool
 
 PAGES, LONGEST, MOST = 17, 640, 6
 HOST_ROOM, HOST_PAGES = 3, LONGEST // PAGE + 1

@@ -10,8 +10,7 @@ import torch
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
 from sglang_hisa.summaries import LayerSummaries
-
-from .sglang_cache import LAYERS
+from tests.history.sglang_cache import LAYERS
 
 VOCABULARY = 997
 

@@ -9,8 +9,7 @@ from sglang_hisa import budget, kernels
 from sglang_hisa.kernels.layout import PAGE
 from sglang_hisa.kernels.pick import FEW
 from sglang_hisa.kernels.settings import DEFAULT
-
-from .conftest import make_case
+from tests.kernels.conftest import make_case
 
 SEARCH = replace(DEFAULT, rank_pairs=0)
 COUNT = replace(DEFAULT, rank_pairs=1 << 40, rank_tile=32)  # few programs, for the interpreter's sake

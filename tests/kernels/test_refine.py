@@ -11,9 +11,8 @@ from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, PAGE
 from sglang_hisa.kernels.refine import pages_of_program
 from sglang_hisa.kernels.settings import DEFAULT
-
-from .conftest import make_case
-from .test_filter import overlaps
+from tests.kernels.conftest import make_case
+from tests.kernels.test_filter import overlaps
 
 LENGTHS = [1, 0, 64, 191, 640, 65]
 

@@ -5,8 +5,7 @@ import torch
 
 from sglang_hisa import kernels
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, dequantised_pages
-
-from .conftest import index_cache
+from tests.kernels.conftest import index_cache
 
 both = pytest.mark.parametrize("salient", [False, True], ids=["mean", "salient"])
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_hisa.cli import checks
 from sglang_hisa.kernels import settings
 from sglang_hisa.kernels.settings import DEFAULT
+from sglang_hisa.launch.cli import checks
 
 H100 = "NVIDIA H100 80GB HBM3"
 

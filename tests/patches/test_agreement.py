@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from sglang_hisa.config import Config, from_mapping
 from sglang_hisa.gpu import Gpu
+from sglang_hisa.launch.common.server import free_port
 from sglang_hisa.patches import agreement, runtime
-from sglang_hisa.server import free_port
 
 
 def state(config: Config | None = None, sglang: str = "0.5.17") -> runtime.Runtime:

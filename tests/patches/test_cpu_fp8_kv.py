@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches.cpu import fp8_kv
-
-from .test_cpu_stand_ins import nearest
+from tests.patches.test_cpu_stand_ins import nearest
 
 
 def tokens(count):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches.cpu import fused
-
-from .test_cpu_stand_ins import nearest
+from tests.patches.test_cpu_stand_ins import nearest
 
 ROPE, DIM = 64, 128
 

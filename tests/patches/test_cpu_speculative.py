@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches.cpu import speculative
-
-from ..history.sglang_cache import importable
+from tests.history.sglang_cache import importable
 
 
 @pytest.fixture(autouse=True)

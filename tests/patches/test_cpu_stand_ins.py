@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from sglang_hisa import models
+from sglang_hisa.launch.common import models
+from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.patches import contract
 from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches.cpu import attention, indexer, leaf, mqa, topk
-from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
 
 PAGE, DIM = 64, 128
 INT32_MAX = torch.iinfo(torch.int32).max

@@ -12,10 +12,10 @@ from prometheus_client import REGISTRY
 from sglang_hisa import gpu
 from sglang_hisa.config import ENV, from_mapping, parse
 from sglang_hisa.gpu import SHOWN, Gpu
-from sglang_hisa.launch import tables
+from sglang_hisa.launch.pages import tables
 from sglang_hisa.patches import contract, metrics, runtime, scheduler
 from sglang_hisa.patches.features import FEATURES
-from sglang_hisa.patches.table import V17, V23
+from sglang_hisa.patches.releases import NEWEST, OLDEST
 
 H100, B200 = Gpu("NVIDIA H100 80GB HBM3", (9, 0)), Gpu("NVIDIA B200", (10, 0))
 CAPABILITIES = {"H100": (9, 0), "H200": (9, 0), "B200": (10, 0), "GB200": (10, 0), "B300": (10, 3)}
@@ -132,6 +132,6 @@ def test_metrics_name_the_gpu_and_whether_a_record_shows_it(found, name, verifie
 
 
 def test_0517_passes_the_number_of_the_gpu_and_the_receipt_of_a_cpu_has_none():
-    assert scheduler._gpu_index(V17, ("ports", 5, 0), {}) == 5
-    assert scheduler._gpu_index(V17, ("ports",), {"gpu_id": 2}) == 2
-    assert runtime.Runtime(parse("balanced"), V23, 1).receipt()["gpu"] is None
+    assert scheduler._gpu_index(OLDEST, ("ports", 5, 0), {}) == 5
+    assert scheduler._gpu_index(OLDEST, ("ports",), {"gpu_id": 2}) == 2
+    assert runtime.Runtime(parse("balanced"), NEWEST, 1).receipt()["gpu"] is None

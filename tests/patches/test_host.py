@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import host as hosts
 from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.schedule import prefill_calls
-from sglang_hisa.server import cpu_env
 
 ALL = 132
 

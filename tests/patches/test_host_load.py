@@ -10,12 +10,11 @@ import torch
 
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import pool, runtime
-
-from ..history.host_tier import HostTier, slots_of
-from ..history.sglang_cache import LAYERS, importable, make_pool
-from ..kernels.conftest import index_cache
-from ..plugins.oracle.hisa_rebuild import stale_pages
-from .test_pool import make_pool as fake_pool
+from tests.history.host_tier import HostTier, slots_of
+from tests.history.sglang_cache import LAYERS, importable, make_pool
+from tests.kernels.conftest import index_cache
+from tests.patches.test_pool import make_pool as fake_pool
+from tests.plugins.oracle.hisa_rebuild import stale_pages
 
 PAGES = 11
 SAVED, BACK, HOST = [7, 2, 9], [4, 10, 3], [5, 0, 3]

@@ -9,7 +9,8 @@ import pytest
 
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.features import FEATURES, LINEAR_ATTENTION, MODEL_FIELDS, ROCM
-from sglang_hisa.patches.table import VERSIONS, patches_for
+from sglang_hisa.patches.releases import RELEASES
+from sglang_hisa.patches.table import patches_for
 from tests.patches.index_key_lines import LISTS, Line, differences, find, installed_differences, listed, parse
 
 HOOKED = {"stores", "moves", "addresses", "allocates", "sizes"}
@@ -23,10 +24,10 @@ def test_every_line_about_index_keys_is_listed():
 
 
 def test_each_version_has_a_list():
-    assert {path.stem for path in LISTS.glob("*.txt")} == set(VERSIONS)
+    assert {path.stem for path in LISTS.glob("*.txt")} == set(RELEASES)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASES)
 def test_hooks_and_features_of_the_headings_exist(version):
     targets = {patch.hook: set() for patch in patches_for(version)}
     for patch in patches_for(version):

@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from sglang_hisa.patches.table import VERSIONS, patches_for
+from sglang_hisa.patches.releases import RELEASES
+from sglang_hisa.patches.table import patches_for
 from sglang_hisa.summaries import PageSummaries
 from tests.history.sglang_cache import importable
 from tests.plugins.jitter import hisa_jitter as jitter
@@ -33,7 +34,7 @@ def test_a_gpu_sleeps_on_its_stream_every_other_time(monkeypatch):
     assert min(len(host), len(cycles)) > 60 and 1e7 < max(cycles) <= 1.5e7
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASES)
 def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
     with importable():
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType

@@ -10,8 +10,8 @@ import pytest
 
 from sglang_hisa.config import check_model, parse
 from sglang_hisa.kernels import settings as kernel_settings
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract, indexer, runtime, scheduler
-from sglang_hisa.server import cpu_env
 
 CASES = {
     "every layer": ({}, [0, 1, 2, 3, 4, 5, 6, 7]),

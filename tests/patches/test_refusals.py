@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_hisa.config import from_mapping
-from sglang_hisa.models import DEEPSEEK_V32
+from sglang_hisa.launch.common.models import DEEPSEEK_V32
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.features import FEATURES, declined
-from sglang_hisa.patches.table import PATCHES, V23, VERSIONS
-from sglang_hisa.server import cpu_env
+from sglang_hisa.patches.releases import NEWEST, RELEASES
+from sglang_hisa.patches.table import PATCHES
 from tests.sglang_copies import copy_named, write_metadata
 
 VERSION = contract.installed_version()
@@ -60,7 +61,7 @@ def fake_sglang(folder, version, edit=None):
 def test_unknown_version(tmp_path):
     code, message = register("balanced", fake_sglang(tmp_path, "0.5.99"))
     assert code == 1
-    assert "0.5.99 is not supported" in message and all(version in message for version in VERSIONS)
+    assert "0.5.99 is not supported" in message and all(version in message for version in RELEASES)
     assert "patch table" not in message, "none was compared"
     assert f"\nFix: take {tmp_path} off PYTHONPATH\n" in message, "pip would not replace it"
     assert "Unset SGLANG_HISA" in message
@@ -93,7 +94,7 @@ def test_table_rows_are_complete():
     for patch in PATCHES:
         module, name = patch.hook.split(":")
         source = Path(contract.__file__).with_name(f"{module}.py").read_text()
-        assert f"def {name}(" in source and patch.why and set(patch.params) <= set(VERSIONS)
+        assert f"def {name}(" in source and patch.why and set(patch.params) <= set(RELEASES)
     assert len({patch.target for patch in PATCHES}) == len(PATCHES)
 
 
@@ -114,7 +115,7 @@ def arguments(**changes):
 def test_unserved_feature_is_declined_with_its_fix(feature):
     asked = {"page_size": 32, "device": "xpu"}
     value = asked.get(feature.argument, 2 if feature.argument.endswith("_size") else "other")
-    for version in VERSIONS:
+    for version in RELEASES:
         reasons = declined(arguments(**{feature.argument: value}), SimpleNamespace(), version)
         if version in feature.versions:
             assert len(reasons) == 1 and reasons[0].startswith(f"{feature.argument}={value}")
@@ -184,7 +185,7 @@ for folder in sys.argv[2:]:
 def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
     """``HybridLinearKVPool``, by SGLang's own rule for its own configurations, with no weights at hand."""
     models = {"kimi": {"model_type": "kimi_linear"}, "deepseek": DEEPSEEK_V32}
-    if VERSION == V23:
+    if VERSION == NEWEST:
         models["glm"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048}}
         models["pooled"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048, "index_kpool": 4}}
     for name, config in models.items():
@@ -198,4 +199,4 @@ def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
     assert found.pop("kimi")[0].startswith("KimiLinearConfig: ")
     for reasons in found.values():
         assert "HybridLinearKVPool" in reasons[-1] and "fix: serve stock DSA" in reasons[-1]
-    assert [len(reasons) for reasons in found.values()] == ([1, 2] if VERSION == V23 else [])
+    assert [len(reasons) for reasons in found.values()] == ([1, 2] if VERSION == NEWEST else [])

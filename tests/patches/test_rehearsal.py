@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sglang_hisa.server import cpu_env
+from sglang_hisa.launch.common.server import cpu_env
 
 SCRIPT = """
 import contextlib, json, sys

@@ -13,9 +13,8 @@ from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
 from sglang_hisa.kernels.settings import DEFAULT
 from sglang_hisa.patches import indexer, runtime, short
 from sglang_hisa.summaries import PageSummaries
-
-from ..kernels.conftest import index_cache
-from ..plugins.oracle.hisa_rebuild import stale_pages
+from tests.kernels.conftest import index_cache
+from tests.plugins.oracle.hisa_rebuild import stale_pages
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.patches.table import V17, V23, VERSIONS
+from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
 from tests import sglang_copies
 from tests.sglang_copies import SITE, WHEEL, copy_named, make_project, site_of, write_metadata
 
 VERSION = next(iter(SITE.glob("sglang-*.dist-info"))).name.split("-")[1].removesuffix(".dist")
-OTHER = V17 if VERSION == V23 else V23
+OTHER = OLDEST if VERSION == NEWEST else NEWEST
 
 PROBE = """
 import json, sys
-from sglang_hisa.cli import checks
+from sglang_hisa.launch.cli import checks
 from sglang_hisa.patches import contract, source
 found = contract.unfit()
 findings = [checks.check_sglang(), *checks.check_copies(), *checks.check_patches()]
@@ -116,8 +116,8 @@ def test_an_editable_install(hook: bool, without: Place, tmp_path: Path) -> None
     (root / "_version.py").write_text(sglang_copies.VERSION_FILE.format("0.5.99"))
     found = without.probe()
     assert found["what"] == "SGLang 0.5.99 is not supported"
-    force = "--force-reinstall " if VERSIONS[-1] == VERSION else ""  # pip believes to have that one
-    assert found["fix"] == f"pip install --no-deps {force}sglang=={VERSIONS[-1]} && pip check"
+    force = "--force-reinstall " if NEWEST == VERSION else ""  # pip believes to have that one
+    assert found["fix"] == f"pip install --no-deps {force}sglang=={NEWEST} && pip check"
     level, detail, fix = found["findings"]["sglang metadata"]
     assert level == "warn" and VERSION in detail and "0.5.99" in detail
     assert fix == f"pip install --no-deps -e {tmp_path / 'python'}"
@@ -191,8 +191,7 @@ def test_a_source_without_metadata(without: Place, tmp_path: Path) -> None:
     assert found["version"] is None and found["what"] == "SGLang of an unknown version is not supported"
     assert str(root) in found["reasons"][0]
     assert found["fix"] == (
-        f"take {tmp_path / 'first'} off PYTHONPATH, then "
-        f"pip install --no-deps sglang=={VERSIONS[-1]} && pip check"
+        f"take {tmp_path / 'first'} off PYTHONPATH, then pip install --no-deps sglang=={NEWEST} && pip check"
     )
 
 
@@ -200,7 +199,7 @@ def test_metadata_without_a_source(without: Place, tmp_path: Path) -> None:
     write_metadata(tmp_path, VERSION)
     found = without.probe(tmp_path)
     assert found["version"] is None and "SGLang is not installed" in found["reasons"][0]
-    assert found["fix"] == f"pip install sglang=={VERSIONS[-1]}"
+    assert found["fix"] == f"pip install sglang=={NEWEST}"
 
 
 def test_no_sglang(without: Place) -> None:
@@ -208,7 +207,7 @@ def test_no_sglang(without: Place) -> None:
     assert (found["root"], found["version"]) == (None, None)
     assert "SGLang is not installed" in found["reasons"][0] and str(without.python) in found["reasons"][0]
     level, detail, fix = found["findings"]["sglang"]
-    assert level == "FAIL" and "not installed" in detail and fix == f"pip install sglang=={VERSIONS[-1]}"
+    assert level == "FAIL" and "not installed" in detail and fix == f"pip install sglang=={NEWEST}"
     assert found["findings"]["patch table"][2] == "see sglang above"
 
 
@@ -216,7 +215,7 @@ def test_a_folder_that_is_no_package(without: Place) -> None:
     copy_named(without.folder / "sglang" / "python" / "sglang", VERSION)
     found = without.probe()
     assert str(without.folder / "sglang") in found["reasons"][0] and "__init__.py" in found["reasons"][0]
-    assert found["fix"] == f"pip install sglang=={VERSIONS[-1]}"
+    assert found["fix"] == f"pip install sglang=={NEWEST}"
 
 
 def test_a_folder_that_hides_an_editable_install(without: Place, tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_an_archive(wheel: bool, here: Place, without: Place, tmp_path: Path) ->
             file.write(path, path.relative_to(root.parent))
     found = (here if wheel else without).probe(archive)
     assert f"{archive}/sglang/__init__.py, inside an archive" in found["reasons"][0]
-    then = "" if wheel else f", then pip install sglang=={VERSIONS[-1]}"
+    then = "" if wheel else f", then pip install sglang=={NEWEST}"
     assert found["fix"] == f"take {archive} off PYTHONPATH{then}"
 
 
@@ -267,8 +266,8 @@ def test_other_versions_are_not_called_a_mismatch(without: Place) -> None:
     write_metadata(site_of(without.python), "0.5.20")
     found = without.probe()
     assert found["what"] == "SGLang 0.5.20 is not supported" and str(root) in found["reasons"][0]
-    assert len(found["reasons"]) == 1 and ", ".join(VERSIONS) in found["reasons"][0]
-    assert found["fix"] == f"pip install --no-deps sglang=={VERSIONS[-1]} && pip check"
+    assert len(found["reasons"]) == 1 and ", ".join(RELEASES) in found["reasons"][0]
+    assert found["fix"] == f"pip install --no-deps sglang=={NEWEST} && pip check"
 
 
 def test_an_imported_sglang_is_the_one(without: Place, tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ import pytest
 import torch
 
 from sglang_hisa.config import parse
+from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract, runtime, storage
-from sglang_hisa.server import cpu_env
-
-from ..history.sglang_cache import importable
+from tests.history.sglang_cache import importable
 
 PAGES = 5
 STOCK = '{"prefill_tokens": 0, "decode_tokens": 0}'

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from sglang_hisa.server import cpu_env
+from sglang_hisa.launch.common.server import cpu_env
 
 SCRIPT = """
 import os

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from sglang_hisa.server import child_env, cpu_env
+from sglang_hisa.launch.common.server import child_env, cpu_env
 
 SCRIPT = """
 import sys

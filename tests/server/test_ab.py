@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.ab import words
-from sglang_hisa.models import make_tiny
-
-from .conftest import PLUGINS
+from sglang_hisa.launch.ab import formatting
+from sglang_hisa.launch.common.models import make_tiny
+from tests.server.conftest import PLUGINS
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.17")]
 
@@ -24,10 +23,10 @@ def servers_of(folder: Path) -> list[int]:
     found = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = line.read_bytes().split(b"\0")
+            formatting = line.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"sglang.launch_server" in words and str(folder / "model").encode() in words:
+        if b"sglang.launch_server" in formatting and str(folder / "model").encode() in formatting:
             found.append(int(line.parent.name))
     return found
 
@@ -35,7 +34,7 @@ def servers_of(folder: Path) -> list[int]:
 def start(folder: Path, arms: str, *more: str, **extra: str) -> subprocess.Popen[str]:
     """``hisa ab`` on a tiny model; ``extra`` is more of its environment."""
     model = make_tiny(folder / "model", layers=2)
-    command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--cpu", "--arms", arms]
+    command = [sys.executable, "-m", "sglang_hisa.launch.cli", "ab", "--cpu", "--arms", arms]
     command += ["--cells", "150:1", "--output-tokens", "3", "--out", str(folder / "out"), str(model), *more]
     env = {**os.environ, **extra}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
@@ -99,7 +98,7 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
     assert len(other["overlap"]) == 2 and max(other["overlap"]) < 0.9
     assert kept["arms"]["slow"]["retractions"] == 0
     assert kept["arms"]["stock"]["rows"] is None and len(kept["arms"]["slow"]["rows"]) == 1
-    assert 0 < words.shares(kept["arms"]["slow"])["prefill"] < 0.5
+    assert 0 < formatting.shares(kept["arms"]["slow"])["prefill"] < 0.5
 
 
 def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:

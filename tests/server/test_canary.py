@@ -7,10 +7,9 @@ import urllib.error
 
 import pytest
 
-from sglang_hisa.server import ServerFailed, ServerProcess, cpu_env, cpu_flags
-
-from .conftest import PLUGINS, shared_prefix_load, text, watched
-from .test_real_server import SMALL
+from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, cpu_env, cpu_flags
+from tests.server.conftest import PLUGINS, shared_prefix_load, text, watched
+from tests.server.test_real_server import SMALL
 
 pytestmark = pytest.mark.server
 

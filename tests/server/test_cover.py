@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sglang_hisa.launch.cover.__main__ import main
+from sglang_hisa.launch.acceptance.__main__ import main
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
 

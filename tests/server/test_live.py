@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.models import make_tiny
-from sglang_hisa.server import fetch, free_port
-from tests.launch.ports import wait_refused
+from sglang_hisa.launch.common.models import make_tiny
+from sglang_hisa.launch.common.server import fetch, free_port
+from tests.launch.common.ports import wait_refused
 from tests.server.conftest import text
 from tests.server.test_ab import record, servers_of
 
@@ -45,7 +45,16 @@ def stream(url: str, seed: int, begun: Semaphore) -> list[str]:
 def test_traffic_is_split_and_ctrl_c_loses_no_request(tmp_path: Path) -> None:
     model, port = make_tiny(tmp_path / "model", layers=2), free_port()
     url, log = f"http://127.0.0.1:{port}", tmp_path / "told.txt"
-    command = [sys.executable, "-m", "sglang_hisa.cli", "ab", "--live", "--cpu", "--arms", "stock,pruned"]
+    command = [
+        sys.executable,
+        "-m",
+        "sglang_hisa.launch.cli",
+        "ab",
+        "--live",
+        "--cpu",
+        "--arms",
+        "stock,pruned",
+    ]
     command += ["--arm", f"pruned={json.dumps(PRUNED)}", "--share", "0.25", "--port", str(port)]
     command += ["--every", "2", "--drain-timeout", "900", "--out", str(tmp_path / "out"), str(model)]
     with log.open("wb") as out:

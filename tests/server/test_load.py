@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.models import make_tiny
-from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
+from sglang_hisa.launch.common.models import make_tiny
+from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200), pytest.mark.once("0.5.17")]
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory):
 
 
 def start(server: ServerProcess, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sglang_hisa.cli", "load", server.url, "--cpu", "--out", str(out)]
+    command = [sys.executable, "-m", "sglang_hisa.launch.cli", "load", server.url, "--cpu", "--out", str(out)]
     command += ["--input-tokens", "150", "--output-tokens", "4", *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.launch.ab.run import retractions
-from sglang_hisa.server import free_port
-
-from .conftest import shared_prefix_load, text, watched
-from .test_real_server import SMALL
-from .test_storm import STORM
+from sglang_hisa.launch.ab.runner import retractions
+from sglang_hisa.launch.common.server import free_port
+from tests.server.conftest import shared_prefix_load, text, watched
+from tests.server.test_real_server import SMALL
+from tests.server.test_storm import STORM
 
 pytestmark = pytest.mark.server
 

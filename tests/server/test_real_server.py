@@ -5,10 +5,9 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches.live_metrics import MOVERS
-from sglang_hisa.server import ServerFailed
-
-from .conftest import shared_prefix_load, text, watched
+from tests.server.conftest import shared_prefix_load, text, watched
 
 pytestmark = pytest.mark.server
 

@@ -1,4 +1,4 @@
-"""The trained model in launch/retriever answers on a CPU as well, and so does HISA within its budget.
+"""The trained model of launch/research answers on a CPU as well, and so does HISA within its budget.
 
 Scaled down by four: top-k 512 (what its sparse stages were trained with), a budget of 1024 tokens.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sglang_hisa.cli import main
+from sglang_hisa.launch.cli import main
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(2700), pytest.mark.once("0.5.23")]
-MODEL = Path(__file__).parents[2] / "launch" / "retriever"
+MODEL = Path(__file__).parents[2] / "launch" / "research" / "retriever"
 FITS, TIGHT = 1021, 2057
 
 

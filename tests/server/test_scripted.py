@@ -9,10 +9,9 @@ import sys
 
 import pytest
 
-from sglang_hisa.server import cpu_flags
-
-from .conftest import PLUGINS, watched_env
-from .test_real_server import SMALL, assert_right
+from sglang_hisa.launch.common.server import cpu_flags
+from tests.server.conftest import PLUGINS, watched_env
+from tests.server.test_real_server import SMALL, assert_right
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 

@@ -4,11 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sglang_hisa.models import make_tiny
-
-from .conftest import TOPK, shared_prefix_load, text, watched
-from .test_movers import LENGTHS, PROMPTS, disaggregated, from_host, look
-from .test_real_server import SMALL, assert_right
+from sglang_hisa.launch.common.models import make_tiny
+from tests.server.conftest import TOPK, shared_prefix_load, text, watched
+from tests.server.test_movers import LENGTHS, PROMPTS, disaggregated, from_host, look
+from tests.server.test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
 

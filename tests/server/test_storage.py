@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import text, watched
-from .test_real_server import SMALL
+from tests.server.conftest import text, watched
+from tests.server.test_real_server import SMALL
 
 pytestmark = [pytest.mark.server, pytest.mark.once("0.5.23")]
 

@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from sglang_hisa.launch.stress.__main__ import main
-
-from .conftest import PLUGINS
-from .test_real_server import SMALL
+from sglang_hisa.launch.acceptance.stress.__main__ import main
+from tests.server.conftest import PLUGINS
+from tests.server.test_real_server import SMALL
 
 pytestmark = [pytest.mark.server, pytest.mark.once("0.5.23")]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_hisa.cli import main
-from sglang_hisa.launch.train.export import export
-from sglang_hisa.launch.train.model import Model
-from sglang_hisa.launch.train.shape import Shape
-from sglang_hisa.server import ServerProcess, cpu_env, cpu_flags
+from sglang_hisa.launch.cli import main
+from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
+from sglang_hisa.launch.research.train.export import export
+from sglang_hisa.launch.research.train.model import Model
+from sglang_hisa.launch.research.train.shape import Shape
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
 TOPK = 64

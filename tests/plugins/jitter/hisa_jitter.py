@@ -1,10 +1,10 @@
 """SGLang plugin of the tests: random delays before stores, selections, loads and seals, so that a race
 becomes a wrong summary or answer.
 
-For ``python -m sglang_hisa.launch.stress --jitter MS``, which sets JITTER_MS; stock servers are left alone.
-On a GPU half of the delays are kernels on the current stream (that of a HiCache load is SGLang's load
-stream), half are the host's; on a CPU all are the host's, in the one thread that loads, stores and reads, so
-that little can go wrong there.
+For ``python -m sglang_hisa.launch.acceptance.stress --jitter MS``, which sets JITTER_MS; stock servers are
+left alone. On a GPU half of the delays are kernels on the current stream (that of a HiCache load is SGLang's
+load stream), half are the host's; on a CPU all are the host's, in the one thread that loads, stores and
+reads, so that little can go wrong there.
 """
 
 from __future__ import annotations

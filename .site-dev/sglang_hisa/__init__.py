@@ -1,0 +1,10 @@
+"""HISA: a two-stage indexer for DeepSeek-Sparse-Attention models in SGLang (arXiv 2603.28458)."""
+
+from pathlib import Path as _Path
+
+__version__ = "0.1.0"
+
+# An installed package holds kernels/, patches/ and launch/; in a checkout they lie beside this folder.
+# Without this, `python -m sglang.launch_server` in the checkout would find half a package.
+if not (_Path(__file__).parent / "kernels").is_dir():
+    __path__.append(str(_Path(__file__).parent.parent))

@@ -1,0 +1,125 @@
+"""How many blocks each row keeps: budgets in tokens turned into block counts, once per forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sglang_hisa.config import PAGE, Config
+
+_ONE = 1 << 16
+"""Fractions are rounded up to 1/65536, so that host and device agree on every row's count."""
+
+FLAT_TOPK = 16384
+"""Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
+16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
+PAYS = 131072
+"""Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
+takes longer than the filter. One row of 128K with a budget of 32K, 96K unread, is level with stock: a layer
+is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``).
+"""
+
+KEEP_ALL = 1 << 30
+"""A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The budget of one phase in blocks: ``max(blocks, ceil(share * context))``, the row's own included."""
+
+    blocks: int
+    share: int
+    """Fraction of the context, in 1/65536."""
+    block: int
+    """Tokens a block."""
+
+    def count(self, length: int) -> int:
+        """Blocks that a row of ``length`` tokens may keep."""
+        return max(self.blocks, _ceil_div(length * self.share, _ONE * self.block))
+
+    def fits(self, length: int) -> bool:
+        """Whether such a row keeps its whole page table."""
+        return self.count(length) >= _ceil_div(length, self.block)
+
+    def pays(self, lengths: Sequence[int]) -> bool:
+        """Whether a decode step of these rows is faster pruned than with stock DSA.
+
+        A budget in which top-k is fast pays as soon as a row exceeds it, a larger one if enough is unread.
+        """
+        longest = max(lengths)
+        if self.fits(longest):
+            return False
+        left = PAYS if self.count(longest) * self.block > FLAT_TOPK else 1
+        for length in lengths:
+            left -= max(0, length - self.count(length) * self.block)
+            if left <= 0:
+                return True
+        return False
+
+    def width(self, max_length: int) -> int:
+        """Pages of the widest candidate row among lengths up to ``max_length``."""
+        per_block = self.block // PAGE
+        return min(self.count(max_length) * per_block, _ceil_div(max_length, PAGE))
+
+
+KEEP_EVERYTHING = Rule(KEEP_ALL, 0, PAGE)
+
+
+def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, local_tokens: int) -> Rule:
+    """The rule of ``phase`` ("decode" or "prefill"); a phase left to stock DSA keeps everything.
+
+    A row must hold at least ``min(length, index_topk)`` candidate tokens even when its own block holds
+    one token (fa3 does not mask -1), and all of its sink and local blocks (of a pair: those of both rows).
+    """
+    setting = getattr(config, phase)
+    block = config.block
+    if not setting.active:
+        return Rule(KEEP_ALL, 0, block)
+    floor = _ceil_div(index_topk, block) + 1
+    forced = sink_blocks(config, init_tokens) + _ceil_div(local_window(config, local_tokens), block) + 1
+    share = _ceil_div(round(setting.fraction * (1 << 32)), 1 << 16)
+    return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block)
+
+
+def local_window(config: Config, local_tokens: int) -> int:
+    """Tokens before a row's end that are always candidates, the model's ``index_local_tokens`` among them.
+
+    One more where prefill rows choose in pairs: the window of a pair is that of both rows, and a row's window
+    must not depend on whether it has a partner or comes in a decode step.
+    """
+    return max(config.local_tokens, local_tokens) + config.prefill_group - 1
+
+
+def sink_blocks(config: Config, init_tokens: int) -> int:
+    """Leading blocks that are always candidates; the model's ``index_init_tokens`` are among them."""
+    return max(1, _ceil_div(max(config.sink_tokens, init_tokens), config.block))
+
+
+def plan_rows(
+    lengths: torch.Tensor, blocks: torch.Tensor | int, share: torch.Tensor | int, block: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Earlier blocks to keep and candidate tokens of each row.
+
+    Args:
+        lengths: int32 ``[rows]``; 0 for a padded row.
+        blocks, share: the row's :class:`Rule`, one for all rows or int32 ``[rows]``.
+        block: tokens a block.
+
+    Returns:
+        (picks, candidate_lengths), both int32 ``[rows]``. A row that fits its budget has
+        ``picks`` = its earlier blocks and ``candidate_lengths`` = its length.
+    """
+    earlier = torch.div((lengths - 1).clamp_min(0), block, rounding_mode="floor")
+    grown = torch.div(lengths.long() * share + (_ONE * block - 1), _ONE * block, rounding_mode="floor")
+    if isinstance(blocks, torch.Tensor):
+        count = torch.maximum(grown, blocks.long())
+    else:
+        count = grown.clamp_min(blocks)
+    picks = torch.minimum(count - 1, earlier.long()).to(torch.int32)
+    return picks, (lengths - (earlier - picks) * block).to(torch.int32)

@@ -1,0 +1,365 @@
+"""The one configuration object, and the only module that reads the environment.
+
+``SGLANG_HISA`` is unset (stock SGLang), a preset name, or a JSON object whose optional ``preset`` names
+the values it starts from::
+
+    SGLANG_HISA=balanced
+    SGLANG_HISA='{"preset": "paper", "prefill_tokens": 16384, "sink_tokens": 128}'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ENV = "SGLANG_HISA"
+ENV_CPU = "SGLANG_HISA_CPU"
+OUR_PLUGINS = ("hisa", "hisa_cpu")
+"""Our entry points: HISA, and the CPU stand-ins."""
+PAGE = 64
+"""Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
+
+MOST_TOKENS = 2**31 - 1
+"""Lengths are int32 on the device."""
+BLOCKS = (64, 128, 256)
+GROUPS = (1, 2)
+REFINE = ("auto", "deepgemm", "triton")
+KERNELS = ("auto", "triton", "torch")
+CANARY = ("off", "sample", "full")
+SUMMARY = ("mean", "salient")
+PHASES = ("decode", "prefill")
+COMPUTES = 1
+"""Number of the rule by which rows choose their candidates; raised when the same settings choose others."""
+
+
+class ConfigError(ValueError):
+    """A setting that HISA refuses. The message holds every problem found, one a line."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Candidate budget of one phase, ``max(tokens, fraction * context)``; ``tokens == 0`` is stock DSA."""
+
+    tokens: int
+    fraction: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self.tokens > 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one server, checked once by :func:`parse`.
+
+    Token counts are in tokens, fractions are of the row's own context. A row whose context fits its
+    budget keeps every page, so its result equals stock DSA.
+    """
+
+    preset: str = "balanced"
+    block: int = 64
+    """Tokens that share one coarse score: 64 (a page), 128 or 256."""
+    summary: str = "mean"
+    """What stands for a page: the ``mean`` of its keys (the paper), or ``salient``: keys weigh as the square
+    of their distance from that mean, so that one unlike its neighbours is seen."""
+    decode_tokens: int = 32768
+    """Candidate tokens of a decode row; 0 leaves decode to stock DSA."""
+    decode_fraction: float = 1 / 16
+    """The decode budget grows to this share of the context."""
+    prefill_tokens: int = 32768
+    """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
+    prefill_fraction: float = 1 / 4
+    """The prefill budget grows to this share of the context."""
+    prefill_group: int = 2
+    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
+    each key once, and keep about what one keeps with a budget a few per cent smaller."""
+    dense_tail_tokens: int = 1024
+    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
+    trained model answers as well with 256 as with 1024 or 2048, and worse with none
+    (``launch/results/quality-tail.json``); questions to other models may be longer than its own."""
+    sink_tokens: int = 64
+    """The first tokens of the context that are always candidates (at least one block)."""
+    local_tokens: int = 64
+    """The last tokens before the row that are always candidates (at least the row's own block)."""
+    refine: str = "auto"
+    """Kernel of the token scores inside the candidates: DeepGEMM, our Triton kernel, or the faster one."""
+    kernels: str = "auto"
+    """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
+    workspace_mb: int = 512
+    """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
+    short_graphs: bool = True
+    """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget or
+    pruning would not pay (:meth:`sglang_hisa.budget.Rule.pays`)."""
+    audit: float = 0.0
+    """Share of the pruned prefill rows that are scored against their whole context as well; below 1/9 each
+    step in a ninth of the layers, which take turns."""
+    canary: str = "off"
+    """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
+    canary_stop: bool = False
+    """Stop the server when the canary finds a wrong summary."""
+    unverified_gpu: bool = False
+    """Serve on a GPU whose compute capability no record shows; receipt, doctor and metrics mark it."""
+    unverified_source: bool = False
+    """Serve an SGLang in which functions that HISA relies on have changed, with the canary on (``sample``
+    where it is off); receipt, doctor and metrics mark it."""
+
+    @property
+    def decode(self) -> Phase:
+        return Phase(self.decode_tokens, self.decode_fraction)
+
+    @property
+    def prefill(self) -> Phase:
+        return Phase(self.prefill_tokens, self.prefill_fraction)
+
+    @property
+    def pages_per_block(self) -> int:
+        return self.block // PAGE
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def fingerprint(self) -> str | None:
+        """16 hex digits, equal where the same KV is computed up to rounding; None where it is stock's.
+
+        The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu`` and
+        ``unverified_source``, and what changes rounding alone (``refine``, ``kernels``, ``workspace_mb``) do
+        not count, nor does what belongs to a phase that is left to stock DSA. ``short_graphs`` counts: it
+        decides which decode steps are pruned.
+        """
+        phases: dict[str, list[object]] = {}
+        if self.decode.active:
+            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.short_graphs]
+        if self.prefill.active:
+            budget = [self.prefill_tokens, float(self.prefill_fraction)]
+            phases["prefill"] = [*budget, self.prefill_group, self.dense_tail_tokens]
+        if not phases:
+            return None
+        common = [COMPUTES, self.block, self.summary, self.sink_tokens, self.local_tokens]
+        text = json.dumps([common, phases], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "balanced": {},
+    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
+    "paper": {
+        "block": 128,
+        "decode_tokens": 8192,
+        "decode_fraction": 0.0,
+        "prefill_tokens": 8192,
+        "prefill_fraction": 0.0,
+        "dense_tail_tokens": 0,
+    },
+    "paper-4to1": {
+        "block": 128,
+        "decode_tokens": 4096,
+        "decode_fraction": 0.25,
+        "prefill_tokens": 4096,
+        "prefill_fraction": 0.25,
+        "dense_tail_tokens": 0,
+    },
+}
+"""Presets (docs/design.md, phases), as differences from the defaults. ``paper-4to1`` keeps a floor
+of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "prefill_group": GROUPS,
+    "summary": SUMMARY,
+    "refine": REFINE,
+    "kernels": KERNELS,
+    "canary": CANARY,
+}
+
+_HINTS: dict[str, str] = {
+    "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
+    "summary": f"one of {', '.join(SUMMARY)}",
+    "decode_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
+    "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
+    "decode_fraction": "a number from 0 to 1",
+    "prefill_fraction": "a number from 0 to 1",
+    "prefill_group": "1 or 2",
+    "dense_tail_tokens": f"0 or more, at most {MOST_TOKENS}",
+    "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
+    "local_tokens": f"0 or more, at most {MOST_TOKENS}",
+    "refine": f"one of {', '.join(REFINE)}",
+    "kernels": f"one of {', '.join(KERNELS)}",
+    "workspace_mb": "16 or more, at most 1048576",
+    "short_graphs": "true or false",
+    "audit": "a number from 0 (off) to 1",
+    "canary": f"one of {', '.join(CANARY)}",
+    "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
+    "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
+    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know, canary on",
+    "preset": f"one of {', '.join(PRESETS)}",
+}
+
+
+def allowed(key: str) -> str:
+    """What ``key`` may be, in words, for messages and ``hisa serve --help``."""
+    return _HINTS[key]
+
+
+def _short(value: object) -> str:
+    """``value`` as JSON, cut so that a message stays readable."""
+    return _cut(json.dumps(value, default=str))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
+def _complaint(key: str, value: object) -> str:
+    return f'"{key}": {_short(value)} is not allowed; allowed: {_HINTS[key]}'
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
+    return given
+
+
+def _wrong_type(key: str, value: object, default: object) -> bool:
+    if isinstance(default, bool):
+        return not isinstance(value, bool)
+    if isinstance(value, bool):
+        return True
+    if isinstance(default, float):
+        return not isinstance(value, (int, float))
+    return not isinstance(value, type(default))
+
+
+def _out_of_range(key: str, value: Any) -> bool:
+    if key == "block":
+        return value not in BLOCKS
+    if key in _CHOICES:
+        return value not in _CHOICES[key]
+    if key.endswith("_fraction") or key == "audit":
+        return not 0 <= value <= 1
+    if key == "workspace_mb":
+        return not 16 <= value <= 1 << 20
+    return not isinstance(value, (bool, str)) and not 0 <= value <= MOST_TOKENS
+
+
+def parse(text: str) -> Config:
+    """``text`` as in ``SGLANG_HISA`` -> :class:`Config`.
+
+    Raises:
+        ConfigError: unreadable JSON, unknown preset or key, wrong type or value; lists every one.
+    """
+    text = text.strip()
+    given: Any = {"preset": text}
+    if text[:1] in ("{", "[", '"') or not text:
+        try:
+            given = json.loads(text, object_pairs_hook=_no_key_twice)
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:  # also a number of 5000 digits, brackets 5000 deep
+            raise ConfigError(
+                f"{ENV} is not readable JSON ({error}): {_cut(repr(text))}; allowed: a preset "
+                f"({', '.join(PRESETS)}) or a JSON object"
+            ) from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{ENV} must be a preset name or a JSON object, not {_cut(repr(text))}")
+    return from_mapping(given)
+
+
+def from_mapping(given: Mapping[str, Any]) -> Config:
+    """The settings in ``given`` over those of its preset. Raises :class:`ConfigError`."""
+    problems: list[str] = []
+    name = given.get("preset", "balanced")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ConfigError(f"{ENV}: " + _complaint("preset", name))
+    values = {"preset": name, **PRESETS[name]}
+    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
+    for key, value in given.items():
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(
+                f"unknown key {_short(key)} (value {_short(value)}){hint} allowed: {', '.join(defaults)}"
+            )
+        elif _wrong_type(key, value, defaults[key]) or _out_of_range(key, value):
+            problems.append(_complaint(key, value))
+        else:
+            values[key] = value
+    if values.get("canary_stop") and values.get("canary", "off") == "off":
+        problems.append(_complaint("canary_stop", True))
+    if problems:
+        raise ConfigError(f"{ENV}:\n  " + "\n  ".join(problems))
+    return Config(**values)
+
+
+def setting(wanted: Config) -> str:
+    """The shortest value of ``SGLANG_HISA`` that means ``wanted``: a preset, or JSON of its changes."""
+    preset = dataclasses.asdict(from_mapping({"preset": wanted.preset}))
+    changes = {key: value for key, value in dataclasses.asdict(wanted).items() if value != preset[key]}
+    return json.dumps({"preset": wanted.preset, **changes}) if changes else wanted.preset
+
+
+def fitting(config: Config, index_topk: int) -> str:
+    """The shell command that sets ``config`` with budgets that the model's ``index_topk`` allows."""
+    budgets = {f"{phase}_tokens": getattr(config, f"{phase}_tokens") for phase in PHASES}
+    raised = {key: max(tokens, index_topk) for key, tokens in budgets.items() if tokens}
+    return export(dataclasses.replace(config, **raised))
+
+
+def export(wanted: Config) -> str:
+    """The shell command after which a server has the settings ``wanted``."""
+    return f"export {ENV}={shlex.quote(setting(wanted))}"
+
+
+def check_model(config: Config, index_topk: int, page_size: int) -> list[str]:
+    """Reasons why ``config`` does not fit a model, empty when it does."""
+    problems = []
+    for phase in PHASES:
+        tokens = getattr(config, f"{phase}_tokens")
+        if 0 < tokens < index_topk:
+            problems.append(
+                f'"{phase}_tokens": {tokens} is smaller than the model\'s index_topk {index_topk}; '
+                f"allowed: 0 (stock DSA) or at least {index_topk}"
+            )
+    if page_size != PAGE or config.block % page_size:
+        problems.append(f'"block": {config.block} needs pages of {PAGE} tokens; the server has {page_size}')
+    return problems
+
+
+def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
+    """The configuration that ``SGLANG_HISA`` asks for; None when it is unset (stock SGLang)."""
+    text = (os.environ if environ is None else environ).get(ENV)
+    return None if text is None else parse(text)
+
+
+def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
+    return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:
+    """Entry points that ``SGLANG_PLUGINS`` lets SGLang load; None when all are."""
+    text = (os.environ if environ is None else environ).get("SGLANG_PLUGINS", "")
+    return [name.strip() for name in text.split(",") if name.strip()] or None
+
+
+def only_ours(cpu: bool) -> str:
+    """The shell command after which SGLang loads no plugins but HISA and, with ``cpu``, its CPU stand-ins."""
+    return f"export SGLANG_PLUGINS={','.join(OUR_PLUGINS if cpu else OUR_PLUGINS[:1])}"
+
+
+def environment() -> dict[str, str]:
+    """The whole environment, to be handed (changed) to a server that we start."""
+    return dict(os.environ)
+
+
+def interpreting_triton() -> bool:
+    """Whether Triton runs in its CPU interpreter, which needs fp32 dots (bf16 ones are wrong there)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

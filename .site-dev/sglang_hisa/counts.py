@@ -1,0 +1,67 @@
+"""How many rows were served how, and how much of their context they looked at: sums on the device.
+
+A step adds to them with a few launches, captured in a graph as well, and without host synchronisation;
+whoever reads them (``/server_info``, metrics) does so between forwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+STOCK_DECODE = "decode: phase left to stock DSA"
+SHORT_DECODE = "decode: little or nothing to prune"
+STOCK_KINDS = (STOCK_DECODE, SHORT_DECODE)
+"""The reasons that a replayed graph can have; all other stock rows are counted on the host."""
+
+KINDS = ("decode", "prefill", *STOCK_KINDS)
+"""What is counted on the device: rows that HISA served, by kind of step, and stock decode rows."""
+
+
+class RowCounts:
+    """Rows, candidate tokens and context tokens of each of ``KINDS`` since the server started.
+
+    Of a row that keeps its whole page table every token is a candidate.
+    """
+
+    def __init__(self) -> None:
+        self.sums: torch.Tensor | None = None
+        """int64 ``[len(KINDS), 3]``; None before :meth:`allocate`."""
+
+    def allocate(self, device: torch.device) -> None:
+        """Make the sums, once, before a graph that adds to them is captured."""
+        if self.sums is None:
+            self.sums = torch.zeros(len(KINDS), 3, dtype=torch.int64, device=device)
+
+    def add(self, kind: str, lengths: torch.Tensor, candidates: torch.Tensor, padding: int = 0) -> None:
+        """Rows of one step: int32 ``[rows]`` each, the tokens that a row sees and those that it scored.
+
+        Rows of up to ``padding`` tokens are not counted: the padded rows of a decode graph have SGLang's fill
+        value 1, and a real decode row at least 2 tokens. Padded rows of a verify graph have up to 1 plus its
+        draft tokens; so do the first rows after a prompt shorter than that, which then are not counted.
+
+        Raises:
+            RuntimeError: no KV pool, so no device, is known yet.
+        """
+        if self.sums is None:
+            raise RuntimeError("sglang-hisa: rows came before the KV pool")
+        real = (lengths > padding).to(lengths.dtype)
+        total = (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
+        self.sums[KINDS.index(kind)].add_(total)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """``{kind: {"rows", "candidate_tokens", "context_tokens", "candidate_share"}}``; waits for it.
+
+        The share is None before the first row.
+        """
+        values = [[0, 0, 0]] * len(KINDS) if self.sums is None else self.sums.tolist()
+        return {
+            kind: {
+                "rows": rows,
+                "candidate_tokens": candidates,
+                "context_tokens": context,
+                "candidate_share": candidates / context if context else None,
+            }
+            for kind, (rows, context, candidates) in zip(KINDS, values)
+        }

@@ -1,0 +1,276 @@
+"""Seal: write the summary of a page once its 64 keys are stored.
+
+summary(page) is a pure function of the page's stored bytes (docs/design.md, summaries): the mean of its keys
+(arXiv 2603.28458), or their mean weighed by distance from it. It is taken in integers, so its bits depend
+neither on the order of a sum nor on the machine, and the fp8 byte is put together by hand, so that Triton's
+CPU interpreter, whose fp8 cast is wrong, gives the same byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+
+_MIN_EXPONENT = tl.constexpr(reference.MIN_EXPONENT)
+_INVERSE_MAX = tl.constexpr(1.0 / 448.0)
+
+
+@triton.jit
+def _to_e4m3(x):
+    """fp32 within ±448 -> e4m3 byte (uint8), round to nearest even."""
+    size = tl.abs(x)
+    exponent = (size.to(tl.int32, bitcast=True) >> 23) - 127
+    step = tl.maximum(exponent - 3, -9)
+    # Adding 1.5 * 2**(23 + step) leaves only the bits of the e4m3 grid.
+    magic = (((step + 150) << 23) | 0x400000).to(tl.float32, bitcast=True)
+    size = (size + magic) - magic
+    normal = (size.to(tl.int32, bitcast=True) >> 20) - (120 << 3)
+    code = tl.where(size >= 0.015625, normal, (size * 512.0).to(tl.int32))
+    return (code | tl.where(x < 0, 0x80, 0)).to(tl.uint8)
+
+
+@triton.jit
+def seal_page(
+    page,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    """Write the summary of one page. ``page`` is int64. Bits as in ``reference.salient_means``."""
+    token = tl.arange(0, PAGE)
+    dim = tl.arange(0, DIM)
+    key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :]).to(tl.float32)
+    scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
+    value = key * scale[:, None]
+    largest = tl.max(tl.max(tl.abs(value), axis=1), axis=0)
+    exponent = tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, _MIN_EXPONENT)
+    up = ((276 - exponent) << 23).to(tl.float32, bitcast=True)
+    whole = (value * up).to(tl.int32)
+    total = tl.sum(whole, axis=0)
+    if SALIENT:
+        away = (whole - (total >> 6)[None, :] + 4096) >> 13
+        square = tl.sum(away * away, axis=1)
+        most = tl.max(square, axis=0)
+        shift = tl.maximum((most.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 135, 0)
+        weight = tl.where(most > 0, square >> shift, 1)
+        total = tl.sum((whole >> 8) * weight[:, None], axis=0)
+        down = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+        sum_of = tl.sum(weight, axis=0).to(tl.float32)
+        mean = tl.div_rn(total.to(tl.float32) * down, tl.zeros([DIM], tl.float32) + sum_of)
+    else:
+        down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
+        mean = total.to(tl.float32) * down
+    out_scale = tl.maximum(tl.max(tl.abs(mean), axis=0), 1e-4) * _INVERSE_MAX
+    unit = tl.div_rn(mean, tl.zeros_like(mean) + out_scale)
+    unit = tl.minimum(tl.maximum(unit, -448.0), 448.0)
+    tl.store(out_key_ptr + page * DIM + dim, _to_e4m3(unit))
+    tl.store(out_scale_ptr + page, out_scale)
+
+
+@triton.jit
+def seal_last_page(
+    table,
+    length,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    """Seal a row's last page if its last token completed it. ``table`` points at the row's own pages."""
+    if (length > 0) & (length % PAGE == 0):
+        page = tl.load(table + length // PAGE - 1).to(tl.int64)
+        seal_page(
+            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
+            *(PAGE, DIM, KEY_BYTES, SALIENT),
+        )
+
+
+@triton.jit
+def _seal_kernel(
+    id_ptr,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SLOTS: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    page = tl.load(id_ptr + tl.program_id(0)).to(tl.int64)
+    write = page >= 0
+    if SLOTS:
+        write = write & (page % PAGE == PAGE - 1)
+        page = page // PAGE
+    if write:
+        seal_page(
+            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
+            *(PAGE, DIM, KEY_BYTES, SALIENT),
+        )
+
+
+@triton.jit
+def _seal_rows_kernel(
+    table_ptr,
+    length_ptr,
+    offset_ptr,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    table_stride,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    SALIENT: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    offset = offset_ptr + tl.program_id(1) * 3
+    raw = tl.load(offset)
+    seal_last_page(
+        *(table_ptr + row * table_stride, tl.load(length_ptr + row)),
+        *(key_ptr + raw, scale_ptr + raw // 4, row_bytes, row_floats),
+        *(out_key_ptr + tl.load(offset + 1), out_scale_ptr + tl.load(offset + 2) // 4),
+        *(PAGE, DIM, KEY_BYTES, SALIENT),
+    )
+
+
+Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""index_k uint8 ``[pages, 8448]``, keys fp8 ``[pages, 128]``, scales fp32 ``[pages]``."""
+
+
+def layer_offsets(layers: Sequence[Layer]) -> torch.Tensor:
+    """Where the tensors of each layer lie, in bytes from those of the first: int64 ``[layers, 3]``."""
+    at = torch.tensor([[one.data_ptr() for one in layer] for layer in layers], dtype=torch.int64).view(-1, 3)
+    return (at - at[:1]).to(layers[0][0].device if layers else "cpu")
+
+
+def seal_rows(
+    layers: Sequence[Layer],
+    offsets: torch.Tensor,
+    table: torch.Tensor,
+    lengths: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
+) -> None:
+    """Seal, in all layers at once, the last page of each row whose last token completed it.
+
+    Args:
+        layers: their tensors, alike in shape; offsets: :func:`layer_offsets` of them.
+        table: int32 ``[rows, pages]``, lengths: int32 ``[rows]``: rows that stored one token, the last of
+            their length, in every layer.
+    """
+    if backend == "torch":
+        pages = reference.completed_pages(table, None, lengths)
+        for layer in layers:
+            reference.seal_pages(layer[0], pages, *layer[1:], salient)
+        return
+    index_k, keys, scales = layers[0]
+    _seal_rows_kernel[(lengths.shape[0], len(layers))](
+        table,
+        lengths,
+        offsets,
+        key_view(index_k),
+        scale_view(index_k),
+        index_k.stride(0),
+        index_k.stride(0) // 4,
+        keys.view(torch.uint8),
+        scales,
+        table.stride(0),
+        PAGE,
+        HEAD_DIM,
+        KEY_BYTES,
+        salient,
+        num_warps=4,
+    )
+
+
+def _launch(
+    index_k: torch.Tensor,
+    ids: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    slots: bool,
+    salient: bool,
+) -> None:
+    if not ids.numel():
+        return
+    _seal_kernel[(ids.numel(),)](
+        ids.contiguous(),  # a draft step's slots are a column of a table, one token of each request
+        key_view(index_k),
+        scale_view(index_k),
+        index_k.stride(0),
+        index_k.stride(0) // 4,
+        keys.view(torch.uint8),
+        scales,
+        PAGE,
+        HEAD_DIM,
+        KEY_BYTES,
+        slots,
+        salient,
+        num_warps=4,
+    )
+
+
+def seal_tokens(
+    index_k: torch.Tensor,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
+) -> None:
+    """Seal the pages whose 64th token is among the slots just stored.
+
+    Args:
+        index_k: uint8 ``[pages, 8448]``, the layer's index-K buffer.
+        slots: int ``[n]``, the slots (page * 64 + offset) of the store; negative ones are ignored.
+        keys: fp8 ``[pages, 128]`` and scales: fp32 ``[pages]``, the layer's summaries, written in place.
+        salient: keys weigh as the square of their distance from the page's mean, instead of alike.
+    """
+    if backend == "torch":
+        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales, salient)
+    else:
+        _launch(index_k, slots, keys, scales, slots=True, salient=salient)
+
+
+def seal_pages(
+    index_k: torch.Tensor,
+    pages: torch.Tensor,
+    keys: torch.Tensor,
+    scales: torch.Tensor,
+    backend: str,
+    *,
+    salient: bool = False,
+) -> None:
+    """Seal ``pages`` (int ``[n]``, physical ids) unconditionally: the rebuild used by every mover."""
+    if backend == "torch":
+        reference.seal_pages(index_k, pages, keys, scales, salient)
+    else:
+        _launch(index_k, pages, keys, scales, slots=False, salient=salient)

@@ -1,0 +1,1 @@
+"""Arms of one server compared in interleaved rounds: plan, measurements, statistics, report."""

@@ -1,0 +1,103 @@
+"""The A/B report as text: for the terminal, as Markdown for a pull request, and as a table of a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sglang_hisa.launch.ab import formatting, quality, stats
+from sglang_hisa.launch.common.text import plain, table, tokens
+
+STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
+
+
+def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+    """Notes, a table of speed-ups for each arm, memory and origin."""
+    console = console or Console()
+    for note in formatting.notes(record):
+        console.print(Text(note, style="bold red"))
+    found = formatting.comparisons(record)
+    for arm in formatting.others(record):
+        table = Table(title=Text(f"{arm} against {record['plan']['baseline']}: speed-up [95 % interval]"))
+        table.add_column("cell")
+        for name in formatting.SHOWN.values():
+            table.add_column(name, no_wrap=True)
+        for i, cell in enumerate(record["plan"]["cells"]):
+            row = [found[arm, i, metric] for metric in formatting.SHOWN]
+            texts = (Text(formatting.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
+            table.add_row(formatting.cell(cell), *texts)
+        console.print(table)
+    table = Table(*formatting.MEMORY_HEAD, title="servers")
+    for line in formatting.memory(record):
+        table.add_row(*(Text(part) for part in line))
+    console.print(table)
+    if lines := quality.table(record):
+        table = Table(
+            *quality.HEAD, title=f"difference from {record['plan']['baseline']} on the same prompts"
+        )
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    for said in filter(None, (formatting.started_once(record), formatting.origin(record))):
+        console.print(Text(said, style="dim"))
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Notes, a row of speed-ups for each cell, memory and origin."""
+    found, arms = formatting.comparisons(record), formatting.others(record)
+    shown = [(arm, metric) for arm in arms for metric in formatting.SHOWN]
+    parts = [f"> **{plain(note)}**" for note in formatting.notes(record)]
+    head = f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
+    parts.append(f"{head} {formatting.started_once(record)}".rstrip())
+    parts.append(
+        table(
+            ["cell", *(f"{plain(arm)}: {formatting.SHOWN[metric]}" for arm, metric in shown)],
+            (
+                [
+                    formatting.cell(cell),
+                    *(plain(formatting.effect(found[arm, i, metric])) for arm, metric in shown),
+                ]
+                for i, cell in enumerate(record["plan"]["cells"])
+            ),
+        )
+    )
+    parts.append(table(formatting.MEMORY_HEAD, (map(plain, row) for row in formatting.memory(record))))
+    if rows := quality.table(record):
+        parts.append(f"Difference from {plain(record['plan']['baseline'])} on the same prompts.")
+        parts.append(table(quality.HEAD, (map(plain, row) for row in rows)))
+    parts.append(f"<sub>{plain(formatting.origin(record))}</sub>")
+    return "\n\n".join(parts) + "\n"
+
+
+def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows for a page: the baseline's TTFT and ITL, and each arm's speed-up, bold where seen.
+
+    A speed-up of too few pairs for an interval stands alone.
+    """
+    found = {(c["arm"], c["cell"], c["metric"]): c for c in record["stats"]["comparisons"]}
+    baseline = record["plan"]["baseline"]
+    arms = [arm for arm in record["plan"]["arms"] if arm != baseline]
+
+    def effect(one: dict[str, Any]) -> str:
+        if one["low"] is None:
+            return f"{one['speedup']:.2f}×"
+        text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
+        return f"**{text}**" if one["verdict"] in (stats.FASTER, stats.SLOWER) else text
+
+    out = []
+    for number, cell in enumerate(record["plan"]["cells"]):
+        stock = [found[arms[0], number, metric]["baseline_median"] for metric in ("ttft", "itl")]
+        out.append(
+            [
+                f"{tokens(cell['input_tokens'])} × {cell['concurrency']}",
+                f"{stock[0]:.2f} s",
+                *(effect(found[arm, number, "ttft"]) for arm in arms),
+                f"{stock[1] * 1e3:.1f} ms",
+                *(effect(found[arm, number, "itl"]) for arm in arms),
+            ]
+        )
+    names, of = [f"`{arm}`" for arm in arms], baseline if baseline == "stock" else f"`{baseline}`"
+    return ["prompt × at once", f"TTFT, {of}", *names, f"ITL, {of}", *names], out

@@ -1,0 +1,136 @@
+"""What an A/B runs: arms, cells (prompt length x concurrency) and the order of the measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sglang_hisa.config import ConfigError, parse
+
+STOCK = "stock"
+
+SHARED_GPU = ("--mem-fraction-static", "0.85")
+"""Flags of servers that share a GPU, beside the ``--max-total-tokens`` that bounds each pool: SGLang leaves
+free the rest of what it found free at its start, and here the others take from that."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load: ``requests`` prompts of exactly ``input_tokens``, at most ``concurrency`` at a time."""
+
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``setting`` is the value of ``SGLANG_HISA``; None serves stock DSA."""
+
+    name: str
+    setting: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The first arm is the baseline that the others are compared with.
+
+    ``warmup_tokens`` bounds the prompt that warms up a cell (before the first measurement of each start);
+    ``alpha`` is the chance of a false verdict that an arm is given over all its cells and metrics.
+    """
+
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+    rounds: int
+    together: bool
+    seed: int
+    warmup_tokens: int
+    alpha: float
+
+    def warmup(self, cell: Cell) -> Cell:
+        """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be."""
+        return Cell(min(cell.input_tokens, self.warmup_tokens), cell.output_tokens, 1, 1)
+
+    def order(self, index: int) -> tuple[Arm, ...]:
+        """Arms of a round: forward, then backward, so that a drift of the machine cancels in pairs (ABBA)."""
+        return self.arms if index % 2 == 0 else self.arms[::-1]
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``plan`` of the record."""
+        return {
+            "arms": [arm.name for arm in self.arms],
+            "baseline": self.arms[0].name,
+            "together": self.together,
+            "rounds": self.rounds,
+            "seed": self.seed,
+            "warmup_tokens": self.warmup_tokens,
+            "alpha": self.alpha,
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+
+def parse_tokens(text: str) -> int:
+    """``8192``, ``8k`` (1024s) or ``1m``. Raises ``ValueError``."""
+    unit = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
+    return int(text[:-1] if unit > 1 else text) * unit
+
+
+def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
+    """``8k:1,4 256k:1`` -> cells of 8K at concurrency 1 and 4 and of 256K at 1; ``waves`` prompts a slot.
+
+    Raises:
+        ValueError: not of that form, or a number below 1.
+    """
+    cells = []
+    for part in text.split():
+        length, colon, levels = part.partition(":")
+        for level in (levels if colon else "1").split(","):
+            cell = Cell(parse_tokens(length), output_tokens, int(level), int(level) * waves)
+            if min(cell.input_tokens, cell.output_tokens, cell.requests) < 1:
+                raise ValueError(f"{part!r}: lengths, concurrency and waves are at least 1")
+            cells.append(cell)
+    if not cells:
+        raise ValueError("no cell; an example: '8k:1,4 128k:1'")
+    return tuple(cells)
+
+
+def parse_arms(text: str, settings: Mapping[str, str]) -> tuple[Arm, ...]:
+    """``stock,balanced,paper`` -> arms; one named twice gets a number (``stock,stock`` is an A/A run).
+
+    ``settings`` are arms of the user's own: name -> value of ``SGLANG_HISA``.
+
+    Raises:
+        ValueError: fewer than two arms, or one that is neither ``stock``, a preset nor a right setting.
+    """
+    names = [name.strip() for name in text.split(",")]
+    arms: list[Arm] = []
+    for name in names:
+        setting = None if name == STOCK else settings.get(name, json.dumps({"preset": name}))
+        if setting is not None:
+            try:
+                parse(setting)
+            except ConfigError as error:
+                raise ValueError(f"arm {name!r}: {error}") from None
+        again = sum(arm.name.partition("#")[0] == name for arm in arms)
+        arms.append(Arm(f"{name}#{again + 1}" if again else name, setting))
+    if len(arms) < 2:
+        raise ValueError("an A/B needs two arms; an example: stock,balanced")
+    return tuple(arms)
+
+
+def visits(plan: Plan) -> Sequence[tuple[Arm, tuple[int, ...]]]:
+    """Server starts of a run with fresh servers: arm and the rounds measured before it stops.
+
+    The last arm of a round is the first of the next: it stays up.
+    """
+    found: list[tuple[Arm, tuple[int, ...]]] = []
+    for index in range(plan.rounds):
+        for arm in plan.order(index):
+            if found and found[-1][0] == arm:
+                found[-1] = (arm, (*found[-1][1], index))
+            else:
+                found.append((arm, (index,)))
+    return found

@@ -1,0 +1,116 @@
+"""Plots of an A/B record: latency against context, and a map of the speed-ups."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from sglang_hisa.launch.ab import formatting, stats
+from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.common.text import tokens
+
+
+def _title(figure: Any, record: dict[str, Any], text: str) -> None:
+    marks = [
+        name for name, on in (("REFUSED", record["refusals"]), ("PARTIAL", not record["complete"])) if on
+    ]
+    title(figure, marks, text, formatting.origin(record))
+
+
+def latency(record: dict[str, Any], metric: str) -> bytes:
+    """PNG of ``ttft`` or ``itl`` against context, a panel for each load; bars span the rounds' medians.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    plt = pyplot()
+    cells, arms = record["plan"]["cells"], record["plan"]["arms"]
+    loads = sorted({(c["concurrency"], c["output_tokens"]) for c in cells})
+    size = (max(6.0, 4.2 * len(loads)), 4.2)
+    figure, axes = plt.subplots(1, len(loads), figsize=size, squeeze=False, layout="constrained")
+    for axis, load in zip(axes[0], loads):
+        members = [i for i, c in enumerate(cells) if (c["concurrency"], c["output_tokens"]) == load]
+        contexts = sorted({cells[i]["input_tokens"] for i in members})
+        for n, arm in enumerate(arms):
+            shift = 1 + 0.03 * (n - (len(arms) - 1) / 2)  # bars of several arms side by side
+            points = []
+            for i in members:
+                ms = [v * 1e3 for v in stats.by_round(record, arm, i, metric).values()]
+                if ms:
+                    middle = statistics.median(ms)
+                    x = cells[i]["input_tokens"] * shift
+                    points.append((x, middle, middle - min(ms), max(ms) - middle))
+            if points:
+                x, y, below, above = zip(*sorted(points))
+                label = literal(arm)
+                axis.errorbar(
+                    x, y, yerr=(below, above), label=label, color=f"C{n}", marker="o", ms=4, capsize=3
+                )
+        axis.set(title=f"{load[0]} at once, {load[1]} tokens out", xlabel="prompt (tokens)", ylabel="ms")
+        axis.set_xscale("log")
+        axis.set_xticks(contexts, [tokens(c) for c in contexts])
+        axis.minorticks_off()
+        axis.set_xlim(contexts[0] / 1.3, contexts[-1] * 1.3)
+        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks
+        axis.grid(alpha=0.25)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, loc="best")  # TTFT grows with the prompt, ITL hardly does
+    _title(
+        figure, record, f"{formatting.SHOWN[metric]}: median over rounds, bars from lowest to highest round"
+    )
+    return png(figure)
+
+
+def speedup(record: dict[str, Any]) -> bytes:
+    """PNG map, cells down and arms across, a panel for each metric; log colours centred at 1.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    plt = pyplot()
+    found, arms, cells = formatting.comparisons(record), formatting.others(record), record["plan"]["cells"]
+    logs = [abs(math.log(c["speedup"])) for c in found.values() if c["speedup"]]
+    reach = max([math.log(1.1), *logs])
+    size = (3.2 + 3 * max(1.0, 0.95 * len(arms)), 1.8 + 0.45 * len(cells))
+    figure, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
+    for axis, (metric, name) in zip(axes, formatting.SHOWN.items()):
+        axis.set(title=name, xlim=(-0.5, max(1, len(arms)) - 0.5), ylim=(len(cells) - 0.5, -0.5))
+        axis.set_xticks(range(len(arms)), [literal(a) for a in arms], rotation=20)
+        axis.set_yticks(range(len(cells)), [formatting.cell(c) for c in cells])
+        grid = [
+            [math.log(s) if (s := found[arm, i, metric]["speedup"]) else math.nan for arm in arms]
+            for i in range(len(cells))
+        ]
+        if arms:
+            image = axis.imshow(grid, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+        for i, row in enumerate(grid):
+            for n, log in enumerate(row):
+                seen = found[arms[n], i, metric]["verdict"] in (stats.FASTER, stats.SLOWER)
+                axis.text(
+                    *(n, i, "–" if math.isnan(log) else f"{math.exp(log):.2f}"),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    weight="bold" if seen else "normal",
+                    color="white" if abs(log) > 0.65 * reach else "black",
+                )
+    if arms:
+        ticks = [-reach, -reach / 2, 0, reach / 2, reach]
+        bar = figure.colorbar(image, ax=axes, ticks=ticks)
+        bar.ax.set_yticklabels([f"{math.exp(t):.2f}×" for t in ticks])
+    _title(figure, record, f"speed-up over {record['plan']['baseline']} (bold: a difference was seen)")
+    return png(figure)
+
+
+def draw(record: dict[str, Any]) -> dict[str, bytes]:
+    """All plots, PNG by file name.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    return {
+        "ttft.png": latency(record, "ttft"),
+        "itl.png": latency(record, "itl"),
+        "speedup.png": speedup(record),
+    }

@@ -1,0 +1,76 @@
+"""Reasons not to believe an A/B: a record that has one gets no verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
+
+_OWN = frozenset(
+    (
+        *("port", "nccl_port", "startup_time", "internal_states", "status", "kv_events"),
+        *("mem_fraction_static", "max_total_num_tokens", "max_req_input_len"),
+        "launch_command",  # 0.5.23: names the port; what it sets is compared field by field
+    )
+)
+"""Fields of ``/server_info`` that may differ between arms: names of one server, and the size of its pool,
+which summaries make smaller (reported as memory)."""
+
+
+def arm_problems(name: str, setting: str | None, receipts: list[dict[str, Any] | None]) -> list[str]:
+    """An arm must serve what its name says, on every scheduler."""
+    if setting is None:
+        return [f"arm {name}: serves HISA, not stock DSA"] if any(receipts) else []
+    if not receipts or not all(receipts):
+        return [f"arm {name}: no HISA receipt in /server_info (is the plugin installed there?)"]
+    if not all(receipt and receipt["active"] for receipt in receipts):
+        return [f"arm {name}: the receipt says that HISA is not active"]
+    return []
+
+
+def require_arm(name: str, setting: str | None, server: ServerProcess) -> None:
+    """Raises ``ServerFailed`` where a server that is up does not serve what its name says."""
+    if wrong := arm_problems(name, setting, server.receipts()):
+        raise ServerFailed("; ".join(wrong))
+
+
+def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str]:
+    """``/server_info`` of two arms may differ only where a server must."""
+    found = []
+    for key in sorted((baseline.keys() | other.keys()) - _OWN):
+        left, right = baseline.get(key), other.get(key)
+        if left != right:
+            found.append(f"arm {name}: {key} is {right!r}, the baseline's is {left!r}")
+    return found
+
+
+def _where(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    return f"arm {one['arm']}, round {one['round']}, {cell['input_tokens']} tokens x {cell['concurrency']}"
+
+
+def old_prompts(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
+    """Every prompt of a measurement must be new to every cache of its server."""
+    found = fresh.old(one["cached"])
+    return [fresh.was_old(found, one["requests"], _where(one, cell))] if found else []
+
+
+def load_problems(record: Mapping[str, Any]) -> list[str]:
+    """Errors, output lengths and cache hits of the measurements."""
+    found = []
+    cells = record["plan"]["cells"]
+    for one in record["measurements"]:
+        cell = cells[one["cell"]]
+        where = _where(one, cell)
+        if one["completed"] != one["requests"]:
+            reason = one["errors"][0] if one["errors"] else "no reason given"
+            found.append(f"{where}: {one['requests'] - one['completed']} requests failed ({reason})")
+        elif len([t for t in one["ttft_s"] if t > 0]) != one["requests"]:
+            found.append(f"{where}: answers without a first token (ids that the tokenizer has no text for?)")
+        elif set(one["input_lens"]) != {cell["input_tokens"]}:
+            found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
+        elif set(one["output_lens"]) != {cell["output_tokens"]}:
+            found.append(f"{where}: answers of {sorted(set(one['output_lens']))} tokens")
+        found += old_prompts(one, cell)
+    return found

@@ -1,0 +1,197 @@
+"""Questions to a stock and a HISA server that were started alike; each gives facts, and problems if any."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_hisa.config import PAGE
+from sglang_hisa.launch.acceptance import rounding
+from sglang_hisa.launch.acceptance.stress import scenes
+from sglang_hisa.launch.common.server import ServerProcess
+from sglang_hisa.launch.common.serving import prompt
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of a row's ``budget``, of ``short`` prompts that fit it, of the ``longest`` other, and of one
+    that is asked alone (``longer``); requests ``at_once``."""
+
+    budget: int
+    short: tuple[int, ...]
+    longest: int
+    at_once: int
+    longer: int = 0
+
+
+@dataclass
+class Pair:
+    """The two servers, and what is known of the case so far."""
+
+    stock: ServerProcess
+    hisa: ServerProcess
+    sizes: Sizes
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
+    """One at a time, with an empty cache."""
+    server.flush_cache()
+    return [server.generate(prompt(n, n), count) for n in lengths]
+
+
+def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens a verify step; None without speculation."""
+    steps = sum(answer["meta_info"].get("spec_verify_ct") or 0 for answer in answers)
+    return sum(len(a["output_ids"]) for a in answers) / steps if steps else None
+
+
+def within(pair: Pair) -> None:
+    """Prompts within the budget: HISA answers as stock does, but for rounding."""
+    lengths = pair.sizes.short
+    first, again = (_answers(pair.stock, lengths, 24) for _ in range(2))
+    ours = _answers(pair.hisa, lengths, 24)
+
+    def likely_at(number: int, at: int) -> rounding.Likely:
+        # Asked for where answers differ, after the same text: a request for log-probs takes no piecewise
+        # prefill graph and is in no mixed chunk, so the answers themselves are asked for without.
+        text = prompt(lengths[number], lengths[number]) + first[number]["output_ids"][:at]
+        return rounding.likely(pair.stock.generate(text, 1, **rounding.LOGPROBS), 0)
+
+    agreement = rounding.compare(first, ours, likely_at)
+    pair.facts |= {"stock_repeats": rounding.same_tokens(first, again)}
+    pair.facts |= agreement.facts("hisa_equals_stock")
+    if agreement.wrong:
+        pair.problems.append(
+            f"within the budget HISA's answers are not stock's: {'; '.join(agreement.wrong)}"
+        )
+    if (drafted := _accepted(first)) is not None:
+        pair.facts |= {"stock_tokens_a_step": drafted, "hisa_tokens_a_step": _accepted(ours)}
+
+
+def beyond(pair: Pair) -> None:
+    """Prompts beyond the budget out of a tree of prefixes, twice: all answers whole, prefixes found."""
+    load, source = scenes.Load(pair.sizes.longest, pair.sizes.at_once), random.Random(5)
+    for _ in range(2):
+        found = scenes.radix(pair.hisa, load, source)
+        pair.problems += found.problems
+    pair.facts |= {"requests": 2 * found.requests, **found.facts}
+    if found.facts["cached_tokens"] < PAGE:
+        pair.problems.append("no request found a prefix in the cache")
+
+
+def checked_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+    """What the record keeps of a rank's receipt, and what is wrong with it."""
+    if receipt is None or not receipt["active"]:
+        return {}, ["no active receipt"]
+    steps, canary, rows = receipt["hisa_steps"], receipt["canary"], dict(receipt["rows"])
+    kept = {
+        "layers": receipt["layers"],
+        "hisa_steps": steps,
+        "graphs_with_hisa": receipt["graphs_with_hisa"],
+        "canary_checks": canary["checks"],
+        "violations": canary["violations"],
+        "summary_rebuilds": receipt["summary_rebuilds"],
+        "stock_rows": rows.pop("stock"),
+        "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
+    }
+    wrong = [f"canary {canary}"] if canary["violations"] or not canary["checks"] else []
+    if min(filter(None, kept["candidate_share"].values()), default=1) >= 1:
+        wrong.append("no row was pruned")
+    return kept, wrong
+
+
+def keep_receipts(server: ServerProcess, facts: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """Add what the record keeps of each rank's receipt to ``facts``, and what is wrong; what was kept now."""
+    found = []
+    for rank, receipt in enumerate(server.receipts()):
+        kept, wrong = checked_receipt(receipt)
+        found.append(kept)
+        problems += [f"rank {rank}: {one}" for one in wrong]
+    facts.setdefault("ranks", []).extend(found)
+    return found
+
+
+def receipts(pair: Pair) -> None:
+    """HISA served every rank's prefill and decode, and no summary was wrong."""
+    for rank, kept in enumerate(keep_receipts(pair.hisa, pair.facts, pair.problems)):
+        if kept:
+            steps = kept["hisa_steps"]
+            if not steps.get("prefill") or not (set(steps) - {"prefill"} or kept["graphs_with_hisa"]):
+                pair.problems.append(f"rank {rank}: HISA's steps are {steps}")
+
+
+def evicted(pair: Pair) -> None:
+    """Prompts twice as long together as the device's pool, three times: pages come back from the host."""
+    lengths = [pair.sizes.longest - 7 * i for i in range(8)]
+    for _ in range(3):
+        answers = [pair.hisa.generate(prompt(n, n), 4) for n in lengths]
+    back = [(a["meta_info"].get("cached_tokens_details") or {}).get("host", 0) for a in answers]
+    pair.facts["tokens_from_host"] = sum(back)
+    rebuilt = sum((r or {}).get("summary_rebuilds", {}).get("hicache_load", 0) for r in pair.hisa.receipts())
+    if not sum(back) or not rebuilt:
+        pair.problems.append(f"nothing came back from the host: {back}, {rebuilt} summaries rebuilt")
+
+
+def sleep(pair: Pair) -> None:
+    """The KV cache's memory released and given back; what is asked after it must be right."""
+    for server in (pair.stock, pair.hisa):
+        server.generate(prompt(pair.sizes.longest, 3), 4)
+        server.flush_cache()
+        for path in ("/release_memory_occupation", "/resume_memory_occupation"):
+            server.request(path, {"tags": ["kv_cache"]})
+    pair.facts["slept"] = True
+
+
+def long(pair: Pair) -> None:
+    """One prompt as long as the context allows: seconds to its first token, with an empty cache and a full
+    one, and between the tokens after it; the memory of the summaries."""
+
+    def seconds(server: ServerProcess, count: int) -> list[float]:
+        """From the request to its first token, and of each one after it: several may come at once."""
+        asked, began = prompt(pair.sizes.longer, 2), time.perf_counter()
+        seen: dict[int, float] = {}
+        for answer in server.stream(asked, count):
+            seen.setdefault(len(answer["output_ids"]), time.perf_counter())
+        after = itertools.pairwise(seen.items())
+        each = [(end - begin) / (now - before) for (before, begin), (now, end) in after]
+        return [min(seen.values()) - began, *each]
+
+    for name, server in (("stock", pair.stock), ("hisa", pair.hisa)):
+        server.generate(prompt(pair.sizes.longest, 2), 2)  # what compiles at the first long prompt
+        server.flush_cache()
+        (first,) = seconds(server, 1)
+        cached, *between = seconds(server, 65)
+        pair.facts[f"{name}_ttft_s"] = round(first, 3)
+        pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
+        pair.facts[f"{name}_itl_ms"] = round(statistics.median(between) * 1e3, 3)
+    pair.facts["kv_tokens"] = pair.hisa.request("/server_info")["max_total_num_tokens"]
+    (receipt,) = filter(None, pair.hisa.receipts())
+    pair.facts["summary_mib"] = round(receipt["summary_bytes"] / (1 << 20), 2)
+
+
+def idle_beside_busy(pair: Pair) -> None:
+    """Ranks of DP attention without a request, then all at once."""
+    pair.hisa.generate(prompt(pair.sizes.longest, 8), 8)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda n: pair.hisa.generate(prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
+
+
+PROBES: dict[str, Callable[[Pair], None]] = {
+    "sleep": sleep,
+    "within": within,
+    "beyond": beyond,
+    "evicted": evicted,
+    "idle": idle_beside_busy,
+    "long": long,
+    "receipts": receipts,
+}
+"""In the order in which they are asked."""
+ALWAYS = ("within", "beyond", "receipts")

@@ -1,0 +1,1 @@
+"""Kernel benchmark: the stock indexer against HISA, same inputs, same run."""

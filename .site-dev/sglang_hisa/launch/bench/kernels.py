@@ -1,0 +1,187 @@
+"""`hisa bench kernels`: the stock indexer against HISA on one GPU, no model needed."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.config import Config, from_mapping
+from sglang_hisa.launch.bench import report
+
+K = 1024
+DECODE_CONTEXTS = [4 * K, 16 * K, 32 * K, 64 * K, 128 * K, 256 * K, 512 * K, 1024 * K]
+BATCHES = [1, 4, 16, 64, 128]
+PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
+
+
+CELL = ("phase", "context", "batch", "rows", "heads", "budget", "block", "refine", "stage")
+
+
+def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What names a row of the record."""
+    return (*(row.get(key) for key in CELL), report.group_of(row), row.get("tail", 0))
+
+
+def _config(budget: str, block: int, group: int = 1, tail: int = 0) -> Config:
+    """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
+    tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
+    return from_mapping(
+        {
+            "block": block,
+            "decode_tokens": tokens,
+            "decode_fraction": share,
+            "prefill_tokens": tokens,
+            "prefill_fraction": share,
+            "prefill_group": group,
+            "dense_tail_tokens": tail,
+        }
+    )
+
+
+def _ceilings() -> tuple[float, float]:
+    """Measured bytes/s of a device copy and the datasheet's dense fp8 flop/s of an H100 SXM."""
+    import torch
+
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    b.copy_(a)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(5):
+        b.copy_(a)
+    end.record()
+    end.synchronize()
+    return 5 * 2 * a.numel() / (begin.elapsed_time(end) / 1000), 1979e12
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
+    number: dict[str, Any] = {"type": int, "nargs": "*"}
+    parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
+    parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")
+    parser.add_argument("--prefill-contexts", **number, default=PREFILL_CONTEXTS, help="end of the chunk")
+    parser.add_argument("--rows", **number, default=[8192], help="rows of a prefill chunk")
+    parser.add_argument("--heads", **number, default=[64], help="index heads")
+    parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
+    parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
+    parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
+    parser.add_argument("--tails", **number, default=[0], help="last prefill rows that keep everything")
+    choices = ["auto", "deepgemm", "triton"]
+    parser.add_argument(
+        "--refine",
+        nargs="+",
+        choices=choices,
+        default=["auto"],
+        help="kernel of the token scores; auto: the one that a server takes, as rows then show",
+    )
+    parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
+    parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the record (JSON) here, with a .csv and a .png beside it; cells already in it are kept",
+    )
+    parser.add_argument("--render", type=Path, help="only write .csv and .png of this record again")
+    return parser.parse_args(argv)
+
+
+def _line(row: dict[str, Any]) -> str:
+    size = row.get("batch", row.get("rows"))
+    stock = f"{row['stock_us']:9.1f}" if row["stock_us"] else "        -"
+    speed = f"{row['speedup']:6.2f}x" if row["speedup"] else "      -"
+    floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
+    return (
+        f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} "
+        f"budget {row['budget']:6} block {row['block']:3} "
+        f"{'pairs' if report.group_of(row) > 1 else '':5} {row.get('tail') or '':4} "
+        f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
+        f"floor {floor}"
+    )
+
+
+def _report(record: dict[str, Any], path: Path) -> None:
+    written = report.write(record, path)
+    print("wrote " + ", ".join(map(str, written)))
+    if path.with_suffix(".png") not in written:
+        print("no plot: matplotlib is missing (pip install matplotlib)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
+    args = parse(argv)
+    if args.render:
+        _report(json.loads(args.render.read_text()), args.render)
+        return 0
+    import torch
+
+    from sglang_hisa.kernels.settings import for_device
+    from sglang_hisa.launch.bench import cases, decode, prefill
+    from sglang_hisa.launch.common.provenance import provenance
+
+    torch.manual_seed(0)
+    bandwidth, flops = _ceilings()
+    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // cases.ROW_BYTES)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+
+    kept: dict[str, Any] = {"rows": [], "failures": [], "commands": []}
+    if args.out and args.out.is_file():
+        kept = json.loads(args.out.read_text())
+    base = {
+        "schema_version": 1,
+        "commands": [*kept.get("commands", []), shlex.join(sys.argv)],
+        "provenance": provenance(),
+        "settings": asdict(for_device(torch.device("cuda"))),
+        "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
+    }
+
+    def record() -> dict[str, Any]:
+        fresh = {_cell(row) for row in rows}
+        merged = [row for row in kept["rows"] if _cell(row) not in fresh] + rows
+        return {**base, "failures": kept["failures"] + failures, "rows": merged}
+
+    def cell(name: str, work: Callable[[], list[dict[str, Any]]]) -> None:
+        try:
+            found = work()
+        except AssertionError as error:
+            failures.append(f"{name}: {error}")
+            print(f"FAILED {name}: {error}", flush=True)
+            return
+        rows.extend(found)
+        for row in found:
+            print(_line(row), flush=True)
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(record(), indent=1) + "\n")
+        torch.cuda.empty_cache()
+
+    for heads, refine, budget, block in itertools.product(args.heads, args.refine, args.budgets, args.blocks):
+        named = f"heads {heads} budget {budget} block {block} {refine}"
+        for context, batch in itertools.product(args.decode_contexts, args.batches):
+            if batch * (-(-context // 64)) <= cache.pages:
+                config = _config(budget, block)
+                step = (cache, context, batch, heads, config, refine, args.repeats, bandwidth)
+                cell(f"decode {context} x {batch} {named}", partial(decode.run_case, *step))
+        chunks = itertools.product(args.prefill_contexts, args.rows, args.groups, args.tails)
+        for context, size, group, tail in chunks:
+            if size <= context:
+                config, repeats = _config(budget, block, group, tail), max(5, args.repeats // 2)
+                chunk = (cache, context, size, heads, config, refine, repeats, flops)
+                name = f"prefill {context} x {size} group {group} tail {tail} {named}"
+                cell(name, partial(prefill.run_case, *chunk))
+    if args.out:
+        _report(record(), args.out)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,196 @@
+"""``hisa eval``: what does pruning cost in answers?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.config import ConfigError, environment, from_mapping
+from sglang_hisa.launch.cli import preflight, records
+from sglang_hisa.launch.cli.serve import parse_settings
+from sglang_hisa.launch.common import server
+
+_ABOUT = """\
+Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
+RULER) and counts exact answers, with Wilson's 95 % intervals. Every arm gets the same prompts, so answers
+lost and won against the first arm are counted pair by pair (McNemar's exact test).
+
+The questions are in the grammar that launch/research/train teaches (launch/research/retriever, in a checkout,
+has learned it); any other model answers by chance.
+
+For real models: --ruler2 (asked and graded by sgl-eval) and --longbench (by EleutherAI's lm-eval; the mean of
+scores between 0 and 1 with bootstrapped intervals, and the difference to the first arm on the same prompts
+with its interval and the p of a paired permutation test). Left alone, lm-eval samples LongBench's answers at
+temperature 1 and, without a word, drops the beginning of prompts longer than 2048 tokens; LongBench itself
+cuts their middle out. Here the temperature is 0 and no prompt counts that was cut: --contexts (default: 128k)
+names the lengths by which answers are grouped, and prompts longer than the longest are left out of the scores
+and counted in the report. The prompts go to /v1/completions, without a chat template. --samples takes the
+first N prompts of each task; the bootstrapped intervals of fewer than about 50 are too narrow.
+"""
+
+_EXAMPLES = """\
+examples:
+  hisa eval launch/research/retriever --arms stock,balanced,paper
+  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k,16k
+  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
+  hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
+  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard,mv_niah_hard deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa eval --from hisa-eval                                     show a kept record again
+
+writes to --out: quality.json (every answer), accuracy.png, needle.png (depth x length).
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "eval",
+        help="count what stock DSA and HISA find in long prompts, with intervals",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="hisa eval [options] MODEL [SGLang flags...] | hisa eval [options] URL...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", nargs="*", metavar="MODEL|URL", help="a model folder or name, or URLs")
+    parser.add_argument(
+        "--arms",
+        default="stock,balanced,paper",
+        help="stock, presets, [name=]preset:key=value...; the first is the baseline",
+    )
+    parser.add_argument("--tasks", help="needle,multikey-1,multikey-2,multikey-3,tracking (default: all)")
+    suites = parser.add_mutually_exclusive_group()
+    suites.add_argument(
+        "--longbench",
+        action="store_true",
+        help="LongBench's tasks for real models, asked and graded by lm-eval (downloads their texts)",
+    )
+    suites.add_argument(
+        "--ruler2",
+        action="store_true",
+        help="RULER2's tasks for real models, asked and graded by sgl-eval (downloads their texts)",
+    )
+    parser.add_argument("--contexts", help="prompt lengths in tokens (bytes; default: 4k,8k,16k,32k)")
+    parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
+    parser.add_argument("--at-once", type=int, default=8, metavar="N", help="questions in flight")
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument("--cpu", action="store_true", help="on a CPU, with torch stand-ins")
+    parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
+    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    records.add_options(parser, "hisa-eval", renders="show")
+    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def parse_arm(text: str) -> tuple[str, str | None]:
+    """``stock``, ``paper``, ``paper:block=64`` or ``NAME=paper:block=64`` -> name and ``SGLANG_HISA``.
+
+    Raises:
+        ConfigError: unknown preset, or a setting that HISA refuses.
+    """
+    head, *pairs = text.strip().split(":")
+    name, equals, preset = head.partition("=")
+    if not equals:
+        name, preset = text.strip(), head
+    if preset == "stock" and not pairs:
+        return name, None
+    wanted = {"preset": preset, **parse_settings(pairs)}
+    from_mapping(wanted)
+    return name, json.dumps(wanted)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
+    from sglang_hisa.launch.ab.plan import Arm, parse_tokens
+    from sglang_hisa.launch.common import files
+    from sglang_hisa.launch.eval import longbench, report, ruler
+    from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
+    from sglang_hisa.launch.eval.tasks import TASKS
+
+    if args.source is not None:
+        try:
+            folder, record = files.place(args.source, args.out), report.load(args.source)
+        except (ValueError, OSError) as error:
+            args.usage_error(str(error))
+        return _show(record, folder)
+    args.out = args.out or Path("hisa-eval")
+    urls = [word for word in args.target if word.startswith(("http://", "https://"))]
+    if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
+        args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
+    try:
+        arms = [parse_arm(text) for text in args.arms.split(",")]
+        if urls:
+            arms = [(url, None) for url in urls]
+        suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"
+        usual = {"longbench": longbench.TASKS, "ruler2": ruler.TASKS, "own": TASKS}[suite]
+        known = usual + longbench.EVEN if args.longbench else usual
+        tasks = args.tasks.split(",") if args.tasks else list(usual)
+        lengths = args.contexts or ("128k" if args.longbench else "4k,8k,16k,32k")
+        contexts = [parse_tokens(text) for text in lengths.split(",")]
+        if unknown := set(tasks) - set(known):
+            raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
+        if args.ruler2 and args.together:
+            raise ValueError("--ruler2 with --together: the arms would make one data set at the same time")
+        if args.ruler2 and not ruler.installed():
+            raise ValueError(ruler.MISSING)
+        if args.longbench and not longbench.installed():
+            raise ValueError(longbench.MISSING)
+        if min(contexts) < 128 or args.samples < 1 or args.at_once < 1:
+            raise ValueError("contexts are at least 128, --samples and --at-once at least 1")
+    except (ConfigError, ValueError) as error:
+        args.usage_error(str(error))
+    plan = Plan(
+        tuple(Arm(name, setting) for name, setting in arms),
+        tuple(tasks),
+        tuple(contexts),
+        args.samples,
+        args.at_once,
+        args.seed,
+        suite,
+    )
+    record = new_record(plan, args.target[0])
+
+    def tell(line: str) -> None:
+        print(f"hisa eval: {line[:150]}", file=sys.stderr, flush=True)
+
+    try:
+        if urls:
+            code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
+        else:
+            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms), flags=args.rest)
+            args.out.mkdir(parents=True, exist_ok=True)
+            more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
+            context = max(contexts) + more
+            if args.cpu:
+                flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
+            else:
+                flags = ["--model-path", args.target[0], "--context-length", str(context)]
+            make_env = server.cpu_env if args.cpu else server.child_env
+            code = run_arms(
+                record,
+                plan,
+                flags=[*flags, *(word for word in args.rest if word != "--")],
+                make_env=lambda setting: make_env(environment(), setting),
+                folder=args.out,
+                tell=tell,
+                timeout=args.timeout,
+                together=args.together,
+            )
+    except KeyboardInterrupt:
+        code = 130
+    return _show(record, args.out) or code
+
+
+def _show(record: dict[str, Any], folder: Path) -> int:
+    from sglang_hisa.launch.eval import report
+
+    report.print_report(record)
+    try:
+        for path in report.draw(record, folder):
+            print(path)
+    except ImportError:
+        print("no plots: pip install matplotlib", file=sys.stderr)
+    return 2 if record["refusals"] else 0

@@ -1,0 +1,166 @@
+"""``hisa load``: how much load does my running server take?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.config import environment
+from sglang_hisa.launch.cli import records
+from sglang_hisa.launch.common.server import cpu_env
+
+_ABOUT = """\
+Loads ONE running server of this machine, stock SGLang or HISA, more and more: with so many requests open at
+a time (--concurrency) or arriving a second (--rate), from SGLang's own load generator. With --slo it counts
+goodput: requests that meet every limit; and names the knee: the highest measured load at which at least 90 %
+of the requests are good. Failed requests and retractions are reported.
+
+It always ends: a point has a fixed number of requests (--requests, or what arrives in --seconds), and one
+that takes longer than --limit seconds is cut off with the loads above it. Ctrl-C keeps the finished points,
+marked partial (exit code 130). No server, or one that dies: exit code 1. Prompts are new in each run; where a
+cache knew them nevertheless, the sweep stops with that cause (exit code 2).
+"""
+
+_EXAMPLES = """\
+examples:
+  hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8 --enable-metrics        in one terminal, then in another:
+  hisa load http://127.0.0.1:30000 --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
+  hisa load http://127.0.0.1:30000 --rate 0.5,1,2,4 --input-tokens 32k --output-tokens 256 --seconds 120
+  hisa load http://127.0.0.1:30000 --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
+  hisa load http://127.0.0.1:30000 --workload multi-turn --turns 4 --concurrency 1,4,16
+  hisa load --from hisa-load --slo ttft=1          kept requests under another limit, no server needed
+
+limits of --slo, in seconds:
+  ttft   to the first token                 tpot   mean between the tokens of a request
+  itl    between two tokens, 99 of 100 gaps of a request          e2e   to the last token
+
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "load",
+        help="load a running server more and more: latency, goodput under limits, the knee",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="hisa load [options] URL",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "url", nargs="?", metavar="URL", help="server on this machine, http://127.0.0.1:30000"
+    )
+    sweep = parser.add_mutually_exclusive_group()
+    sweep.add_argument(
+        "--concurrency", default="1,2,4,8", metavar="N,N", help="requests open at a time (default: 1,2,4,8)"
+    )
+    sweep.add_argument("--rate", metavar="R,R", help="requests that arrive a second, at random moments")
+    parser.add_argument("--workload", default="random", help="random, shared-prefix or multi-turn")
+    parser.add_argument("--input-tokens", default="8k", metavar="N", help="length of a prompt (8k: 8192)")
+    parser.add_argument("--output-tokens", default="128", metavar="N", help="length of an answer")
+    parser.add_argument(
+        "--prefix-tokens", metavar="N", help="tokens of it that are shared (default: three quarters)"
+    )
+    parser.add_argument("--groups", type=int, default=4, metavar="N", help="different shared prefixes")
+    parser.add_argument("--turns", type=int, default=3, metavar="N", help="of a multi-turn conversation")
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help="requests (or conversations) a point (default: 4 a slot)"
+    )
+    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="arrivals of a --rate point")
+    parser.add_argument("--limit", type=float, default=900, metavar="S", help="longest time of a point")
+    parser.add_argument("--slo", metavar="NAME=S,…", help="limits of a good request, as ttft=2,itl=0.05")
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts and arrivals")
+    parser.add_argument(
+        "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
+    )
+    parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
+    records.add_options(parser, "hisa-load")
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or render; see the help for the exit codes."""
+    from sglang_hisa.launch.common import files
+    from sglang_hisa.launch.load import plan, point_tables, report
+
+    try:
+        slo = plan.parse_slo(args.slo) if args.slo is not None else None
+        if args.source is not None:
+            folder, record = files.place(args.source, args.out), report.load(args.source)
+            record["slo"] = record["slo"] if slo is None else slo
+            point_tables.print_report(report.write(record, folder))
+            return 0
+        if args.url is None:
+            raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
+        url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
+    except (ValueError, FileNotFoundError) as error:
+        args.usage_error(str(error))
+    args.out = args.out or Path("hisa-load")
+    return _measure(args, url, work, sweep, slo or {})
+
+
+def _workload(args: argparse.Namespace) -> Any:
+    from sglang_hisa.launch.ab.plan import parse_tokens
+    from sglang_hisa.launch.load.plan import Workload
+
+    size, out = parse_tokens(args.input_tokens), parse_tokens(args.output_tokens)
+    if args.workload == "random":
+        return Workload("random", size, out)
+    prefix = parse_tokens(args.prefix_tokens) if args.prefix_tokens else size * 3 // 4
+    turns = args.turns if args.workload == "multi-turn" else 1
+    return Workload(args.workload, size, out, args.groups, prefix, turns)
+
+
+def _sweep(args: argparse.Namespace) -> Any:
+    from sglang_hisa.launch.load.plan import Sweep, parse_loads
+
+    kind = "concurrency" if args.rate is None else "rate"
+    loads = parse_loads(args.rate if kind == "rate" else args.concurrency, kind)
+    return Sweep(kind, loads, args.requests, args.seconds, args.limit, args.seed)
+
+
+def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dict[str, float]) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from sglang_hisa.launch.load import point_tables, report
+    from sglang_hisa.launch.load import sweep as measuring
+
+    try:
+        server = measuring.server_facts(url, args.tokenizer)
+    except measuring.Unreachable as error:
+        print(f"hisa load: {error}", file=sys.stderr)
+        return 1
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting the load generator", total=len(sweep.loads))
+
+        def tell(kept: dict[str, Any]) -> None:
+            progress.console.print(
+                f"hisa load: {measuring.line(kept, sweep.kind)}", highlight=False, markup=False
+            )
+            left = sweep.loads[sweep.loads.index(kept["load"]) + 1 :]
+            progress.update(task, advance=1, description=f"{sweep.kind} {left[0]:g}" if left else "report")
+
+        runner = measuring.Runner(
+            url=url,
+            server=server,
+            work=work,
+            sweep=sweep,
+            slo=slo,
+            env=measuring.child_env(cpu_env(environment(), None) if args.cpu else environment()),
+            folder=args.out,
+            save=lambda record: report.save(record, args.out),
+            tell=tell,
+        )
+        code = runner.run()
+    point_tables.print_report(report.write(runner.record, args.out))
+    if code in (1, 2):
+        parts = (f"hisa load: {runner.record['stopped_by']}", runner.record["log_tail"])
+        print("\n".join(part for part in parts if part), file=sys.stderr)
+    print(f"{args.out / 'report.html'}")
+    return code

@@ -1,0 +1,57 @@
+"""A folder with a record and what a person reads of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def save(record: Mapping[str, Any], folder: Path, name: str = "report.json", indent: int | None = 1) -> Path:
+    """Write the record of ``folder`` in one step: a kill leaves the last whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    half = path.with_suffix(".json.part")
+    half.write_text(json.dumps(record, indent=indent, allow_nan=False) + "\n")
+    half.replace(path)
+    return path
+
+
+def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes]) -> list[Path]:
+    """Write report.html, report.md and the plots; the paths written."""
+    written = []
+    for name, content in (
+        ("report.html", html.encode()),
+        ("report.md", markdown.encode()),
+        *pictures.items(),
+    ):
+        (folder / name).write_bytes(content)
+        written.append(folder / name)
+    return written
+
+
+def place(source: Path, out: Path | None) -> Path:
+    """The folder for the report of the record at ``source``: ``out``, or the record's own folder.
+
+    Raises:
+        ValueError: ``source`` is a file, which others may lie beside, and ``out`` is missing.
+    """
+    if out is None and source.is_file():
+        raise ValueError(f"--from {source}: say --out DIR as well, the folder that takes the report")
+    return out or source
+
+
+def load(source: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
+    """The record at ``source``: its file, or a folder that holds it under ``name``.
+
+    Raises:
+        FileNotFoundError: none there.
+        ValueError: it is not a record of this kind and schema.
+    """
+    path = source if source.is_file() else source / name
+    record: dict[str, Any] = json.loads(path.read_text())
+    found = (record.get("kind"), record.get("schema_version"))
+    if found != (kind, version):
+        raise ValueError(f"{path}: kind and schema {found}, expected {(kind, version)}")
+    return record

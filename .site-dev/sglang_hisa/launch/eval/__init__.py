@@ -1,0 +1,1 @@
+"""What pruning costs in answers: retrieval tasks against a server (`hisa eval`)."""

@@ -1,0 +1,54 @@
+"""The folder of a live comparison: the record (report.json), each window (windows.jsonl), and the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.live import formatting
+
+KIND, VERSION = "hisa-ab-live", 1
+__all__ = ["append", "load", "print_report", "save", "table"]
+
+
+def append(windows: dict[str, dict[str, Any] | None], at: float, folder: Path) -> None:
+    """Add a window to windows.jsonl: a line, whatever the length of the run."""
+    with (folder / "windows.jsonl").open("a") as file:
+        file.write(json.dumps({"seconds": round(at, 1), "arms": windows}, allow_nan=False) + "\n")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The record of a folder; raises as :func:`files.load`."""
+    return files.load(folder, KIND, VERSION)
+
+
+def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:
+    """A column for each window, a row for each of ``words.ROWS`` that has a value."""
+    shown = Table(title=title and Text(title))
+    for name in ("", *columns):
+        shown.add_column(Text(name), justify="right" if name else "left")
+    for row in formatting.ROWS:
+        values = [formatting.cell(row, window) for window in columns.values()]
+        if any(value != formatting.NONE for value in values):
+            shown.add_row(row, *map(Text, values))
+    return shown
+
+
+def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+    """Notes, what each arm did in all, and the origin."""
+    console = console or Console()
+    for note in formatting.notes(record):
+        console.print(Text(note, style="bold red"))
+    totals = {name: arm["totals"] for name, arm in record["arms"].items()}
+    if any(totals.values()):
+        console.print(Text(formatting.split(record)))
+        console.print(table(totals))
+        console.print(Text(formatting.UNPAIRED, style="bold"))
+    console.print(Text(formatting.origin(record), style="dim"))

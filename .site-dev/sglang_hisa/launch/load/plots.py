@@ -1,0 +1,86 @@
+"""Plots of a load record: time to first token, and throughput with goodput, against load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.load import formatting
+
+
+def _frame(record: dict[str, Any], name: str) -> tuple[Any, Any]:
+    figure, axis = pyplot().subplots(figsize=(7.5, 4.4), layout="constrained")
+    loads = record["plan"]["sweep"]["loads"]
+    many = " of conversations" if record["plan"]["workload"]["turns"] > 1 else ""
+    unit = {"concurrency": "requests at once", "rate": "requests a second"}[record["plan"]["sweep"]["kind"]]
+    axis.set(xlabel=unit.replace("requests", "conversations") if many else unit)
+    axis.set_xscale("log")
+    axis.set_xticks(loads, [f"{load:g}" for load in loads])
+    axis.minorticks_off()
+    axis.set_xlim(min(loads) / 1.2, max(loads) * 1.2)
+    axis.grid(alpha=0.25)
+    title(
+        figure,
+        [] if record["complete"] else ["PARTIAL"],
+        f"{name}, {formatting.workload(record)}",
+        formatting.origin(record),
+    )
+    knee = formatting.stats(record)["knee"]
+    if knee is not None:
+        axis.axvline(knee, color="grey", linestyle=":", label=f"knee: {formatting.load(record, knee)}")
+    return figure, axis
+
+
+def _line(axis: Any, points: list[dict[str, Any]], values: list[float | None], **style: Any) -> None:
+    seen = [(p["load"], v) for p, v in zip(points, values) if v is not None]
+    if seen:
+        axis.plot(*zip(*seen), marker="o", ms=4, **style)
+
+
+def ttft(record: dict[str, Any]) -> bytes:
+    """PNG: p50 and p99 of the time to first token, and its limit.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    points = formatting.stats(record)["points"]
+    figure, axis = _frame(record, "time to first token")
+    for number, name in enumerate(("p50", "p99")):
+        _line(axis, points, [p["ttft"][name] for p in points], label=f"TTFT {name}", color=f"C{number}")
+    if "ttft" in record["slo"]:
+        axis.axhline(record["slo"]["ttft"], color="crimson", linestyle="--", label="limit (SLO)")
+    axis.set(ylabel="s")
+    axis.set_ylim(bottom=0)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+    return png(figure)
+
+
+def throughput(record: dict[str, Any]) -> bytes:
+    """PNG: answered and good requests a second, with output tokens a second as a scale on the right.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    points = formatting.stats(record)["points"]
+    figure, axis = _frame(record, "throughput and goodput")
+    _line(axis, points, [p["requests_s"] for p in points], label="answered requests", color="C0")
+    good = literal(f"good requests ({formatting.slo(record)})")
+    _line(axis, points, [p["goodput_s"] for p in points], label=good, color="C2", linestyle="--")
+    axis.set(ylabel="requests a second")
+    axis.set_ylim(bottom=0)
+    length = record["plan"]["workload"]["output_tokens"]  # exact: answers do not end by themselves
+    right = axis.secondary_yaxis("right", functions=(lambda x: x * length, lambda x: x / length))
+    right.set_ylabel("output tokens a second")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+    return png(figure)
+
+
+def draw(record: dict[str, Any]) -> dict[str, bytes]:
+    """All plots, PNG by file name.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    return {"ttft.png": ttft(record), "throughput.png": throughput(record)}

@@ -1,0 +1,93 @@
+"""The folder of a load test: the record, and what a person reads of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.common.page import render
+from sglang_hisa.launch.load import formatting, goodput, plots, point_tables
+
+KIND, VERSION = "hisa-load", 1
+__all__ = ["load", "save", "write"]
+
+
+def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """The page; ``pictures`` are PNG by name.
+
+    Raises:
+        ImportError: jinja2 is missing; torch depends on it.
+    """
+    given = (*record["provenance"].items(), ("url", record["url"]), *record["server"].items())
+    return render(
+        _BODY,
+        pictures,
+        title=f"Load: {formatting.workload(record)}",
+        workload=formatting.workload(record),
+        served=formatting.served(record),
+        notes=formatting.notes(record),
+        facts=formatting.facts(record),
+        verdict=formatting.verdict(record),
+        slo=formatting.slo(record),
+        enough=goodput.ENOUGH,
+        head=formatting.head(record),
+        rows=formatting.rows(record),
+        origin=formatting.origin(record),
+        origin_rows=[(key, "–" if value is None else value) for key, value in given],
+        log_tail=record["log_tail"],
+        raw_plan=json.dumps(record["plan"], indent=2),
+    )
+
+
+def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write report.json (with ``stats``, made anew), report.md, report.html and the plots; the new record.
+
+    Without matplotlib there are no plots.
+
+    Raises:
+        ImportError: jinja2 is missing (``pip install sglang-hisa[bench]``); report.json is written.
+    """
+    record = {**record, "stats": goodput.compute(record)}
+    save(record, folder)
+    try:
+        pictures = plots.draw(record)
+    except ImportError:
+        pictures = {}
+    files.write(folder, html(record, pictures), point_tables.markdown(record), pictures)
+    return record
+
+
+def load(source: Path) -> dict[str, Any]:
+    """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
+    return files.load(source, KIND, VERSION)
+
+
+_BODY = """\
+<h1>{{ workload }}</h1>
+{% for note in notes %}<p class="note">{{ note }}</p>
+{% endfor %}
+<p><strong>{{ verdict }}</strong></p>
+<p>{{ served }}</p>
+<p><small>{{ origin }}</small></p>
+<div class="scroll"><table id="loads">
+<tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% if slo %}<p>Goodput counts requests that meet {{ slo }}; ITL is the 99th percentile of a request's own
+gaps. The knee is the highest measured load at which at least {{ "%d" | format(enough * 100) }} % of the
+requests are good. A failed request is not good.</p>{% endif %}
+{% for fact in facts %}<p><small>{{ fact }}</small></p>
+{% endfor %}
+{% for name, data in pictures.items() %}<img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
+{% else %}<p>No plots: matplotlib is missing.</p>
+{% endfor %}
+{% if log_tail %}<details open><summary>Last log lines of the load generator</summary>
+<pre>{{ log_tail }}</pre></details>{% endif %}
+<h2>Origin</h2>
+<table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table>
+<details><summary>Plan</summary><pre>{{ raw_plan }}</pre></details>
+"""

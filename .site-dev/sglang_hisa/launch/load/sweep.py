@@ -1,0 +1,178 @@
+"""Run a load test: one point after the other, everything kept whatever happens."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
+from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.server import fetch
+from sglang_hisa.launch.load import goodput, plan
+
+_RETRACTED = "sglang:num_retracted_requests_total"
+
+
+class Unreachable(RuntimeError):
+    """No SGLang server answers."""
+
+
+class NotNew(RuntimeError):
+    """Prompts came from a cache: their times would be too short."""
+
+
+def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
+    """What the report says of the server: version, model, tokenizer, HISA's receipt, size of the KV pool.
+
+    Raises:
+        Unreachable: no answer, or not SGLang's.
+    """
+    try:
+        info = json.loads(fetch(f"{url}/server_info", timeout=20))
+        receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
+        return {
+            "version": info["version"],
+            "model": info["model_path"],
+            "tokenizer": tokenizer or info.get("tokenizer_path") or info["model_path"],
+            "receipt": receipts[0],
+            "kv_tokens": info["max_total_num_tokens"],
+        }
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        why = getattr(error, "reason", None) or error
+        raise Unreachable(f"no SGLang server answers at {url} ({type(error).__name__}: {why})") from None
+
+
+def retracted(url: str) -> int | None:
+    """Requests that the server has put back for lack of KV memory; None without ``--enable-metrics``."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = list(text_string_to_metric_families(fetch(f"{url}/metrics", timeout=20)))
+    except (OSError, ValueError):
+        return None
+    names = {sample.name for family in families for sample in family.samples}
+    if not any(name.startswith("sglang:") for name in names):
+        return None
+    # A counter has no sample before its first event.
+    return int(sum(s.value for family in families for s in family.samples if s.name == _RETRACTED))
+
+
+def child_env(base: Mapping[str, str]) -> dict[str, str]:
+    """``base`` for a generator that reaches this machine directly, whatever proxy is named."""
+    hosts = ",".join(part for part in (base.get("no_proxy"), *plan.LOCAL_HOSTS) if part)
+    return {**base, "no_proxy": hosts, "NO_PROXY": hosts}
+
+
+@dataclass
+class Runner:
+    """One load test.
+
+    Args:
+        url: the server, as :func:`plan.local_url` gives it.
+        server: its facts, see :func:`server_facts`.
+        work: what to send.
+        sweep: how much of it.
+        slo: latency limits in seconds, by name of ``plan.SLOS``.
+        env: environment of the load generator.
+        folder: takes the generator's log.
+        save: called with the record after each point.
+        tell: called after each point with what is kept of it.
+    """
+
+    url: str
+    server: dict[str, Any]
+    work: plan.Workload
+    sweep: plan.Sweep
+    slo: dict[str, float]
+    env: Mapping[str, str]
+    folder: Path
+    save: Callable[[dict[str, Any]], object]
+    tell: Callable[[dict[str, Any]], None]
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record = {
+            "schema_version": 1,
+            "kind": "hisa-load",
+            "complete": False,
+            "stopped_by": None,
+            "log_tail": None,
+            "provenance": provenance(),
+            "url": self.url,
+            "server": self.server,
+            "plan": plan.as_json(self.work, self.sweep),
+            "nonce": fresh.nonce(),
+            "slo": self.slo,
+            "points": [],
+        }
+
+    def run(self) -> int:
+        """Measure every load, lightest first.
+
+        Returns:
+            The exit code: 0, 1 the server failed, 2 prompts were not new, 130 interrupted.
+        """
+        code = 0
+        try:
+            with Client(self.env, self.folder / "client.log") as client:
+                self._warm_up(client)
+                for index in range(len(self.sweep.loads)):
+                    self._point(client, index)
+            self.record["complete"] = True
+        except KeyboardInterrupt:
+            self.record["stopped_by"], code = "interrupt", 130
+        except TooLong as error:
+            self.record["stopped_by"] = f"load {self.sweep.loads[len(self.record['points'])]:g}: {error}"
+        except NotNew as error:
+            self.record["stopped_by"], code = str(error), 2
+        except (Unreachable, ClientFailed) as error:
+            reason, _, tail = str(error).partition("\n")
+            self.record |= {"stopped_by": reason, "log_tail": tail or None}
+            code = 1
+        self.save(self.record)
+        return code
+
+    def _send(self, client: Client, sweep: plan.Sweep, index: int, nonce: str) -> dict[str, Any]:
+        """Send point ``index`` of ``sweep``, with prompts that are new to every cache."""
+        sweep = plan.fresh_sweep(self.work, sweep, nonce)
+        flags = plan.flags(self.url, self.server, self.work, sweep, index)
+        try:
+            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}")
+        except ClientFailed:
+            server_facts(self.url, None)  # the server's end explains it better
+            raise
+
+    def _warm_up(self, client: Client) -> None:
+        """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
+        self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
+
+    def _point(self, client: Client, index: int) -> None:
+        before = retracted(self.url)
+        result = self._send(client, self.sweep, index, self.record["nonce"])
+        after = retracted(self.url)
+        kept = {
+            "load": self.sweep.loads[index],
+            "duration_s": round(result["duration"], 4),
+            "requests": goodput.requests(result),
+            "retractions": None if before is None or after is None else after - before,
+        }
+        if old := plan.old_prompts(self.work, kept["requests"]):
+            raise NotNew(fresh.was_old(old, len(kept["requests"]), f"load {kept['load']:g}"))
+        self.record["points"].append(kept)
+        self.save(self.record)
+        self.tell(kept)
+        if all(r["error"] for r in kept["requests"]):
+            server_facts(self.url, None)
+            raise ClientFailed(f"load {kept['load']:g}: every request failed")
+
+
+def line(kept: Mapping[str, Any], kind: str) -> str:
+    """A point in one line, for the progress."""
+    seen = [r["ttft"] for r in kept["requests"] if r["ttft"] is not None]
+    ttft = f"TTFT {statistics.median(seen):.3f} s" if seen else "no first token seen"
+    return f"{kind} {kept['load']:g}: {len(kept['requests'])} requests, {ttft}"

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# The GPU records of launch/results, one step a call, each meant to end within fifteen minutes on one H100 or H200 (ab-grid takes
+# 22; chunks2, cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+#
+#   records_h100.sh STEP OUT
+#
+#   ab          v32-tp8-rank, both presets beside one stock, 8K to 128K   -> OUT/ab-defaults
+#   ab-four     the same, four at once                            -> OUT/ab-defaults-four
+#   ab-256k     the same model at 256K                            -> OUT/ab-defaults-256k
+#   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
+#   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
+#   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
+#   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
+#   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
+#   ab-4l-more  the same layers, the cells that those leave out   -> OUT/ab-v32-4l-more
+#   ab-4l-1m    the same layers, a million tokens                 -> OUT/ab-v32-4l-1m
+#   ab-glm5     four full-width layers of GLM-5, 8K to 128K       -> OUT/ab-glm5-4l
+#   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
+#   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
+#   salient     salient summaries against the mean                -> OUT/ab-salient
+#   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
+#   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
+#   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
+#   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
+#   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
+#   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
+#   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
+#   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
+#   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
+#   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
+#   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
+#   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
+#   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
+#   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
+#   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
+#   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
+#   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt
+#
+#   records_h100.sh --lanes OUT 'STEP[:SECONDS]...' 'STEP[:SECONDS]...'
+#
+# takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said. A step that takes longer
+# than its SECONDS is asked to end (SIGTERM).
+#
+# Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
+# more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
+# made it. PYTHON names the interpreter that has SGLang (python3).
+set -euo pipefail
+step=${1:-} out=${2:-}
+if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
+  gpu=0
+  for steps in "${@:3}"; do
+    for one in $steps; do
+      IFS=: read -r one limit <<<"$one"
+      began=$SECONDS
+      code=0
+      CUDA_VISIBLE_DEVICES=$gpu timeout --kill-after=25 "${limit:-0}" "$0" "$one" "$out" >"$out/$one.log" 2>&1 || code=$?
+      echo "GPU $gpu, $one: exit $code after $((SECONDS - began)) s"
+    done &
+    gpu=$((gpu + 1))
+  done
+  wait
+  exit
+fi
+usage() { sed -n '2,46p' "$0" >&2; exit 2; }
+[ -n "$step" ] || usage
+[ -n "$out" ] || usage
+python=${PYTHON:-python3}
+hisa=("$python" -m sglang_hisa.launch.cli)
+export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
+flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
+  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192) # all else is SGLang's default
+
+ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
+  local slice=$1 context=$2 pool=$3 name=$4
+  shift 4
+  "${hisa[@]}" model slice "$slice" "$out/model-$slice"
+  # Made-up weights answer alike whatever is pruned: quality is measured with the trained model.
+  "${hisa[@]}" ab --timeout 400 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
+    --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
+}
+
+origin() { "$python" -c 'import json; from sglang_hisa.launch.common.provenance import provenance; print(json.dumps(provenance()))'; }
+
+case $step in
+  ab) # three such servers fit 140 GB, not 80
+    mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
+    together=(--rounds 2)
+    [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
+    ab v32-tp8-rank 133000 140000 ab-defaults "${together[@]}" --arms stock,paper,balanced --cells '8k:1 32k:1 128k:1' \
+      --warmup-tokens 300k ;;
+  ab-four) ab v32-tp8-rank 133000 540000 ab-defaults-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
+    --rounds 1 --warmup-tokens 40k ;;
+  ab-256k) # stock's scores of a chunk alone are 8 GB
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-tp8-rank 263000 270000 ab-defaults-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
+  ab-256k-decode-only)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \
+      --warmup-tokens 40k ;;
+  ab-grid) # decode-only leaves every step of one request below 160K to stock
+    ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
+      --rounds 2 --warmup-tokens 40k ;;
+  ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
+    --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
+  ab-4l-more)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-4l 263000 270000 ab-v32-4l-more --arms stock,paper,balanced,decode-only --cells '8k:4 32k:4 256k:1' --rounds 2 \
+      --warmup-tokens 40k ;;
+  ab-glm5) ab glm5-4l 133000 560000 ab-glm5-4l --together --arms stock,paper --cells '8k:1 32k:1 128k:1,4' --rounds 3 \
+    --warmup-tokens 300k ;;
+  ab-4l-1m)
+    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+    ab v32-4l 1048576 1060000 ab-v32-4l-1m --arms stock,paper --cells 1000k:1 --rounds 2 --warmup-tokens 40k ;;
+  watching | watching-canary)
+    ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
+      --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
+    --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
+  pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
+    --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
+    --warmup-tokens 300k ;;
+  tail) # budgets far too small for it, so that a difference would show
+    small='paper-4to1:block=64:dense_tail_tokens'
+    "${hisa[@]}" eval "$(dirname "$0")/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
+      --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" \
+      --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
+      --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
+      --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
+  stress) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
+  stress-kl) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms stock \
+    --scenes warm --minutes 2 ;;
+  stress2) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
+    --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
+    --hicache-ratio 2 ;;
+  cover) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  chunks | chunks2)
+    record=coverage-h100.json gpus=1
+    [ "$step" = chunks ] || record=two-gpu.json gpus=2
+    "$python" -m sglang_hisa.launch.acceptance --out "$out/$record" --gpus $gpus --missing \
+      --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
+  cover2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
+  ranks2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
+    --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
+  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
+    --disaggregate nixl ;;
+  ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
+    --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
+  live2)
+    "${hisa[@]}" model slice v32-4l "$out/model-v32-4l"
+    "${hisa[@]}" ab --live --arms stock,paper --share 0.25 --every 5 --port 30000 --timeout 400 --out "$out/ab-live" \
+      "$out/model-v32-4l" --context-length 133000 --max-total-tokens 560000 "${flags[@]}" &
+    live=$! sent=0
+    until (: </dev/tcp/127.0.0.1/30000) 2>/dev/null || ! kill -0 $live 2>/dev/null; do sleep 1; done
+    "$python" -m sglang.benchmark.serving --backend sglang --host 127.0.0.1 --port 30000 --model "$out/model-v32-4l" \
+      --tokenize-prompt --dataset-name random-ids --random-input-len 32768 --random-output-len 64 --random-range-ratio 1 \
+      --num-prompts 80 --max-concurrency 8 || sent=$?
+    kill -TERM $live 2>/dev/null || true
+    wait $live && exit $sent ;;
+  kernels)
+    record=("${hisa[@]}" bench kernels --out "$out/kernels-h100.json" --repeats 10 --cache-gb 36)
+    "${record[@]}" --blocks 64 128
+    "${record[@]}" --budgets 16384 L/4 --blocks 64 128 --decode-contexts 65536 131072 262144 --batches 1 16 64 \
+      --prefill-contexts 65536 131072
+    "${record[@]}" --heads 32 --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 131072
+    "${record[@]}" --refine triton --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 65536 131072
+    "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072
+    "${record[@]}" --budgets L/4 --tails 1024 2048 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
+  tune)
+    "${hisa[@]}" bench tune --apply --out "$out/tune-h100.json" --kernels coarse rank pick pick_many refine
+    "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;
+  tests)
+    { origin
+      "$python" -m pytest -m gpu tests/kernels tests/sglang_hisa/test_schedule.py tests/sglang_hisa/test_transfer.py tests/patches/test_upstream_kits.py; } 2>&1 | tee "$out/tests-h100.txt" ;;
+  sanitize) # a caching allocator would hide reads past a tensor; ties and the largest shapes take minutes there, a graph needs that allocator
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    checked=("$python" -m pytest tests/kernels -m gpu -q -k "not ties and not follows and not (scores_and_choice and (4- or 32-))")
+    { origin
+      echo "\$ PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --target-processes all ${checked[*]}"
+      "${SANITIZER:-compute-sanitizer}" --tool memcheck --target-processes all "${checked[@]}"; } 2>&1 \
+      | tee "$out/sanitizer-h100.txt" ;;
+  *) usage ;;
+esac

@@ -1,0 +1,130 @@
+"""Page summaries: one per layer and physical page, beside the index-K buffers.
+
+No allocator, no table, no free hook: a page shared by the radix tree shares its summary, a reused page
+overwrites it. Every write is :func:`seal <sglang_hisa.kernels.seal.seal_pages>`, a pure function of the
+page's stored bytes, so a summary can be rebuilt from them bit for bit at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sglang_hisa import kernels
+from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, PAGE, SUMMARY_BYTES
+
+_COPIED_PAGES = 2048
+_EMPTY_SCALE = reference.quantise(torch.zeros(1, HEAD_DIM))[1].item()
+"""Scale of a page of zeros, as SGLang allocates them: summaries are right before the first store, too."""
+
+
+@dataclass
+class LayerSummaries:
+    """One layer: ``index_k`` uint8 ``[pages, 8448]``, ``keys`` fp8 ``[pages, 128]``, ``scales`` fp32."""
+
+    index_k: torch.Tensor
+    keys: torch.Tensor
+    scales: torch.Tensor
+    salient: bool = False
+    """Form of the summaries (see :func:`sglang_hisa.kernels.seal_tokens`)."""
+
+
+class PageSummaries:
+    """Summaries of all layers of one KV pool."""
+
+    def __init__(
+        self,
+        buffers: Sequence[torch.Tensor],
+        start_layer: int,
+        backend: str,
+        *,
+        salient: bool = False,
+        draft: bool = False,
+    ) -> None:
+        """``buffers``: the pool's index-K buffers, one a layer; a 0-row layer gets 0 summaries.
+
+        ``draft``: the pool is that of a draft model (speculative decoding), whose layers have numbers and
+        pages of their own.
+        """
+        self.start_layer, self.draft = start_layer, draft
+        self.backend = backend
+        self.layers = [
+            LayerSummaries(
+                buffer,
+                torch.zeros(buffer.shape[0], HEAD_DIM, dtype=FP8, device=buffer.device),
+                torch.full((buffer.shape[0],), _EMPTY_SCALE, dtype=torch.float32, device=buffer.device),
+                salient,
+            )
+            for buffer in buffers
+        ]
+        self._stored = [
+            (layer.index_k, layer.keys, layer.scales) for layer in self.layers if layer.index_k.shape[0]
+        ]
+        self._offsets = kernels.layer_offsets(self._stored)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all summaries."""
+        return sum(layer.index_k.shape[0] for layer in self.layers) * SUMMARY_BYTES
+
+    def layer(self, layer_id: int) -> LayerSummaries:
+        """Summaries of the model's layer ``layer_id`` (a pipeline stage starts at ``start_layer``)."""
+        return self.layers[layer_id - self.start_layer]
+
+    def served(self, layer_ids: Collection[int]) -> list[int]:
+        """Those of the model's layers ``layer_ids`` whose summaries are here, ascending."""
+        own = range(self.start_layer, self.start_layer + len(self.layers))
+        return [i for i in own if i in layer_ids and self.layer(i).index_k.shape[0]]
+
+    @property
+    def first_stored(self) -> int:
+        """Number in this pool of the first layer that stores index keys."""
+        return next(i for i, layer in enumerate(self.layers) if layer.index_k.shape[0])
+
+    def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
+        """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
+        layer = self.layer(layer_id)
+        where = (layer.keys, layer.scales, self.backend)
+        kernels.seal_tokens(layer.index_k, slots, *where, salient=layer.salient)
+
+    def seal_rows(self, table: torch.Tensor, lengths: torch.Tensor) -> None:
+        """After a decode step's last store: seal, in all layers, what its rows' last tokens completed.
+
+        table int32 ``[rows, pages]``, lengths int32 ``[rows]``.
+        """
+        where = (self._stored, self._offsets, table, lengths, self.backend)
+        kernels.seal_rows(*where, salient=self.layers[0].salient)
+
+    def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
+        """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""
+        for layer in self.layers if layer_id is None else [self.layer(layer_id)]:
+            if layer.index_k.shape[0]:
+                where = (layer.keys, layer.scales, self.backend)
+                kernels.seal_pages(layer.index_k, pages, *where, salient=layer.salient)
+
+    def differs(self, layer_id: int, pages: torch.Tensor) -> torch.Tensor:
+        """Whether the summary of each of ``pages`` (int ``[n]``) has a bit unlike its rebuild: bool ``[n]``.
+
+        No host synchronisation; the pages' bytes are copied, 17 MB at a time.
+        """
+        layer = self.layer(layer_id)
+        found = []
+        for part in pages.long().split(_COPIED_PAGES):
+            count, device = part.shape[0], part.device
+            keys = torch.empty(count, HEAD_DIM, dtype=FP8, device=device)
+            scales = torch.empty(count, dtype=torch.float32, device=device)
+            ids = torch.arange(count, device=device)
+            bytes_of = layer.index_k[part]
+            kernels.seal_pages(bytes_of, ids, keys, scales, self.backend, salient=layer.salient)
+            same = (keys.view(torch.uint8) == layer.keys.view(torch.uint8)[part]).all(dim=1)
+            same &= scales.view(torch.int32) == layer.scales.view(torch.int32)[part]
+            found.append(~same)
+        return torch.cat(found)
+
+
+def pages_of(slots: torch.Tensor) -> torch.Tensor:
+    """Physical pages (int64, unique) of token slots."""
+    return torch.unique(slots.long() // PAGE)

@@ -1,0 +1,145 @@
+"""What every form of an A/B report says the same way: names, notes, memory, origin."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.common import text
+
+SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
+
+
+def cell(spec: dict[str, Any]) -> str:
+    """``8K in, 32 out, 1 at once``."""
+    return (
+        f"{text.tokens(spec['input_tokens'])} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+    )
+
+
+def others(record: dict[str, Any]) -> list[str]:
+    """Arms that are compared with the baseline."""
+    return [name for name in record["plan"]["arms"] if name != record["plan"]["baseline"]]
+
+
+def comparisons(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """``stats.comparisons`` by arm, cell and metric; made now where the record has none yet."""
+    found = record.get("stats") or stats.compute(record)
+    return {(c["arm"], c["cell"], c["metric"]): c for c in found["comparisons"]}
+
+
+def effect(found: dict[str, Any], separator: str = " ") -> str:
+    """``1.50× [1.46, 1.54] faster``; ``separator`` stands before the verdict."""
+    if found["speedup"] is None:
+        return "–"
+    interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
+    verdict = separator + found["verdict"] if found["verdict"] else ""
+    return f"{found['speedup']:.2f}×{interval}{verdict}"
+
+
+def quantity(metric: str, amount: float | None) -> str:
+    """A median with its unit."""
+    if amount is None:
+        return "–"
+    return f"{amount:,.0f} tok/s" if metric == "throughput" else f"{amount * 1e3:,.2f} ms"
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader must know before any number: refusals, a partial run, failed requests."""
+    plan = record["plan"]
+    out = [f"REFUSED, no verdict is given: {why}" for why in record["refusals"]]
+    out += [f"quality not compared: {why}" for why in record.get("quality_problems", [])]
+    have = record["measurements"]
+    if not record["complete"]:
+        want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])
+        why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
+        out.append(f"PARTIAL{why}: {len(have)} of {want} measurements")
+        tails = {name: arm.get("log_tail") for name, arm in record["arms"].items()}
+        out += [last_error(name, tail, plan["together"]) for name, tail in tails.items() if tail]
+    idle = [name for name, arm in record["arms"].items() if arm.get("rows") and not shares(arm)]
+    out += [
+        f"arm {name} pruned nothing: its rows fit their budgets or were left to stock DSA" for name in idle
+    ]
+    for arm in plan["arms"]:
+        count = sum(stats.failed(m) for m in have if m["arm"] == arm)
+        if count:
+            out.append(f"arm {arm}: {count} measurements left out, requests failed")
+    return out
+
+
+def started_once(record: dict[str, Any]) -> str:
+    """What servers that were up together mean for the verdicts; empty where arms were started anew."""
+    if not record["plan"]["together"]:
+        return ""
+    limit = f"{100 * stats.START - 100:.0f} %"
+    return (
+        f"Each server was started once: a difference up to {limit} may be that of two starts of one arm, "
+        "and gets no verdict."
+    )
+
+
+def last_error(arm: str, log_tail: str, together: bool) -> str:
+    """The last error that a dead server's log names, or its last line; and the way out of a full GPU."""
+    lines = log_tail.strip().splitlines() or [""]
+    found = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
+    line = (found or lines)[-1].strip()
+    hint = ""
+    if together and "out of memory" in log_tail:
+        hint = "; the servers share a GPU: fewer --arms, a smaller --max-total-tokens, or not --together"
+    return f"arm {arm}, end of its log: {line if len(line) <= 200 else line[:200] + '...'}{hint}"
+
+
+def shares(arm: dict[str, Any]) -> dict[str, float]:
+    """By phase, the share of their context that the rows served by HISA scored, where it is not all of it."""
+    found = {}
+    for phase in ("prefill", "decode"):
+        seen, scored = (
+            sum(rows[phase][key] for rows in arm.get("rows") or ())
+            for key in ("context_tokens", "candidate_tokens")
+        )
+        if scored < seen:
+            found[phase] = scored / seen
+    return found
+
+
+MEMORY_HEAD = (
+    "arm",
+    "setting",
+    "HISA receipt",
+    "candidate share",
+    "KV tokens",
+    "page summaries",
+    "retractions",
+    "server start",
+)
+
+
+def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each arm under ``MEMORY_HEAD``; an arm that never started has dashes."""
+    rows: list[tuple[str, ...]] = []
+    for name in record["plan"]["arms"]:
+        arm = record["arms"].get(name) or {}
+        kept, summary, starts = arm.get("kv_tokens"), arm.get("summary_bytes"), arm.get("starts_s")
+        rows.append(
+            (
+                name,
+                arm.get("setting") or "stock",
+                "yes" if arm.get("receipt") else "none",
+                ", ".join(f"{phase} {share:.2f}" for phase, share in shares(arm).items()) or "–",
+                "–" if kept is None else f"{kept:,}",
+                "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
+                str(arm.get("retractions", "–")),
+                ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
+            )
+        )
+    return rows
+
+
+def origin(record: dict[str, Any]) -> str:
+    """One line: model, machine, versions, commit, rounds, how the servers shared the machine, date."""
+    plan = record["plan"]
+    more = [f"{plan['rounds']} rounds"]
+    if plan["together"]:
+        more.append("servers together")
+    return text.origin(record["provenance"], record["model"], *more)

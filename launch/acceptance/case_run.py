@@ -1,0 +1,145 @@
+"""One row of the record: a case served by stock and HISA side by side, and asked all its probes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.ab.plan import SHARED_GPU
+from sglang_hisa.launch.ab.validity import require_arm
+from sglang_hisa.launch.acceptance.cases import PREFILL_GRAPH, Case
+from sglang_hisa.launch.acceptance.probes import ALWAYS, PROBES, Pair, Sizes
+from sglang_hisa.launch.common import models, server
+from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.server import ServerProcess
+from sglang_hisa.launch.common.serving import gpu_flags
+
+GPU = Sizes(budget=4096, short=(1, 65, 1000, 3967), longest=12000, at_once=8)
+GPU_ENV = {
+    "SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD": "0",
+    "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",  # the other server loads at the same time
+}
+CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
+
+Probe = Callable[[dict[str, Any], list[str]], None]
+"""Adds to the facts and problems of a row."""
+
+
+@dataclass
+class Machine:
+    """Where cases run: environment, folders of the logs and the models, and how long a server may start."""
+
+    cpu: bool
+    env: Mapping[str, str]
+    logs: Path
+    models: Path
+    tell: Callable[[str], None]
+    timeout: float = 400
+
+    @property
+    def usual(self) -> Sizes:
+        return CPU if self.cpu else GPU
+
+    def sizes(self, case: Case) -> Sizes:
+        return replace(self.usual, longer=case.context or self.usual.longest)
+
+    def setting(self, case: Case) -> str:
+        """HISA that prunes at the probes' sizes, with the canary of the case."""
+        budget = self.usual.budget
+        given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
+        return json.dumps({**given, "canary": case.canary, **case.hisa})
+
+    def flags(self, case: Case, model: Path) -> list[str]:
+        """SGLang's flags of both servers. Their pools are small, so that pages are evicted and used again."""
+        sizes = self.sizes(case)
+        if self.cpu:
+            given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
+            return [*given, "--chunked-prefill-size", "256", *case.flags]
+        pool = max(4 * sizes.longest, sizes.longer + 4096)
+        given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128, dummy=False)
+        given += [*SHARED_GPU, "--max-total-tokens", str(pool)]
+        as_flagged = case.default_graphs or PREFILL_GRAPH in case.flags
+        graphs = () if as_flagged else (PREFILL_GRAPH, "disabled")
+        return [*given, *graphs, *case.flags]
+
+    def write_model(self, case: Case, out: Path) -> Path:
+        """The model of a case, or its tiny form.
+
+        Raises:
+            ValueError: a CPU has no form of it.
+        """
+        if not self.cpu:
+            return case.model(out)
+        if case.tiny is None:
+            raise ValueError("needs a GPU")
+        return models.make_tiny(out, **case.tiny)
+
+    def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
+        setting = self.setting(case) if hisa else None
+        make = server.cpu_env if self.cpu else server.child_env
+        given = {} if self.cpu else GPU_ENV
+        ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
+        return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
+
+    def wait_ready(self, one: ServerProcess, who: str, case: Case, hisa: bool) -> float:
+        """Seconds that a server took to start, told as they pass.
+
+        Raises:
+            ServerFailed: it did not, or it does not serve HISA, or stock, as it should.
+        """
+        ready = one.wait_ready(
+            self.timeout, lambda seconds, line: self.tell(f"{who} {seconds:.0f} s {line[:120]}"), every=15
+        )
+        self.tell(f"{who} ready after {ready:.0f} s")
+        require_arm("hisa" if hisa else "stock", self.setting(case) if hisa else None, one)
+        return ready
+
+
+def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> dict[str, Any]:
+    """A row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where something broke."""
+    row = {"case": name, "shows": case.shows, "flags": list(case.flags), "env": dict(case.env)}
+    facts: dict[str, Any] = {}
+    problems: list[str] = []
+    begin = time.monotonic()
+    try:
+        probe(facts, problems)
+    except Exception as error:  # whatever it is: the other cases still run
+        problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        logs = sorted(machine.logs.glob(f"cover-{name}-*.log"))
+        row["log_tails"] = {log.stem: log.read_text(errors="replace").splitlines()[-25:] for log in logs}
+    seconds = round(time.monotonic() - begin)
+    return {**row, "facts": facts, "problems": problems, "seconds": seconds, "provenance": provenance()}
+
+
+def run_case(name: str, case: Case, machine: Machine) -> dict[str, Any]:
+    """Stock and HISA side by side, asked every probe of the case; see :func:`row_of`."""
+    return row_of(name, case, machine, partial(_side_by_side, name, case, machine))
+
+
+def _side_by_side(
+    name: str, case: Case, machine: Machine, facts: dict[str, Any], problems: list[str]
+) -> None:
+    model = machine.write_model(case, machine.models / name)
+    facts["model"] = models.described(model)
+    flags = machine.flags(case, model)
+    stock, hisa = (
+        ServerProcess(
+            flags,
+            env=machine.server_env(case, arm == "hisa"),
+            log=machine.logs / f"cover-{name}-{arm}.log",
+        )
+        for arm in ("stock", "hisa")
+    )
+    pair = Pair(stock, hisa, machine.sizes(case), facts, problems)
+    with stock, hisa:
+        for arm, one in (("stock", stock), ("hisa", hisa)):
+            ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
+            facts[f"{arm}_ready_s"] = round(ready)
+        for probe in (p for p in PROBES if p in ALWAYS + case.extra):
+            machine.tell(f"{name}: {probe}")
+            PROBES[probe](pair)

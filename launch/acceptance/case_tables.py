@@ -1,0 +1,96 @@
+"""docs/supported.md's tables of the cover records: what each case showed, and what has not run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sglang_hisa.launch.acceptance.cases import CASES
+from sglang_hisa.launch.acceptance.chunks import CHUNKS
+from sglang_hisa.launch.acceptance.pd import SIDES
+from sglang_hisa.launch.acceptance.ranks import RANKS
+from sglang_hisa.launch.common.text import plain
+
+Row = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+
+_SEEN: dict[str, Callable[[Any], str]] = {
+    "tokens_from_host": lambda n: f"{n:,} tokens back from the host",
+    "slept": lambda _: "KV memory released and resumed",
+    "stock_tokens_a_step": lambda n: f"{n:.2f} tokens a verify step of stock",
+    "hisa_tokens_a_step": lambda n: f"{n:.2f} of HISA",
+    "equals_alone_beyond": lambda n: f"beyond the budget {n:.0%} of one server's tokens",
+    "gap_nats": lambda n: f"where answers part from stock's, {n:.3f} nats between the two tokens",
+    "calls": lambda n: f"{n:,} calls of the indexer",
+    "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
+    "shares": lambda by: (
+        "candidate share " + ", ".join(f"{share:.4f} ({name})" for name, share in by.items())
+    ),
+    "expected_share": lambda share: f"by the rule {share:.4f}",
+    "calls_in_graphs": lambda n: (
+        f"{n:,} of them from prefill graphs" if n else "none of them from a prefill graph"
+    ),
+    "same_choices": lambda by: "in common " + ", ".join(f"{s:.2%} (layer {n})" for n, s in by.items()),
+    "same_again": lambda by: "eager with itself " + ", ".join(f"{s:.2%}" for s in by.values()),
+    "decode_rows_as_extend": lambda n: (
+        f"{n:,} calls for a decode row that ran as an extend beside a peer's prefill"
+    ),
+    "most_candidates_of_a_decode_row": lambda n: f"with at most {n:,} candidates",
+    "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
+    "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",
+    "kv_tokens": lambda n: f"for {n:,} tokens of KV cache",
+    "stock_ttft_s": lambda s: f"first token of stock after {s:.1f} s",
+    "hisa_ttft_s": lambda s: f"of HISA after {s:.1f}",
+    "stock_itl_ms": lambda ms: f"each more after {ms:.1f} ms",
+    "hisa_itl_ms": lambda ms: f"of HISA, canary included, after {ms:.1f}",
+}
+
+
+def cases(rows: Iterable[Row]) -> Table:
+    """A row for each case of a record, in the order of the cases."""
+    found = {row["case"]: row for row in rows}
+    names = [name for name in (*CASES, *CHUNKS, *SIDES, *RANKS) if name in found]
+    head = ["case", "shows", "tokens as stock's, within the budget", "requests"]
+    head += ["candidate share, prefill", "decode", "summaries checked", "wrong", "what was seen"]
+    return head, [_case(found[name]) for name in names]
+
+
+def left(rows: Iterable[Row], gpus: int) -> list[str]:
+    """Cases for ``gpus`` that a record lacks."""
+    wanted = [name for name, case in CASES.items() if case.gpus == gpus]
+    wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
+    wanted += [*SIDES, *RANKS] if gpus == 2 else []
+    there = {row["case"] for row in rows}
+    return [name for name in wanted if name not in there]
+
+
+def _case(row: Row) -> list[str]:
+    facts = row["facts"]
+    # Of each rank, of one server, or of both sides of a pair; empty where HISA was not active.
+    receipts = [*facts.get("ranks", []), *(facts.get(name) for name in ("receipt", "prefill", "decode"))]
+    receipts = [one for one in receipts if one]
+    equal = facts.get("hisa_equals_stock", facts.get("equals_stock_within"))
+    cells = ["–" if equal is None else f"{equal:.0%}"]
+    if facts.get("stock_repeats", 1) < 1:
+        cells[0] += f" (stock again: {facts['stock_repeats']:.0%})"
+    cells.append(str(facts.get("requests", "–")))
+    cells += [_share(receipts, phase) for phase in ("prefill", "decode")]
+    wrong = sum(one["violations"] for one in receipts)
+    checks = sum(one["canary_checks"] for one in receipts)
+    cells += [f"{checks:,}", f"**{wrong:,}**" if wrong else "0"] if receipts else ["–", "–"]
+    return [f"`{row['case']}`", row["shows"], *cells, _seen(row, receipts)]
+
+
+def _share(receipts: list[Row], phase: str) -> str:
+    """The largest of the ranks: where least was pruned."""
+    known = [one["candidate_share"].get(phase) for one in receipts]
+    return f"{max(share for share in known if share is not None):.2f}" if any(known) else "–"
+
+
+def _seen(row: Row, receipts: list[Row]) -> str:
+    """Problems first, then what only this case has."""
+    said = [f"**not right**: {plain(text)}" for text in row["problems"]]
+    said += [say(row["facts"][key]) for key, say in _SEEN.items() if row["facts"].get(key) is not None]
+    rebuilt = sum(sum(one["summary_rebuilds"].values()) for one in receipts)
+    said += [f"{rebuilt:,} summaries rebuilt"] if rebuilt else []
+    return "; ".join(said) or "–"

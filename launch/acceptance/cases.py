@@ -1,0 +1,157 @@
+"""What is served in turn: a model, SGLang's flags, and what must have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.common import models
+from sglang_hisa.patches.releases import RELEASES
+
+
+@dataclass(frozen=True)
+class Case:
+    """One feature.
+
+    Args:
+        shows: what it shows, for a reader of the record.
+        flags: SGLang's, beside those of every case.
+        model: how to write it.
+        tiny: what is changed in ``make_tiny`` where the case is rehearsed on a CPU; None: it needs a GPU.
+        gpus: as many are needed.
+        env: of both servers.
+        hisa: settings beside those of every case.
+        extra: probes of :mod:`.probes` beside those of every case.
+        context: longest prompt, in tokens, if longer than usual.
+        default_graphs: prefill graphs as SGLang has them by default. They take half a minute and gigabytes of
+            each server: other cases have none unless their flags name a backend.
+        canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
+            than choosing among them.
+        versions: of SGLang that have it.
+    """
+
+    shows: str
+    flags: tuple[str, ...] = ()
+    model: Callable[[Path], Path] = models.make_small
+    tiny: Mapping[str, Any] | None = field(default_factory=dict)
+    gpus: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    hisa: Mapping[str, Any] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    context: int = 0
+    default_graphs: bool = False
+    canary: str = "full"
+    versions: tuple[str, ...] = RELEASES
+
+
+M = 1 << 20
+_FP8 = ("--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv")
+_DRAFTS = (
+    *("--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3"),
+    *("--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"),
+)
+# The fused all-reduce may use NVLink multicast, which not every machine allows.
+NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
+_SHARED_DRAFTS = {"index_share_for_mtp_iteration": True}
+_TP = ("--tp", "2", NO_MULTICAST)
+DP = (*_TP, "--enable-dp-attention", "--dp", "2")
+PREFILL_GRAPH = "--cuda-graph-backend-prefill"
+
+
+CASES: dict[str, Case] = {
+    "plain": Case("bf16 KV, decode graphs, overlap schedule"),
+    "dense-tail": Case(
+        "the last tokens of a prompt keep everything; audit", hisa={"dense_tail_tokens": 301, "audit": 0.1}
+    ),
+    "windows": Case("wide sink and local windows", hisa={"sink_tokens": 130, "local_tokens": 300}),
+    "glm5": Case(
+        "GLM-5: 32 index heads, fused norm-rope-store",
+        model=partial(models.make_small, family="glm5", index_heads=32),
+        tiny={"family": "glm5"},
+    ),
+    "shared-layers": Case(
+        "GLM-5.2: layers that reuse a choice",
+        model=partial(models.make_small, family="glm5", index_heads=32, index_topk_freq=2, layers=4),
+        tiny={"family": "glm5", "index_topk_freq": 2, "layers": 4},
+    ),
+    "fp8-kv": Case("fp8 KV: RAGGED prefill, FlashMLA KV decode", _FP8, tiny=None),
+    "fp8-kv-paged": Case(
+        "fp8 KV: FlashMLA KV in prefill too",
+        (*_FP8, "--dsa-prefill-backend", "flashmla_kv"),
+        tiny=None,
+    ),
+    "fa3": Case("FlashAttention-3 decode", ("--dsa-decode-backend", "fa3"), tiny=None),
+    "no-overlap": Case(
+        "mixed chunked prefill, no overlap schedule", ("--enable-mixed-chunk", "--disable-overlap-schedule")
+    ),
+    "torch-topk": Case(
+        "top-k of torch",
+        ("--dsa-topk-backend", "torch"),
+        env={"SGLANG_DSA_FUSE_TOPK": "0"},  # it has no fused form; stock ends at start
+    ),
+    "flashinfer-topk": Case(
+        "top-k of FlashInfer, deterministic",
+        ("--dsa-topk-backend", "flashinfer"),
+        tiny=None,
+        env={"SGLANG_DSA_TOPK_FLASHINFER_DETERMINISTIC": "1"},
+    ),
+    "prefill-breakable": Case("breakable prefill graphs", (PREFILL_GRAPH, "breakable"), tiny=None),
+    "prefill-piecewise": Case(
+        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=RELEASES[:-2]
+    ),
+    "mtp": Case(
+        "speculative decoding (EAGLE chain), graphs of verify and draft steps",
+        _DRAFTS,
+        model=partial(models.make_small, draft=True),
+        tiny={"draft": True},
+    ),
+    "mtp-fp8": Case(
+        "speculative decoding over an fp8 KV cache",
+        (*_DRAFTS, *_FP8),
+        model=partial(models.make_small, draft=True),
+        tiny=None,
+    ),
+    "glm5-mtp": Case(
+        "GLM-5: draft steps that reuse the choice of the step before them",
+        _DRAFTS,
+        model=partial(models.make_small, family="glm5", index_heads=32, draft=True, more=_SHARED_DRAFTS),
+        tiny={"family": "glm5", "layers": 2, "draft": True, "more": _SHARED_DRAFTS},
+    ),
+    "hicache": Case(
+        "pages back from the host",
+        ("--enable-hierarchical-cache", "--hicache-ratio", "4"),
+        extra=("evicted",),
+    ),
+    "sleep": Case(
+        "memory saver: release and resume", ("--enable-memory-saver",), tiny=None, extra=("sleep",)
+    ),
+    "1m": Case(
+        "a context of a million tokens",
+        model=partial(models.make_small, context=M),
+        tiny=None,
+        extra=("long",),
+        context=M - 256,
+        canary="sample",
+    ),
+    "tp2": Case("two tensor parallel ranks", _TP, gpus=2),
+    "tp2-broadcast": Case(
+        "two ranks, rank 0's choice broadcast", _TP, gpus=2, env={"SGLANG_DSA_TOPK_BROADCAST": "1"}
+    ),
+    "dp2": Case(
+        "two ranks, DP attention, mixed chunks", (*DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
+    ),
+    "dp2-mtp": Case(
+        "DP attention with speculative decoding",
+        (*DP, *_DRAFTS),
+        model=partial(models.make_small, draft=True),
+        gpus=2,
+        tiny={"draft": True},
+        # SGLang's own default on a GPU. Its unfused form does not take draft rows padded to another rank's.
+        env={"SGLANG_DSA_FUSE_TOPK": "1"},
+        extra=("idle",),
+    ),
+    "pp2": Case("two pipeline stages", ("--pp-size", "2"), tiny=None, gpus=2),
+}

@@ -1,0 +1,189 @@
+"""``hisa ab``: is HISA faster on my model, my lengths, my GPUs?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sglang_hisa.config import environment
+from sglang_hisa.launch.ab.stats import ALPHA, START
+from sglang_hisa.launch.cli import live, preflight, records
+from sglang_hisa.launch.common import server
+
+_ABOUT = f"""\
+Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
+SGLang's own load generator, and says per cell whether an arm is faster, slower, or whether no difference
+was seen. The baseline against itself gives the noise floor. An arm that does not serve what its name says,
+failed requests, other lengths or flags, and prompts that a cache knew are refused: no verdict, exit code 2.
+Prompts are new in each run (those of --quality follow from --seed). Ctrl-C keeps what was measured, marked
+partial (exit code 130); a server that dies is reported with the end of its log (1). Nothing is left running.
+
+{live.ABOUT}"""
+
+_EXAMPLES = f"""\
+examples:
+  hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa ab --arms stock,balanced,paper --cells '8k:1,4 128k:1,4 256k:1' MODEL --tp 8 --random-seed 1
+  hisa ab --arms stock,stock MODEL         A/A: how large is this machine's noise?
+  hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
+                                           all servers on the GPU at once: a small model, minutes saved
+  hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
+  hisa ab --from hisa-ab                   render a kept record again
+  hisa ab --from launch/results/ab-defaults.json --out DIR
+{live.EXAMPLES}
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
+with --live: report.json, windows.jsonl (each window) and the logs.
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "ab",
+        help="compare stock DSA with HISA on a model and a load, with intervals and verdicts",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        usage="hisa ab [options] MODEL [SGLang flags...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
+    parser.add_argument(
+        "--arms", default="stock,balanced", help="stock, presets and --arm names; the first is the baseline"
+    )
+    parser.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a setting of your own to name in --arms (the value of SGLANG_HISA)",
+    )
+    parser.add_argument(
+        "--cells", default="8k:1,4 32k:1,4 128k:1,4", help="prompt lengths, each with its concurrencies"
+    )
+    parser.add_argument("--output-tokens", type=int, default=64, metavar="N", help="length of each answer")
+    parser.add_argument("--waves", type=int, default=1, metavar="N", help="prompts per concurrent slot")
+    parser.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="measurements of each arm and cell"
+    )
+    parser.add_argument(
+        "--warmup-tokens",
+        default="1m",
+        metavar="N",
+        help="bound of the prompt that warms up each cell (default: the cell's own length)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        metavar="P",
+        help="chance that an arm equal to the baseline is called faster or slower anywhere "
+        f"(default: {ALPHA}); on a noisy machine take less, and more --rounds",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=1,
+        metavar="N",
+        help="random prompts per length whose answers are compared, 0 for none; the baseline answers twice",
+    )
+    parser.add_argument(
+        "--quality-prompts", type=Path, metavar="FILE", help="your prompts instead: a JSON string a line"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help=f"all servers at once, each started once: no verdict below {100 * START - 100:.0f} %% "
+        "(needs --max-total-tokens)",
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
+    )
+    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    records.add_options(parser, "hisa-ab")
+    live.add_arguments(parser)
+    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, setting = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f'--arm {text}: expected NAME=JSON, for example wide={{"prefill_tokens": 32768}}')
+    return name, setting
+
+
+def _live(args: argparse.Namespace) -> int:
+    if args.model is None and args.source is None:
+        args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
+    try:
+        settings = dict(_setting(text) for text in args.arm)
+    except ValueError as error:
+        args.usage_error(str(error))
+    return live.run(args, settings)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or render; see the help for the exit codes."""
+    from sglang_hisa.launch.ab import cell_tables, plan, quality, report
+    from sglang_hisa.launch.ab.runner import Runner
+    from sglang_hisa.launch.common import files
+
+    if args.source is not None and not args.live:
+        try:
+            folder, record = files.place(args.source, args.out), report.load(args.source)
+        except (ValueError, OSError) as error:
+            args.usage_error(str(error))
+        report.write(record, folder)
+        cell_tables.print_report(report.load(folder))
+        return 2 if record["refusals"] else 0
+    args.out = args.out or Path("hisa-ab")
+    if args.live:
+        return _live(args)
+    if args.model is None:
+        args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
+    flags = [word for word in args.rest if word != "--"]
+    if args.together and not args.cpu and "--max-total-tokens" not in flags:
+        args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
+    prompts: list[quality.Prompt] = []
+    try:
+        wanted = plan.Plan(
+            plan.parse_arms(args.arms, dict(_setting(text) for text in args.arm)),
+            plan.parse_cells(args.cells, args.output_tokens, args.waves),
+            args.rounds,
+            args.together,
+            args.seed,
+            plan.parse_tokens(args.warmup_tokens),
+            args.alpha,
+        )
+        if not 0 < args.alpha < 1:
+            raise ValueError(f"--alpha {args.alpha:g}: a chance is above 0 and below 1")
+        if args.quality_prompts is not None:
+            prompts = quality.read_prompts(args.quality_prompts)
+        elif args.quality > 0:
+            lengths = [cell.input_tokens for cell in wanted.cells]
+            vocab = quality.model_shape(args.model).vocab
+            prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
+    except (ValueError, OSError) as error:
+        args.usage_error(str(error))
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms), flags=args.rest)
+    first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
+    make_env = server.cpu_env if args.cpu else server.child_env
+    args.out.mkdir(parents=True, exist_ok=True)
+    runner = Runner(
+        plan=wanted,
+        model=args.model,
+        flags=[*first, "--random-seed", str(args.seed), *flags],
+        make_env=lambda setting: make_env(environment(), setting),
+        folder=args.out,
+        save=lambda record: report.save(record, args.out),
+        tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
+        timeout=args.timeout,
+        prompts=prompts,
+    )
+    code = runner.run()
+    report.write(runner.record, args.out)
+    cell_tables.print_report(report.load(args.out))
+    print(f"{args.out / 'report.html'}")
+    return code

@@ -1,0 +1,51 @@
+"""``hisa model``: make model folders to try HISA on without downloading weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sglang_hisa.launch.common import models
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "model",
+        help="make a tiny random model (CPU) or a slice of DeepSeek-V3.2 (GPU)",
+        description="Make a model folder to try HISA on; no weights are downloaded.",
+    )
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
+    tiny = kinds.add_parser(
+        "tiny",
+        help="3 random DeepSeek-V3.2 layers and a byte tokenizer, for a CPU",
+        description="A random DeepSeek-V3.2 of 3 layers with its byte tokenizer: 6 MB, serves on a CPU.",
+    )
+    tiny.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    tiny.set_defaults(run=run_tiny)
+    part = kinds.add_parser(
+        "slice",
+        help="a part of DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
+        description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
+        "makes the weights up (--load-format dummy).",
+        epilog="\n".join(["names:", *(f"  {name:<14} {text}" for name, (text, _) in models.SLICES.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))
+    part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
+    part.set_defaults(run=run_slice)
+
+
+def run_tiny(args: argparse.Namespace) -> int:
+    """Write the tiny model."""
+    out = models.make_tiny(args.out)
+    print(f"{out}: written; serve it with: hisa serve --cpu {out}")
+    return 0
+
+
+def run_slice(args: argparse.Namespace) -> int:
+    """Write a slice."""
+    out = models.make_slice(args.name, args.out, args.context)
+    print(f"{out}: written; serve it with: hisa serve {out} --load-format dummy")
+    return 0

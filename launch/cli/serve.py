@@ -1,0 +1,114 @@
+"""``hisa serve``: check the settings, then become SGLang's own launcher."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sglang_hisa import config
+from sglang_hisa.config import Config, ConfigError, environment
+from sglang_hisa.launch.cli import preflight, presets
+from sglang_hisa.launch.common import server
+
+_ABOUT = """\
+Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
+`python -m sglang.launch_server --model-path MODEL`. Everything that hisa does not know goes to SGLang as it
+is, so signals, logs and exit codes are SGLang's.
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    keys = "\n".join(
+        f"  {field.name:<17} {config.allowed(field.name)}"
+        for field in dataclasses.fields(Config)
+        if field.name != "preset"
+    )
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model with HISA, or with --stock without",
+        description=f"{_ABOUT}\n{presets.as_text()}",
+        epilog=f"settings for --set:\n{keys}",
+        usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL [SGLang flags...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="model path or Hugging Face name")
+    parser.add_argument("--preset", metavar="P", help="start from this preset instead of SGLANG_HISA's")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="change one setting of the preset; repeat for more",
+    )
+    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
+    )
+    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words -> settings; a VALUE that is not JSON is a string. Raises :class:`ConfigError`."""
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not KEY=VALUE, for example --set prefill_tokens=16384")
+        if key == "preset":
+            raise ConfigError(f"--set {pair!r}: name the preset with --preset")
+        try:
+            settings[key] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[key] = text
+    return settings
+
+
+def requested(preset: str | None, pairs: Sequence[str]) -> Config:
+    """The configuration of the flags over that of ``SGLANG_HISA``. Raises :class:`ConfigError`."""
+    settings = parse_settings(pairs)
+    if preset is None:
+        current = config.from_env()
+        base = {} if current is None else dataclasses.asdict(current)
+    else:
+        base = {"preset": preset}
+    return config.from_mapping({**base, **settings})
+
+
+def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
+    """The launcher's argument vector. Later flags win in SGLang, so the caller's come last."""
+    first = server.cpu_flags(model) if cpu else ["--model-path", model]
+    return [sys.executable, "-m", "sglang.launch_server", *first, *flags]
+
+
+def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    shown = f"{config.ENV}={shlex.quote(env[config.ENV])} " if config.ENV in env else ""
+    print(f"hisa: {shown}{shlex.join(argv)}", file=sys.stderr, flush=True)
+    os.execvpe(argv[0], argv, env)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, then replace this process with SGLang. Returns only where a check failed (1)."""
+    if args.stock and (args.preset is not None or args.settings):
+        args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
+    flags = [word for word in args.rest if word != "--"]
+    if flags and args.words.index(flags[0]) < args.words.index(args.model):
+        args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
+    try:
+        hisa = None if args.stock else config.setting(requested(args.preset, args.settings))
+    except ConfigError as error:
+        print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
+        return 1
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags)
+    make_env = server.cpu_env if args.cpu else server.child_env
+    _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

@@ -1,0 +1,44 @@
+"""The load report as text: for the terminal, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sglang_hisa.launch.common.text import plain, table
+from sglang_hisa.launch.load import formatting
+
+
+def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+    """Notes, a row for each load, the knee and the origin."""
+    console = console or Console()
+    for note in formatting.notes(record):
+        console.print(Text(note, style="bold red"))
+    title = Text(f"{formatting.workload(record)}; {formatting.served(record)}")
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=title)
+    for name in formatting.head(record):
+        shown.add_column(name, justify="right")
+    for row in formatting.rows(record):
+        shown.add_row(*map(Text, row), style="green" if "knee" in row[0] else "")
+    console.print(shown)
+    console.print(Text(formatting.verdict(record), style="bold"))
+    for line in (*formatting.facts(record), formatting.origin(record)):
+        console.print(Text(line, style="dim"))
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The same for a pull request."""
+    return "\n\n".join(
+        (
+            *(f"> **{plain(note)}**" for note in formatting.notes(record)),
+            f"**{plain(formatting.verdict(record))}**",
+            plain(f"{formatting.workload(record)}; {formatting.served(record)}"),
+            table(formatting.head(record), (map(plain, row) for row in formatting.rows(record))),
+            *map(plain, formatting.facts(record)),
+            f"<sub>{plain(formatting.origin(record))}</sub>\n",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Training of a small DeepSeek-V3.2 that retrieves, in PyTorch alone."""

@@ -1,0 +1,70 @@
+"""Command: train a small DeepSeek-V3.2 that retrieves, to measure what pruning costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sglang_hisa.launch.research.train import session
+from sglang_hisa.launch.research.train.session import COMMAND
+
+_ABOUT = """\
+Trains a DeepSeek-V3.2 of 3 layers (real latent, rope and index dimensions, dense MLPs, byte tokenizer, 10 MB
+in bf16) on synthetic retrieval up to 32K tokens: dense attention first, then the indexer towards that
+attention, then both sparse, as DSA was trained. OUT then serves in stock SGLang, and `hisa eval` measures
+what each preset finds of what stock finds.
+"""
+
+_EXAMPLES = """\
+examples:
+  python -m sglang_hisa.launch.research.train OUT               the whole recipe, 6 H100 minutes
+  python -m sglang_hisa.launch.research.train OUT --minutes 3   stop after 3, keep a checkpoint
+  python -m sglang_hisa.launch.research.train OUT --resume      and go on
+
+writes to OUT: config.json, model.safetensors, tokenizer, train.json (how the stages went), train.pt.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, export; 1 where the checkpoint or the GPU is missing."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--recipe-minutes", type=float, default=6, metavar="N", help="time of all stages (6)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="time of this call (default: all that is left)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data (0)")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for a few steps only"
+    )
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print(f"{COMMAND}: torch sees no CUDA GPU; --device cpu runs a few steps", file=sys.stderr)
+        return 1
+    try:
+        session.train(
+            args.out,
+            recipe_seconds=60 * args.recipe_minutes,
+            seconds=float("inf") if args.minutes is None else 60 * args.minutes,
+            resume=args.resume,
+            seed=args.seed,
+            device=args.device,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        print(f"{COMMAND}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

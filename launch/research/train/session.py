@@ -1,0 +1,61 @@
+"""One call of the training: progress on the terminal, checkpoint, export, record."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.research.train.export import export
+from sglang_hisa.launch.research.train.shape import Shape
+from sglang_hisa.launch.research.train.trainer import Trainer
+
+COMMAND = "python -m sglang_hisa.launch.research.train"
+TELL_EVERY = 5.0
+"""Seconds between lines of progress."""
+
+
+class _Teller:
+    """Prints a line now and then, and every first line of a stage."""
+
+    def __init__(self) -> None:
+        self._last, self._stage = 0.0, ""
+
+    def __call__(self, line: str) -> None:
+        stage, now = line.partition(":")[0], time.monotonic()
+        if stage != self._stage or now - self._last > TELL_EVERY:
+            self._stage, self._last = stage, now
+            print(f"{COMMAND}: {line}", file=sys.stderr, flush=True)
+
+
+def train(
+    out: Path, *, recipe_seconds: float, seconds: float, resume: bool, seed: int, device: str
+) -> Trainer:
+    """Train in ``out`` for at most ``seconds`` and export what is there, finished or not.
+
+    Raises:
+        FileNotFoundError: ``resume`` without a checkpoint.
+        ValueError: the checkpoint is of another shape.
+    """
+    trainer = Trainer(out, shape=Shape(), seconds=recipe_seconds, device=device, seed=seed, tell=_Teller())
+    if resume:
+        trainer.resume()
+    done = trainer.run(seconds)
+    export(trainer.model, out)
+    record = {
+        "schema_version": 1,
+        "kind": "hisa-train",
+        "provenance": provenance(),
+        "complete": done,
+        "seed": seed,
+        "recipe_seconds": recipe_seconds,
+        "stages": trainer.log,
+        "standing": asdict(trainer.state),
+    }
+    (out / "train.json").write_text(json.dumps(record, indent=1) + "\n")
+    left = "" if done else "; not finished: the same command with --resume goes on"
+    print(f"{out}: written{left}")
+    return trainer

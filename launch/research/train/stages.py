@@ -1,0 +1,85 @@
+"""One optimiser step of each kind of stage."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch.nn import functional as F
+
+from sglang_hisa.launch.research.train import data
+from sglang_hisa.launch.research.train.model import Model
+from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, Stage, mix_for
+
+INDEX_ROWS = 256
+"""Rows of a sequence whose attention the indexer is compared with; half of them answer questions."""
+COPYING = 0.05
+"""Share of batches that copy a text."""
+SHORTER = 0.2
+"""Share of batches of a shorter length, so that it is not forgotten."""
+
+
+def batch(
+    stage: Stage, source: random.Random, noise: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Tokens and answer marks, ``[b, length]``, of about ``stage.tokens`` tokens; is its accuracy a goal?
+
+    Copying, and questions with two answers, are not: they lag behind, and must not hold a stage up.
+    """
+    length = stage.length
+    if length > 256 and source.random() < SHORTER:
+        length = source.choice([n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n < length])
+    rows = max(1, stage.tokens // length)
+    # Copies have so many answers that they would drown the first questions.
+    if length >= 256 and source.random() < COPYING:
+        return *data.copying(rows, length, noise), False
+    mix = mix_for(length, source)
+    return *data.retrieval(rows, length, mix, noise), not mix.doubled
+
+
+def answer_loss(
+    model: Model, tokens: torch.Tensor, marks: torch.Tensor, topk: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and accuracy over the marked tokens."""
+    states = model.hidden(tokens, topk)
+    wanted = marks[:, 1:]
+    logits = model.lm_head(states[:, :-1][wanted]).float()
+    truth = tokens[:, 1:][wanted]
+    right = (logits.argmax(dim=-1) == truth).float().mean()
+    return F.cross_entropy(logits, truth), right
+
+
+def index_rows(marks: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """Rows int64 ``[b, r]`` to compare: some that answer, and others anywhere."""
+    count = min(INDEX_ROWS, marks.shape[1]) // 2
+    chance = torch.rand(marks.shape, generator=noise, device=noise.device)
+    answering = F.pad(marks[:, 1:], (0, 1)).float()
+    return torch.cat(((answering + chance).topk(count).indices, chance.topk(count).indices), dim=1)
+
+
+def step(
+    model: Model,
+    optimiser: torch.optim.Optimizer,
+    stage: Stage,
+    source: random.Random,
+    noise: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One step; the loss and the accuracy (None: not to be judged by) stay on the device.
+
+    Dense: the model on answers. Index: the indexers alone, towards dense attention. Sparse: both, each
+    from its own loss.
+    """
+    tokens, marks, judged = batch(stage, source, noise)
+    topk = model.shape.train_topk if stage.kind not in (DENSE, INDEX) else None
+    accuracy = None
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
+        loss = torch.zeros((), device=tokens.device)
+        if stage.kind != INDEX:
+            loss, accuracy = answer_loss(model, tokens, marks, topk)
+        if stage.kind != DENSE:
+            loss = loss + model.index_loss(tokens, index_rows(marks, noise), topk)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+    optimiser.step()
+    return loss.detach(), accuracy if judged else None

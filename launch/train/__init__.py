@@ -1,1 +1,0 @@
-"""Training of a small DeepSeek-V3.2 that retrieves, in PyTorch alone (`hisa model train`)."""

@@ -1,0 +1,211 @@
+"""The report of an A/B record says what the record says, in every form."""
+
+import base64
+import io
+import json
+import math
+import re
+import sys
+
+import matplotlib.image
+import pytest
+from rich.console import Console
+
+from sglang_hisa.launch.ab import cell_tables, formatting, report, stats
+from tests.launch.ab.records import CELLS, crash, make
+
+PICTURES = ("ttft.png", "itl.png", "speedup.png")
+
+
+def coloured(picture):
+    """Pixels that are neither grey, black nor white."""
+    rgb = matplotlib.image.imread(picture)[..., :3]
+    return int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum())
+
+
+def terminal(record):
+    console = Console(file=io.StringIO(), width=160)
+    cell_tables.print_report(record, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def record():
+    return make({"stock": 1, "balanced": 1, "paper": 1.5})
+
+
+def test_every_file_is_written_and_the_record_reads_back(record, tmp_path):
+    written = report.write(record, tmp_path / "new" / "run")
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md", *PICTURES}
+    assert {p.name for p in (tmp_path / "new" / "run").iterdir()} == {p.name for p in written}
+    kept = report.load(tmp_path / "new" / "run")
+    made = {name: kept.pop(name) for name in ("stats", "rows")}
+    assert kept == json.loads(json.dumps(record))
+    assert made["stats"] == json.loads(json.dumps(stats.compute(record)))
+    assert len(made["rows"]) == 2 * len(CELLS) * len(stats.METRICS)
+
+
+def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
+    record["arms"]["balanced"]["setting"] = '{"preset": "balanced", "audit": 0.01}'
+    record["measurements"] = [m for m in record["measurements"] if m["cell"] < 2]
+    report.write(record, tmp_path)
+    kept = report.load(tmp_path)
+    rows = {(r["arm"], r["context"], r["concurrency"], r["metric"]): r for r in kept["rows"]}
+    assert len(rows) == len(kept["rows"]) and {r["metric"] for r in kept["rows"]} == {
+        *("ttft", "itl", "tpot", "output_throughput")
+    }
+    row = rows["balanced", 8192, 3, "output_throughput"]
+    of = {
+        arm: [m for m in record["measurements"] if (m["arm"], m["cell"]) == (arm, 1)]
+        for arm in record["arms"]
+    }
+    ratios = [ours["output_tok_s"] / base["output_tok_s"] for ours, base in zip(of["balanced"], of["stock"])]
+    assert row["speedup"] == pytest.approx(math.prod(ratios) ** (1 / len(ratios)))
+    assert row["ci_low"] < row["speedup"] < row["ci_high"] and row["verdict"] == stats.SAME
+    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced", "stock", 6)
+    missing = rows["paper", 30001, 1, "ttft"]
+    assert missing["preset"] == "paper" and missing["speedup"] is None and missing["verdict"] == stats.TOO_FEW
+    assert all(not isinstance(value, (dict, list)) for r in kept["rows"] for value in r.values())
+
+
+def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):
+    report.write(record, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for name in PICTURES:
+        assert coloured(tmp_path / name) > 500
+        assert base64.b64encode((tmp_path / name).read_bytes()).decode() in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_each_form_says_that_servers_were_started_once(record, tmp_path, together):
+    record["plan"]["together"] = together
+    report.write(record, tmp_path)
+    forms = [terminal(record), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))]
+    said = " started once: a difference up to 2 % "
+    assert [said in " ".join(form.split()) for form in forms] == [together] * 3
+
+
+def test_each_form_shows_the_speedup_and_its_verdict(record, tmp_path):
+    report.write(record, tmp_path)
+    found = report.load(tmp_path)["stats"]["comparisons"]
+    head = next(c for c in found if (c["arm"], c["cell"], c["metric"]) == ("paper", 1, "ttft"))
+    number = f"{head['speedup']:.2f}× "
+    interval = f"[{head['low']:.2f}, {head['high']:.2f}]"
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    line = next(x for x in markdown.splitlines() if "8K in, 32 out, 3 at once" in x)
+    assert line.replace("\\", "").split(" | ")[4] == f"{number}{interval} faster"
+    assert f'<td class="faster">{number}{interval} faster</td>' in page
+    assert f"{number}{interval}" in terminal(record) and "faster" in terminal(record)
+    for text in (markdown, page, terminal(record)):
+        assert "no difference seen" in text and "30001 in" in text
+        assert "3.0 MiB" in text and "123,456" in text and "SGLang 0.5.17" in text
+        assert "REFUSED" not in text and "PARTIAL" not in text
+
+
+def test_refusals_come_first_and_no_verdict_is_shown(record, tmp_path):
+    record["refusals"] = ["arm paper: no HISA receipt"]
+    report.write(record, tmp_path)
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert markdown.startswith("> **REFUSED, no verdict is given: arm paper: no HISA receipt**")
+    assert page.index("REFUSED") < page.index("Speed-up over")
+    shown = terminal(record)
+    assert shown.startswith("REFUSED")
+    for text in (markdown, page.partition("<body>")[2], shown):
+        assert not re.search(r"faster *(\||│|<)|no difference seen", text)
+
+
+def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
+    record = crash(record, "paper")
+    written = report.write(record, tmp_path)
+    assert len(written) == 6
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    for text in (markdown, page, terminal(record)):
+        assert "PARTIAL (arm paper: server died): 36 of 54 measurements" in text
+    assert "out of memory &lt;see above&gt;" in page
+    assert "arm paper, end of its log: RuntimeError: out of memory" in terminal(record)
+    row = next(x for x in markdown.splitlines() if x.startswith("| paper |"))
+    assert row.count("–") == 5
+    found = report.load(tmp_path)["stats"]["verdicts"]
+    assert found["paper"] == {stats.TOO_FEW: 12}
+
+
+def counted(prefill, decode):
+    """Rows of one scheduler's receipt: tokens of their contexts, and those that were scored."""
+    counts = {"prefill": prefill, "decode": decode}
+    rows = {phase: dict(zip(("context_tokens", "candidate_tokens"), two)) for phase, two in counts.items()}
+    return {**rows, "stock": {"decode: little or nothing to prune": 3}}
+
+
+def test_what_an_arm_pruned_is_shown_and_if_it_did_not(record):
+    """Over all schedulers; one may have had no request."""
+    record["arms"]["paper"]["rows"] = [counted((0, 0), (0, 0)), counted((1000, 310), (50, 50))]
+    record["arms"]["balanced"]["rows"] = [counted((0, 0), (0, 0)), counted((1000, 1000), (0, 0))]
+    assert "arm balanced pruned nothing: its rows fit their budgets" in terminal(record)
+    assert "arm paper" not in terminal(record) and "arm stock" not in terminal(record)
+    rows = {line[0]: line for line in formatting.memory(record)}
+    share = formatting.MEMORY_HEAD.index("candidate share")
+    assert [rows[arm][share] for arm in record["plan"]["arms"]] == ["–", "–", "prefill 0.31"]
+
+
+def test_the_last_error_of_a_log_is_told_with_the_way_out_of_a_full_gpu():
+    log = (
+        "ValueError: first\nloading\ntorch.OutOfMemoryError: CUDA out of memory. Tried\n\nSIGQUIT received\n"
+    )
+    alone = "arm a, end of its log: torch.OutOfMemoryError: CUDA out of memory. Tried"
+    assert formatting.last_error("a", log, False) == alone
+    assert formatting.last_error("a", log, True).startswith(f"{alone}; the servers share a GPU: fewer --arms")
+    assert formatting.last_error("a", "killed\n", True) == "arm a, end of its log: killed"
+    assert formatting.last_error("a", "x" * 999, True).endswith("x...") and formatting.last_error(
+        "a", "\n", True
+    )
+
+
+@pytest.mark.parametrize("change", [{"measurements": []}, {"measurements": [], "arms": {}}])
+def test_a_record_with_nothing_measured_is_reported(record, tmp_path, change):
+    record |= change | {"complete": False, "stopped_by": "interrupt"}
+    report.write(record, tmp_path)
+    assert "PARTIAL (interrupt): 0 of 54" in terminal(record)
+    assert coloured(tmp_path / "ttft.png") < coloured(tmp_path / "speedup.png")
+
+
+def test_a_baseline_alone_is_reported(tmp_path):
+    record = make({"stock": 1})
+    report.write(record, tmp_path)
+    assert "No arm beside the baseline" in (tmp_path / "report.html").read_text()
+    assert coloured(tmp_path / "itl.png") > 500
+
+
+def test_failed_requests_are_said(record):
+    record["measurements"][0]["completed"] = 0
+    assert "arm stock: 1 measurements left out" in terminal(record)
+
+
+def test_hostile_text_is_shown_as_text(tmp_path):
+    evil = "<script>alert('$x$')</script>|[red]"
+    record = make({"stock": 1, evil: 1.5}, cells=CELLS[:1])
+    record |= {"model": evil, "flags": [evil], "refusals": [evil]}
+    record["provenance"]["command"] = evil
+    record["arms"][evil] |= {"setting": evil, "log_tail": evil, "version": evil}
+    report.write(record, tmp_path)
+    assert "<script" not in (tmp_path / "report.html").read_text()
+    markdown = (tmp_path / "report.md").read_text()
+    assert "<script" not in markdown
+    rows = [x for x in markdown.splitlines() if x.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", x)) for x in rows} == {5, 9}
+    assert evil in terminal(record)
+
+
+def test_without_matplotlib_the_page_says_that_plots_are_missing(record, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = report.write(record, tmp_path)
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md"}
+    assert "matplotlib is missing" in (tmp_path / "report.html").read_text()
+
+
+def test_another_kind_of_record_is_not_loaded(tmp_path):
+    (tmp_path / "report.json").write_text('{"kind": "other", "schema_version": 1}')
+    with pytest.raises(ValueError, match="hisa-ab"):
+        report.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        report.load(tmp_path / "nowhere")

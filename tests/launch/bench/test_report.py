@@ -1,0 +1,98 @@
+"""The CSV and the plot of a kernel record hold what the record says."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from sglang_hisa.launch.bench import kernels, report
+
+KEPT = Path(__file__).parents[3] / "launch" / "results" / "kernels-h100.json"
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "kernels.json"
+    path.write_text(KEPT.read_text())
+    return path
+
+
+def colours(picture):
+    """Pixels of an image that are neither grey, black nor white: curves, not axes."""
+    rgb = matplotlib.image.imread(picture)[..., :3]
+    return int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum())
+
+
+def test_every_row_is_in_the_csv_and_the_curves_are_drawn(record, capsys):
+    assert kernels.main(["--render", str(record)]) == 0
+    rows = json.loads(record.read_text())["rows"]
+    with record.with_suffix(".csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) > 100
+    for line, row in zip(table, rows, strict=True):
+        for key in ("context", "batch", "rows", "stage", "stock_us", "hisa_p80_us", "speedup"):
+            value = row.get(key)
+            assert line[key] == ("" if value is None else str(value))
+    assert colours(record.with_suffix(".png")) > 5000
+    assert "kernels.csv" in capsys.readouterr().out
+
+
+def test_a_record_without_totals_draws_no_curve(record):
+    kept = json.loads(record.read_text())
+    kept["rows"] = [row for row in kept["rows"] if row["stage"] != "total"]
+    record.write_text(json.dumps(kept))
+    assert kernels.main(["--render", str(record)]) == 0
+    assert colours(record.with_suffix(".png")) == 0
+
+
+def test_without_matplotlib_the_csv_is_written_and_the_missing_plot_is_said(record, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert kernels.main(["--render", str(record)]) == 0
+    assert record.with_suffix(".csv").is_file()
+    assert not record.with_suffix(".png").exists()
+    assert "matplotlib is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
+    kept = json.loads(record.read_text())
+    again = {**next(r for r in report.totals(kept, phase)), "hisa_us": 12345.0}
+    kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}, {**again, "tail": 1024}]
+    rows = report.totals(kept, phase)
+    size = "batch" if phase == "decode" else "rows"
+    cells = [(r["context"], r[size], r["budget"], report.group_of(r)) for r in rows]
+    assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
+    assert [r["hisa_us"] for r in rows].count(12345.0) == 1 and not any(r.get("tail") for r in rows)
+
+
+def test_totals_of_few_rows_are_those_of_the_kernel_that_a_server_takes(record):
+    kept = json.loads(record.read_text())
+    prefill = report.totals(kept, "prefill")
+    assert prefill and {r["refine"] for r in prefill} == {"deepgemm"}
+    before = [{**r, "refine": "deepgemm"} for r in report.totals(kept, "decode")]
+    few = [{**r, "refine": "triton", "hisa_us": 1.0} for r in before if r["batch"] <= 16]
+    kept["rows"] = before + few
+    kept["settings"]["refine_rows"] = 0
+    assert report.totals(kept, "decode") == before
+    kept["settings"]["refine_rows"] = 16
+    rows = report.totals(kept, "decode")
+    assert len(rows) == len(before)
+    assert all((r["hisa_us"] == 1.0) == (r["batch"] <= 16) for r in rows)
+
+
+def test_a_record_of_one_kernel_has_its_totals(record):
+    kept = json.loads(record.read_text())
+    before = report.totals(kept, "decode")
+    kept["rows"] = [{**r, "refine": "triton"} for r in before]
+    assert report.totals(kept, "decode") == kept["rows"]
+
+
+def test_refine_is_what_a_server_takes_unless_asked_for(capsys):
+    assert kernels.parse([]).refine == ["auto"]
+    assert kernels.parse(["--refine", "deepgemm", "triton"]).refine == ["deepgemm", "triton"]
+    with pytest.raises(SystemExit):
+        kernels.parse(["--refine", "fast"])
+    assert "invalid choice: 'fast'" in capsys.readouterr().err

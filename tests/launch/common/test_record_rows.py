@@ -1,0 +1,35 @@
+"""The records of launch/results: one reader serves them all (docs/design.md, records)."""
+
+import json
+
+import pytest
+
+from sglang_hisa.launch.pages import tables
+
+RESULTS = tables.ROOT / "launch/results"
+RECORDS = sorted(str(path.relative_to(RESULTS)) for path in RESULTS.glob("*.json"))
+ORIGIN = {"gpu", "driver", "python", "torch", "triton", "sglang", "commit", "command", "date"}
+FIELDS = {
+    "kernels": {"phase", "context", "budget", "heads", "stage", "stock_us", "hisa_us", "speedup", "floor_us"},
+    "ab": {"preset", "context", "concurrency", "metric", "speedup", "ci_low", "ci_high", "verdict"},
+    "h100": {"arm", "context", "concurrency", "receipt_active", "graphs_with_hisa"},
+    "stress": {"test", "minutes", "requests", "canary_pages_checked", "violations", "crashes"},
+    "quality": {"arm", "task", "context", "accuracy", "ci_low", "ci_high", "n"},
+    "recall": {"budget"},
+}
+"""Of every row, by the first word of a record's name; the others have fields of their own."""
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_record_has_its_origin_and_rows(name: str) -> None:
+    record = json.loads((RESULTS / name).read_text())
+    assert record["schema_version"] == 1 and record["provenance"].keys() >= ORIGIN and record["rows"]
+    wanted = FIELDS.get(name.partition("-")[0].removesuffix(".json"), set())
+    for row in record["rows"]:
+        assert wanted <= row.keys()
+        if name.startswith("kernels"):
+            assert {"decode": "batch", "prefill": "rows"}[row["phase"]] in row
+
+
+def test_every_kind_of_record_is_kept() -> None:
+    assert {name.partition("-")[0].removesuffix(".json") for name in RECORDS} >= FIELDS.keys()

@@ -1,0 +1,167 @@
+"""The real router between two stand-ins for SGLang: shares, the death of an arm, what a stop waits for."""
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from threading import Semaphore
+from typing import Any
+
+import pytest
+
+from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.common.server import ServerProcess, fetch, free_port
+from sglang_hisa.launch.live import report
+from sglang_hisa.launch.live.watch import Runner
+from tests.launch.common.ports import wait_refused
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Stubs(Runner):
+    def _server(self, arm: Arm) -> ServerProcess:
+        log = self.folder / f"server-{arm.name}.log"
+        return ServerProcess([arm.name], env=os.environ, log=log, module="tests.launch.live.stub")
+
+
+def make(folder: Path, share: str, port: int, tell: Callable[[str], None], drain_s: float) -> Stubs:
+    return Stubs(
+        arms=(Arm("a", None), Arm("b", None)),
+        share=Fraction(share),
+        gpus=None,
+        place="here",
+        model="m",
+        flags=[],
+        make_env=lambda _: os.environ,
+        host="127.0.0.1",
+        port=port,
+        every=0.5,
+        drain_s=drain_s,
+        folder=folder,
+        tell=tell,
+        show=lambda *_: None,
+    )
+
+
+def serve(
+    folder: Path,
+    share: str,
+    user: Callable[[str], object],
+    after: Callable[[str], object] = lambda _: None,
+    number: signal.Signals = signal.SIGINT,
+    drain_s: float = 30,
+) -> tuple[int, dict[str, Any], list[str]]:
+    """Run stubs; ``user`` gets the router's URL in a thread, then the signal comes, then ``after`` gets it.
+
+    Returns the exit code, the record and the messages.
+    """
+    told: list[str] = []
+    port = free_port()
+    runner = make(folder, share, port, told.append, drain_s)
+    url = f"http://127.0.0.1:{port}"
+
+    def use() -> None:
+        while not any(line.startswith("serving at") for line in told):
+            time.sleep(0.05)
+        try:
+            user(url)
+        finally:
+            os.kill(os.getpid(), number)
+        after(url)
+
+    with ThreadPoolExecutor(1) as pool:
+        used = pool.submit(use)
+        code = runner.run()
+        used.result()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))  # the router has left it
+    return code, report.load(folder), told
+
+
+def generate(url: str) -> str:
+    name: str = json.loads(fetch(f"{url}/generate", {"text": "x"}, 120))["text"]
+    return name
+
+
+def stream(url: str, events: int, begun: Semaphore) -> str:
+    asked = {"text": "x", "stream": True, "sampling_params": {"max_new_tokens": events}}
+    body = json.dumps(asked).encode()
+    request = urllib.request.Request(f"{url}/generate", body, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as answer:
+        begun.release()
+        return str(answer.read().decode())
+
+
+def requests_of(record: dict[str, Any]) -> list[int]:
+    return [arm["totals"]["requests"] for arm in record["arms"].values()]
+
+
+def test_requests_are_split_by_the_share_and_a_stop_waits_for_what_was_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    answers: list[Future[str]] = []
+    begun = Semaphore(0)
+    held = tmp_path / "held"
+    held.touch()  # no streamed answer ends before the port is closed, however long that takes
+    monkeypatch.setenv("STUB_HOLDS", str(held))
+
+    def user(url: str) -> None:
+        names.extend(generate(url) for _ in range(40))
+        answers.extend(pool.submit(stream, url, 20, begun) for _ in range(20))
+        assert all(begun.acquire(timeout=120) for _ in answers)
+
+    def after(url: str) -> None:
+        try:
+            wait_refused(int(url.rpartition(":")[2]))
+            assert not any(answer.done() for answer in answers)
+        finally:
+            held.unlink()
+
+    with ThreadPoolExecutor(20) as pool:
+        code, record, _ = serve(tmp_path, "3/20", user, after, signal.SIGTERM, drain_s=120)
+    assert [names.count(name) for name in "ab"] == [34, 6]
+    assert code == 0 and record["complete"] and record["stopped_by"] == "SIGTERM" and record["cut"] is None
+    texts = [answer.result() for answer in answers]
+    assert all(text.count("data:") == 21 and text.endswith("[DONE]\n\n") for text in texts)
+    assert requests_of(record) == [34 + 17, 6 + 3]
+
+
+def test_a_dead_arm_and_requests_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    names: list[str] = []
+    begun = Semaphore(0)
+
+    def user(url: str) -> None:
+        names.extend(generate(url) for _ in range(20))
+        log = (tmp_path / "server-a.log").read_text()
+        os.kill(int(log.rpartition(" ")[2]), signal.SIGKILL)
+        names.extend(generate(url) for _ in range(20))
+        pool.submit(stream, url, 600, begun)
+        pool.submit(stream, url, 600, begun)
+        assert begun.acquire(timeout=120) and begun.acquire(timeout=120)
+
+    with ThreadPoolExecutor(2) as pool:
+        code, record, told = serve(tmp_path, "1/20", user, drain_s=1)
+    assert code == 1 and names == ["b" if i == names.index("b") else "a" for i in range(20)] + ["b"] * 20
+    assert record["cut"] == "2 running, 0 queued"
+    assert record["arms"]["a"]["died"]["code"] == -signal.SIGKILL
+    tail = record["arms"]["a"]["log_tail"]
+    assert tail.startswith("a serves as") and record["arms"]["b"]["died"] is None
+    assert any("arm a DIED with code -9" in line and line.endswith(tail) for line in told)
+    assert requests_of(record)[1] == 21
+
+
+def test_a_taken_port_is_said_before_any_server_starts(tmp_path: Path) -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert make(tmp_path, "1/2", port, told.append, 1).run() == 1
+    assert [report.load(tmp_path)["stopped_by"]] == told and f"port {port} of 127.0.0.1 is taken" in told[0]
+    assert not list(tmp_path.glob("*.log"))

@@ -1,0 +1,58 @@
+"""Imports go launch -> patches -> sglang_hisa -> kernels and never back; only patches/ imports SGLang."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from sglang_hisa.launch.pages.tables import ROOT
+
+LAYERS = ("kernels", "sglang_hisa", "patches", "launch")
+"""Each may import itself and what stands before it."""
+
+
+def layer(module: str) -> str:
+    """The folder of a module of ours."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "sglang_hisa"
+
+
+def imported(source: str) -> Iterator[str]:
+    """Every module that a file imports, also within functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def wrong(folder: str, source: str) -> list[str]:
+    """The imports that a file of ``folder`` must not have."""
+    allowed = LAYERS[: LAYERS.index(folder) + 1]
+    found = []
+    for module in imported(source):
+        package = module.split(".")[0]
+        upwards = package == "sglang_hisa" and layer(module) not in allowed
+        foreign = package == "sglang" and folder != "patches"
+        if upwards or foreign:
+            found.append(module)
+    return found
+
+
+def test_a_wrong_import_is_found() -> None:
+    assert wrong("kernels", "from sglang_hisa.config import PAGE") == ["sglang_hisa.config.PAGE"]
+    assert wrong("sglang_hisa", "def f():\n    from sglang_hisa.patches import pool") == [
+        "sglang_hisa.patches.pool"
+    ]
+    assert wrong("launch", "import sglang.srt.utils") == ["sglang.srt.utils"]
+    assert wrong("patches", "import sglang.srt.utils\nfrom sglang_hisa import kernels") == []
+
+
+def test_imports_go_one_way() -> None:
+    files = [path for folder in LAYERS for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    found = {
+        str(path.relative_to(ROOT)): modules
+        for path in files
+        if (modules := wrong(path.relative_to(ROOT).parts[0], Path(path).read_text()))
+    }
+    assert found == {}

@@ -55,7 +55,7 @@ class Coverage:
     model: str
     feature: str
     evidence: tuple[str, ...] = ()
-    """Tests (``path::function``, run on the CPU with the first and the last release; those of ``BETWEEN``, with
+    """Tests (``path::function``, run on the CPU with the first and last release; those of ``BETWEEN`` with
     the others) and records of a GPU run (JSON, or what tests printed)."""
     versions: tuple[str, ...] = RELEASES
     declined: str = ""

@@ -122,7 +122,6 @@ STAND_INS: tuple[StandIn, ...] = (
         "leaf:set_mla_kv_buffer",
         (f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton",),
         "Triton with an integer mask, which the interpreter refuses",
-        unless="reserved_skip_index",
     ),
     StandIn(
         "fp8_kv:quantise",

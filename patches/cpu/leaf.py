@@ -103,12 +103,13 @@ def set_mla_kv_buffer(
     loc: torch.Tensor,
     cache_k_nope: torch.Tensor,
     cache_k_rope: torch.Tensor,
-    *args: Any,
-    **kwargs: Any,
+    *,
+    reserved_skip_index: int = -1,
 ) -> None:
-    """Latent and rope part of each token side by side."""
+    """Latent and rope part of each token side by side; newer SGLangs leave one slot, of padding, alone."""
     rows = torch.cat((cache_k_nope, cache_k_rope), dim=-1).view(loc.numel(), -1)
-    kv_buffer.view(kv_buffer.shape[0], -1)[loc.long()] = rows
+    kept = loc != reserved_skip_index
+    kv_buffer.view(kv_buffer.shape[0], -1)[loc[kept].long()] = rows[kept]
 
 
 def no_synchronize(device: Any = None) -> None:

@@ -16,7 +16,16 @@ from tests.patches.index_key_lines import LISTS, Line, differences, find, instal
 
 HOOKED = {"stores", "moves", "addresses", "allocates", "sizes"}
 """Kinds of groups whose heading must name the hooks that follow."""
-OTHERS = {"below a store", "above a store", "reads", "host", "imports", "declined", "other pools"}
+OTHERS = {
+    "below a store",
+    "above a store",
+    "reads",
+    "host",
+    "imports",
+    "declined",
+    "no caller",
+    "other pools",
+}
 
 
 def test_every_line_about_index_keys_is_listed():

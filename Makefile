@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and make, nothing else. Both may be run again at any time.
 PYTHON ?= python3
 VERSIONS := 0.5.17 0.5.23
+BETWEEN := 0.5.18 0.5.19 0.5.20 0.5.21 0.5.22
 NEWEST := $(lastword $(VERSIONS))
 VENV := .venv-$(NEWEST)
 
@@ -10,12 +11,13 @@ PIP_FLAGS := -q --no-build-isolation
 FRESH := rm -rf build sglang_hisa.egg-info &&
 
 .NOTPARALLEL:
-.PHONY: help test test-browser demo demo-cpu demo-gpu lint format clean
+.PHONY: help test test-versions test-browser demo demo-cpu demo-gpu lint format clean
 .SECONDARY:
 
 help:
 	@echo 'make demo     stock and HISA one after the other, on the GPU or else on the CPU'
 	@echo 'make test     lint, then all tests with SGLang $(VERSIONS), each in its own environment'
+	@echo 'make test-versions  one server with each SGLang between those two: $(BETWEEN)'
 	@echo 'make test-browser   reports in headless Chromium, which must be on the PATH'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make format   let ruff rewrite the sources'
@@ -23,6 +25,15 @@ help:
 
 test: $(VERSIONS:%=install-%)
 	@.ci/test $(VERSIONS)
+
+# They import with the packages of one of those two environments, so that only their own wheel is fetched.
+test-versions: $(VERSIONS:%=install-%) $(BETWEEN:%=.sglang/%/.ready)
+	@for version in $(VERSIONS); do \
+	OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -m versions tests/server/test_releases.py || exit 1; done
+
+.sglang/%/.ready: | $(VENV)/.ready
+	@.ci/step 'SGLang $* into $(@D)' $(VENV)/bin/pip install -q --no-deps --upgrade --target $(@D) sglang==$*
+	@touch $@
 
 test-browser: install-$(NEWEST)
 	$(VENV)/bin/python -m pytest -m browser tests/browser
@@ -68,4 +79,4 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VERSIONS:%=.venv-%) .hisa build sglang_hisa.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VERSIONS:%=.venv-%) .sglang .hisa build sglang_hisa.egg-info .pytest_cache .ruff_cache .hypothesis

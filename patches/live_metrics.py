@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sglang_hisa.audit import summarise
-from sglang_hisa.counts import KINDS, STOCK_KINDS
+from sglang_hisa.counts import IN_GRAPHS, KINDS
 from sglang_hisa.patches.runtime import Runtime
 
 SECONDS = 1.0
@@ -122,7 +122,7 @@ class LiveMetrics:
 
     def _tell(self, sums: list[list[float]], audited: list[list[float]], layers: list[int]) -> None:
         for kind, counts in zip(KINDS, sums):
-            if kind in STOCK_KINDS:
+            if kind in IN_GRAPHS:
                 if counts[0]:
                     self._raise_to("stock_rows", counts[0], kind)
                 continue

@@ -231,7 +231,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "around",
-        "short:around_capture",
+        "decode_graphs:around_capture",
         "capture each decode size with stock DSA as well, for steps whose rows all fit their budget",
         (
             Place(
@@ -241,11 +241,11 @@ PATCHES: tuple[Patch, ...] = (
             ),
         ),
         relies="a graph is kept by its size and variant_label, whatever that label is",
-        setting="short_graphs",
+        setting="stock_decode_graphs",
     ),
     Patch(
         "around",
-        "short:around_variant",
+        "decode_graphs:around_variant",
         "replay that graph where pruning would not pay",
         (
             Place(
@@ -255,7 +255,7 @@ PATCHES: tuple[Patch, ...] = (
             ),
         ),
         relies="it names the graph of a batch",
-        setting="short_graphs",
+        setting="stock_decode_graphs",
     ),
     Patch(
         "after",

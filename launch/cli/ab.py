@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sglang_hisa.config import environment
+from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.stats import ALPHA, START
 from sglang_hisa.launch.cli import live, preflight, records
 from sglang_hisa.launch.common import server
@@ -133,13 +134,14 @@ def run(args: argparse.Namespace) -> int:
     if args.source is not None and not args.live:
         try:
             folder, record = files.place(args.source, args.out), report.load(args.source)
+            records.check_place(args, folder)
         except (ValueError, OSError) as error:
             args.usage_error(str(error))
         report.write(record, folder)
         cell_tables.print_report(report.load(folder))
         return 2 if record["refusals"] else 0
-    args.out = args.out or Path("hisa-ab")
     if args.live:
+        args.out = args.out or Path("hisa-ab")
         return _live(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
@@ -167,6 +169,9 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
+    args.out = records.new_folder(args, "hisa-ab")
+    if wanted.rounds < stats.MIN_PAIRS:
+        print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
     preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env

@@ -113,10 +113,10 @@ def run(args: argparse.Namespace) -> int:
     if args.source is not None:
         try:
             folder, record = files.place(args.source, args.out), report.load(args.source)
+            records.check_place(args, folder, report.NAME)
         except (ValueError, OSError) as error:
             args.usage_error(str(error))
         return _show(record, folder)
-    args.out = args.out or Path("hisa-eval")
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
@@ -151,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         suite,
     )
+    args.out = records.new_folder(args, "hisa-eval", report.NAME)
     record = new_record(plan, args.target[0])
 
     def tell(line: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sglang_hisa.config import environment
-from sglang_hisa.launch.cli import preflight
+from sglang_hisa.launch.cli import preflight, records
 from sglang_hisa.launch.common import server
 
 ABOUT = """\
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     if not router.installed():
         print(router.MISSING, file=sys.stderr)
         return 1
+    args.out = records.new_folder(args, "hisa-ab")
     preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import environment
@@ -84,23 +83,37 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.common import files
-    from sglang_hisa.launch.load import plan, point_tables, report
+    from sglang_hisa.launch.load import plan
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
         if args.source is not None:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
-            record["slo"] = record["slo"] if slo is None else slo
-            point_tables.print_report(report.write(record, folder))
-            return 0
+            return _show(args, slo)
         if args.url is None:
             raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
     except (ValueError, FileNotFoundError) as error:
         args.usage_error(str(error))
-    args.out = args.out or Path("hisa-load")
+    args.out = records.new_folder(args, "hisa-load")
     return _measure(args, url, work, sweep, slo or {})
+
+
+def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
+    """Render a kept record; under other limits into another folder only, what was kept stays as it is."""
+    from sglang_hisa.launch.common import files
+    from sglang_hisa.launch.load import point_tables, report
+
+    record = report.load(args.source)
+    other = slo is not None and slo != record["slo"]
+    record["slo"] = record["slo"] if slo is None else slo
+    if other and args.out is None:
+        point_tables.print_report({**record, "stats": None})
+        print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
+        return 0
+    folder = files.place(args.source, args.out)
+    records.check_place(args, folder, rewrites=not other)
+    point_tables.print_report(report.write(record, folder))
+    return 0
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -127,7 +140,8 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from sglang_hisa.launch.load import point_tables, report
+    from sglang_hisa.launch.common import limits
+    from sglang_hisa.launch.load import plan, point_tables, report
     from sglang_hisa.launch.load import sweep as measuring
 
     try:
@@ -135,6 +149,12 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     except measuring.Unreachable as error:
         print(f"hisa load: {error}", file=sys.stderr)
         return 1
+    known = limits.ask(url)
+    refusal, told = plan.fits(known, work, sweep)
+    for line in (*told, *([refusal] if refusal else [])):
+        print(f"hisa load: {line}", file=sys.stderr)
+    if refusal:
+        return 2
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))
@@ -157,6 +177,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
             save=lambda record: report.save(record, args.out),
             tell=tell,
         )
+        runner.record["limits"] = known.as_json()
         code = runner.run()
     point_tables.print_report(report.write(runner.record, args.out))
     if code in (1, 2):

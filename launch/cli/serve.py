@@ -26,7 +26,7 @@ is, so signals, logs and exit codes are SGLang's.
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     keys = "\n".join(
-        f"  {field.name:<17} {config.allowed(field.name)}"
+        f"  {field.name:<19} {config.allowed(field.name)}"
         for field in dataclasses.fields(Config)
         if field.name != "preset"
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common import files, pruning
 from sglang_hisa.launch.eval import plots, stats
 
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
@@ -90,11 +90,22 @@ def _print_scores(record: dict[str, Any], console: Console) -> None:
         console.print(Text(note, style="yellow"))
 
 
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader must know before any number: refusals, the last lines of a dead server, idle arms."""
+    found = [f"REFUSED: {why}" for why in record["refusals"]]
+    for name, arm in record["arms"].items():
+        if tail := arm.get("log_tail"):
+            found += [f"arm {name}, end of its log: {line[:200]}" for line in tail.splitlines()[-3:]]
+        if idle := pruning.note(f"arm {name}", arm.get("rows")):
+            found.append(idle)
+    return found
+
+
 def print_report(record: dict[str, Any], console: Console | None = None) -> None:
     """Accuracy by task and context; against the baseline, answers lost and won on the same prompts."""
     console = console or Console()
-    for note in record["refusals"]:
-        console.print(Text(f"REFUSED: {note}", style="bold red"))
+    for note in notes(record):
+        console.print(Text(note, style="bold red"))
     if record["plan"].get("suite") == "longbench":
         _print_scores(record, console)
         return

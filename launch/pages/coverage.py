@@ -14,6 +14,7 @@ from sglang_hisa.patches.releases import NEWEST, RELEASES, TESTED, since
 ROOT = Path(__file__).parents[2]
 
 _SERVER = "tests/server/test_real_server.py::"
+_BUSY = "tests/server/test_canary.py::"
 BETWEEN = "tests/server/test_releases.py::"
 """Tests that are run with each release between the first and the last."""
 _LOAD = f"{BETWEEN}test_selections_and_summaries_under_load"
@@ -67,11 +68,11 @@ class Coverage:
 V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
 
 COVERAGE: tuple[Coverage, ...] = (
-    Coverage(V32, "decode and chunked prefill", (f"{_SERVER}test_small_budget_under_load", _LOAD, _SERVE)),
+    Coverage(V32, "decode and chunked prefill", (f"{_BUSY}test_small_budget_under_load", _LOAD, _SERVE)),
     Coverage(
         V32,
         "mixed batches, radix cache, pool below the load",
-        (f"{_SERVER}test_small_budget_under_load", _LOAD),
+        (f"{_BUSY}test_small_budget_under_load", _LOAD),
         cases=("no-overlap",),
     ),
     Coverage(

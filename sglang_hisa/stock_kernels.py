@@ -1,4 +1,4 @@
-"""What the indexer paths need from the server's kernels; ``patches/`` supplies it for each SGLang."""
+"""SGLang's own kernels, as far as HISA calls them; ``patches/`` supplies them for each SGLang."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from sglang_hisa.schedule import Device
 
 
-class Host(Protocol):
+class StockKernels(Protocol):
     """Stock kernels of one SGLang version, as they serve stock DSA."""
 
     index_topk: int

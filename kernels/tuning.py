@@ -1,4 +1,4 @@
-"""How kernels are launched, by GPU: what ``hisa bench tune`` measures and, with ``--apply``, keeps.
+"""Launch options of the kernels, by GPU: what ``hisa bench tune`` measures and, with ``--apply``, keeps.
 
 The defaults are those of an H100 (``launch/results/tune-h100.json``); an H200 has the same multiprocessors.
 Another GPU's, or a newer measurement, is a file in ``tuned/`` beside this one.
@@ -15,7 +15,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Settings:
+class Tuning:
     """Sizes of programs; none changes what a kernel computes."""
 
     coarse_pages: int = 128
@@ -51,14 +51,14 @@ class Settings:
     keys a page ahead, and no scales.)"""
 
 
-DEFAULT = Settings()
+DEFAULT = Tuning()
 TUNED = Path(__file__).parent / "tuned"
-"""Files ``NAME.json``: values of :class:`Settings` by name, the defaults for those left out. NAME is what
+"""Files ``NAME.json``: values of :class:`Tuning` by name, the defaults for those left out. NAME is what
 :func:`file_name` makes of a GPU's name, or its beginning; of several that fit the longest is taken."""
 
 
-class SettingsError(ValueError):
-    """A file of launch settings that cannot be used; ``fix`` says what to do."""
+class TuningError(ValueError):
+    """A file of launch options that cannot be used; ``fix`` says what to do."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -76,11 +76,11 @@ def tuned_file(gpu: str) -> Path | None:
     return max(fitting, key=lambda path: len(path.stem), default=None)
 
 
-def load(gpu: str) -> Settings:
-    """Settings of the GPU that CUDA calls ``gpu``: those of its file, or the defaults.
+def load(gpu: str) -> Tuning:
+    """Tuning of the GPU that CUDA calls ``gpu``: those of its file, or the defaults.
 
     Raises:
-        SettingsError: the file is no JSON object, or holds something else than positive ints (or a limit of
+        TuningError: the file is no JSON object, or holds something else than positive ints (or a limit of
             0) under known names.
     """
     path = tuned_file(gpu)
@@ -90,48 +90,44 @@ def load(gpu: str) -> Settings:
     try:
         values = dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"kernel settings are no JSON object ({error}): {path}", fix) from None
-    lowest = {
-        field.name: 0 if field.name in ("rank_pairs", "refine_rows") else 1 for field in fields(Settings)
-    }
+        raise TuningError(f"kernel settings are no JSON object ({error}): {path}", fix) from None
+    lowest = {field.name: 0 if field.name in ("rank_pairs", "refine_rows") else 1 for field in fields(Tuning)}
     wrong = [
         f"{name}={value!r}"
         for name, value in values.items()
         if name not in lowest or type(value) is not int or value < lowest[name]
     ]
     if wrong:
-        raise SettingsError(
-            f"kernel settings {', '.join(wrong)} are unknown or no positive ints: {path}", fix
-        )
-    return Settings(**values)
+        raise TuningError(f"kernel settings {', '.join(wrong)} are unknown or no positive ints: {path}", fix)
+    return Tuning(**values)
 
 
-def save(gpu: str, settings: Settings) -> Path:
-    """Keep the settings of a GPU; servers that start from now on use them.
+def save(gpu: str, tuning: Tuning) -> Path:
+    """Keep the tuning of a GPU; servers that start from now on use them.
 
     Raises:
         OSError: the package may not be written to.
     """
     TUNED.mkdir(exist_ok=True)
     path = TUNED / f"{file_name(gpu)}.json"
-    path.write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    path.write_text(json.dumps(asdict(tuning), indent=1) + "\n")
     for_device.cache_clear()
     return path
 
 
-_used: Settings | None = None
+_used: Tuning | None = None
 
 
-def use(settings: Settings | None) -> None:
-    """Launch this process's kernels with ``settings`` from now on; None: with those of each device."""
+def use(tuning: Tuning | None) -> None:
+    """Launch this process's kernels with ``tuning`` from now on; None: with those of each device."""
     global _used
-    _used = settings
+    _used = tuning
     for_device.cache_clear()
 
 
 @functools.cache
-def for_device(device: torch.device) -> Settings:
-    """Settings of a device: those given to :func:`use`, else those of its GPU, or the defaults."""
+def for_device(device: torch.device) -> Tuning:
+    """Tuning of a device: those given to :func:`use`, else those of its GPU, or the defaults."""
     if _used is not None:
         return _used
     return load(torch.cuda.get_device_name(device)) if device.type == "cuda" else DEFAULT

@@ -1,4 +1,4 @@
-"""SGLang's own kernels behind :class:`sglang_hisa.host.Host`."""
+"""SGLang's own kernels behind :class:`sglang_hisa.stock_kernels.StockKernels`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import gpu
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE, gpu
 from sglang_hisa.schedule import Device
 
 
@@ -81,7 +80,7 @@ def topk_fn() -> Any:
     return getattr(topk, "topk_transform_paged_v2", None) or topk.topk_transform_512_v2
 
 
-class SglangHost:
+class SglangKernels:
     """Stock kernels as one indexer of one layer calls them in one step."""
 
     def __init__(self, indexer: Any, metadata: Any, *, prefill: bool = False) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 
 from sglang_hisa.patches import runtime
 
-LABEL = "hisa-short"
+LABEL = "hisa-stock"
 
 
 def _with(label: str | None) -> str:
     return f"{label}-{LABEL}" if label else LABEL
 
 
-def _has_short(state: runtime.Runtime) -> bool:
+def _captures_both(state: runtime.Runtime) -> bool:
     """Whether each size is captured twice. Where decode is left to stock DSA the first graph is that."""
-    return state.config.short_graphs and state.config.decode.active and not state.speculative
+    return state.config.stock_decode_graphs and state.config.decode.active and not state.speculative
 
 
 def around_capture(
@@ -39,13 +39,13 @@ def around_capture(
     """Capture ``size`` with HISA as ever, then with the stock indexer."""
     original(self, size, forward, stream_idx, variant_label, *args, **kwargs)
     state = runtime.current()
-    if not _has_short(state):
+    if not _captures_both(state):
         return
-    state.capturing_short = True
+    state.capturing_stock = True
     try:
         original(self, size, forward, stream_idx, _with(variant_label), *args, **kwargs)
     finally:
-        state.capturing_short = False
+        state.capturing_stock = False
 
 
 def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
@@ -53,6 +53,6 @@ def around_variant(original: Any, self: Any, forward_batch: Any) -> str | None:
     label: str | None = original(self, forward_batch)
     state = runtime.current()
     rule, lengths = state.decode_rule, getattr(forward_batch, "seq_lens_cpu", None)
-    if not _has_short(state) or rule is None or lengths is None or not len(lengths):
+    if not _captures_both(state) or rule is None or lengths is None or not len(lengths):
         return label
     return label if rule.pays(lengths.tolist()) else _with(label)

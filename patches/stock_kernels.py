@@ -60,7 +60,10 @@ def flat_logits_fn() -> Callable[..., Any]:
 
 def schedule_fn() -> Callable[..., Any]:
     """DeepGEMM's split of paged scores among multiprocessors."""
-    return _resolved("get_paged_mqa_logits_metadata", "resolve_paged_mqa_logits_metadata_fn")
+    function: Callable[..., Any] = _resolved(
+        "get_paged_mqa_logits_metadata", "resolve_paged_mqa_logits_metadata_fn"
+    )
+    return function
 
 
 def _processors(indexer: Any) -> int:

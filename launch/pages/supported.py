@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Container
 from pathlib import Path
 
 from sglang_hisa.launch.acceptance import case_tables
@@ -54,16 +54,21 @@ NOT_REACHED = (
 )
 
 
-def _marks(has: Callable[[str], bool], mark: str = "yes") -> str:
-    """Cells of all releases."""
-    return " | ".join(mark if has(release) else "–" for release in RELEASES)
+def _marks(having: Container[str], mark: str = "yes") -> str:
+    """Cells of all releases, those ``having`` it marked."""
+    return " | ".join(mark if release in having else "–" for release in RELEASES)
+
+
+def _listing(field: str, name: str) -> list[str]:
+    """Releases whose ``field`` in ``patches/bodies.json`` has ``name``."""
+    return [release for release in RELEASES if name in known.release(release)[field]]
 
 
 def _places(row: Row) -> list[tuple[str, str]]:
     """Each attribute that ``row`` means in some release, and its cells."""
     taken = {release: known.place(release, row) for release in RELEASES}
     targets = dict.fromkeys(place.target for place in row.places if place.target in taken.values())
-    return [(target, _marks(lambda release, t=target: taken[release] == t)) for target in targets]
+    return [(target, _marks([name for name in taken if taken[name] == target])) for target in targets]
 
 
 def _link(evidence: str) -> str:
@@ -146,12 +151,10 @@ def render() -> str:
             out.append(f"| `{target}` | {use.relies or '–'} | {marks} |")
     out += ["", "## Behaviours", "What HISA does follows these.", "", f"| behaviour {head}", f"| --- {line}"]
     for name, probe in BEHAVIOURS.items():
-        marks = _marks(lambda release, n=name: n in known.release(release)["behaviours"])
-        out.append(f"| {probe.what} | {marks} |")
+        out.append(f"| {probe.what} | {_marks(_listing('behaviours', name))} |")
     out += ["", "## Declined at start", f"| what | why | fix {head}", f"| --- | --- | --- {line}"]
     for feature in FEATURES:
-        asked = feature.argument
-        marks = _marks(lambda release, a=asked: a in known.release(release)["arguments"], "declined")
+        marks = _marks(_listing("arguments", feature.argument), "declined")
         out.append(f"| `{feature.argument}` | {feature.why} | {feature.fix} | {marks} |")
     always = " | ".join("declined" for _ in RELEASES)
     for field in MODEL_FIELDS:
@@ -160,8 +163,7 @@ def render() -> str:
     out.append(f"| {ROCM} | {ROCM_WHY} | {ROCM_FIX} | {always} |")
     out += ["", "## Not reached", *NOT_REACHED, f"| typed | runs HISA instead {head}", f"| --- | --- {line}"]
     for row in UNREACHED:
-        typed = row.typed
-        marks = _marks(lambda release, t=typed: t in known.release(release)["unreached"], "stock DSA")
+        marks = _marks(_listing("unreached", row.typed), "stock DSA")
         out.append(f"| `{row.typed}` | `{row.instead}` | {marks} |")
     return "\n".join(out) + "\n"
 

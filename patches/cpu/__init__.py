@@ -120,8 +120,11 @@ STAND_INS: tuple[StandIn, ...] = (
     ),
     StandIn(
         "leaf:set_mla_kv_buffer",
-        (f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton",),
-        "Triton with an integer mask, which the interpreter refuses",
+        (
+            f"{_OPS}.kvcache.mla_buffer._set_mla_kv_buffer_impl",
+            f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton",
+        ),
+        "Triton with an integer mask, which the interpreter of older ones refuses",
     ),
     StandIn(
         "fp8_kv:quantise",

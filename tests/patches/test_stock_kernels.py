@@ -90,7 +90,7 @@ def test_every_call_of_deepgemm_has_the_phases_multiprocessors(dsa, deep_gemm, p
 
 
 class Newer:
-    """The scores of sgl-deep-gemm 0.2.5, with its parameters: no ``clean_logits``, no default ``max_seqlen_k``."""
+    """The scores of sgl-deep-gemm 0.2.5, with its parameters: no ``clean_logits``, and ``max_seqlen_k``."""
 
     @staticmethod
     def paged(q, kv_cache, weights, context_lens, block_table, schedule_meta, max_context_len, indices=None):

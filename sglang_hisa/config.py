@@ -80,14 +80,15 @@ class Config:
     """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
-    prefill_group: int = 2
+    prefill_group: int = 8
     """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1, 2, 4, 8 or 16.
     Each key is loaded once for all of them. Two keep about what one keeps with a budget a few per cent
     smaller; more pay with fewer heads (4 with a half, 8 with a quarter, 16 with an eighth)."""
-    prefill_heads: float = 1.0
+    prefill_heads: float = 0.25
     """Share of the index heads that score the candidates of a pruned prefill row, those of its largest
     weights (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` tokens have all;
-    pages are always chosen by all."""
+    pages are always chosen by all. The trained model answers as well with a quarter as with all
+    (``launch/results/quality-frontier.json``)."""
     dense_tail_tokens: int = 1024
     """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
     trained model answers as well with 256 as with 1024 or 2048, and worse with none
@@ -156,10 +157,13 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_PAIRS: dict[str, Any] = {"prefill_group": 2, "prefill_heads": 1.0}
+"""All heads, and the largest group that they pay for."""
 PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
+    "decode-only": {**_PAIRS, "prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
     "paper": {
+        **_PAIRS,
         "block": 128,
         "decode_tokens": 8192,
         "decode_fraction": 0.0,
@@ -168,6 +172,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dense_tail_tokens": 0,
     },
     "paper-4to1": {
+        **_PAIRS,
         "block": 128,
         "decode_tokens": 4096,
         "decode_fraction": 0.25,
@@ -178,6 +183,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Presets (docs/design.md, phases), as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
+
+
+def alone(config: Config) -> Config:
+    """``config`` where prefill rows choose alone, by all heads: fewer pay only with rows that share pages."""
+    return dataclasses.replace(config, prefill_group=1, prefill_heads=1.0)
+
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "prefill_group": GROUPS,

@@ -210,8 +210,10 @@ def _select_chunk(
     output: Output,
 ) -> torch.Tensor:
     stock = setup.stock
+    # Before the pick: refine may read its queries before the kernel that comes right before it has ended.
+    scorer = queries.routed(chunk, setup.backend)
     physical, logical = candidates(queries, plan, chunk, setup, gathered, logical=not output.physical)
-    logits = token_logits(queries.routed(chunk, setup.backend), plan, chunk, setup, physical)
+    logits = token_logits(scorer, plan, chunk, setup, physical)
     stock.boost(logits, chunk.candidates)
 
     target = physical if logical is None else logical

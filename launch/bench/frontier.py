@@ -137,7 +137,11 @@ class Bench:
         found: dict[Point, dict[str, Any]] = {}
         layers: dict[str, Layer] = {}
         for point in points:
-            row = {"context": self.context, "rows": self.rows, "all_tokens": point.tokens >= self.context}
+            row: dict[str, Any] = {
+                "context": self.context,
+                "rows": self.rows,
+                "all_tokens": point.tokens >= self.context,
+            }
             found[point] = {**row, **asdict(point)}
             try:
                 layer = self.layer(point)
@@ -179,7 +183,7 @@ class Bench:
             "topk v2": lambda: self.stock.topk_v2(logits),
             "topk legacy": lambda: self.stock.topk_legacy(logits),
         }
-        times = {}
+        times: dict[str, float | str] = {}
         for name, work in arms.items():
             try:
                 times[name] = round(self.timer({name: work}, rounds)[name][0], 1)

@@ -74,7 +74,7 @@ def queries_of(case):
     return Queries(case.q, case.weights, LayerSummaries(case.index_k, case.keys, case.scales))
 
 
-def brute_force(case, row, table_row, keep, block, together=None, window=PAGE + 1, heads=None):
+def brute_force(case, row, table_row, keep, block, together=None, window=PAGE + 7, heads=None):
     """The row's chosen positions: best blocks by reference scores, then best tokens inside.
 
     ``together``: the row that it chooses its blocks with, itself if it stands alone among rows that do; or
@@ -230,7 +230,7 @@ def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
             torch.equal(select(*args, out=out)[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
         )
         for row, table_row in enumerate(owner):
-            want = brute_force(case, row, table_row, int(keep[row]), block, partner[row])
+            want = brute_force(case, row, table_row, int(keep[row]), block, partner[row], PAGE + 1)
             if output.physical:
                 want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
             elif output.offsets is not None:

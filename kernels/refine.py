@@ -85,6 +85,10 @@ def _refine_kernel(
         tl.store(out, total, mask=to[:, None] < lengths[None, :])
 
 
+COLUMNS = 256
+"""Most columns of a product, heads x rows: a larger group is scored in parts."""
+
+
 def pages_of_program(groups: int, width: int, tuning: Tuning) -> int:
     """A power of two, up to ``refine_pages``: few rows need many programs, many would rather load q once."""
     pages = max(1, groups * width // tuning.refine_programs)
@@ -125,6 +129,7 @@ def refine_logits(
     if not rows:
         return
     tuning = tuning or for_device(q.device)
+    group = min(group, max(1, COLUMNS // triton.next_power_of_2(heads)))
     groups = triton.cdiv(rows, group)
     pages = pages_of_program(groups, table.shape[1], tuning)
     _refine_kernel[(groups, triton.cdiv(table.shape[1], pages))](

@@ -239,14 +239,14 @@ def _arrange(rows: Rows, setup: Setup, segments: Sequence[Segment] | None) -> _A
     several = any(segment.count > 1 for segment in segments)
     group = min(setup.config.prefill_group, setup.stock.device.group) if several else 1
     ordered = in_parts(segments)
-    parts = [
-        _RowPart(
-            rows=sum(pairs.places(segment, group) for segment in part),
-            width=max(segment.width for segment in part),
-            share=part[0].rule.heads if part[0].routed else 1.0,
-        )
-        for part in ordered
-    ]
+    # Rows within the budget beside pruned ones have tables as wide, so that they need no kernel of their own.
+    narrow = max((segment.width for segment in segments if not segment.fits), default=0)
+    parts = []
+    for part in ordered:
+        rows_of = sum(pairs.places(segment, group) for segment in part)
+        width = max(segment.width for segment in part)
+        share = part[0].rule.heads if part[0].routed else 1.0
+        parts.append(_RowPart(rows_of, max(width, narrow), share))
     moved = pairs.arrange([segment for part in ordered for segment in part], group)
     if moved is None:
         return _Arranged(rows, parts, group)

@@ -16,12 +16,14 @@ from sglang_hisa.budget import Rule
 from sglang_hisa.indexer import OVERLAP_ROWS, Output, Queries, select
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
 from sglang_hisa.kernels.pick import FEW_ROWS
+from sglang_hisa.pairs import MOST
 from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
 
-STEPS = ((1, 0), (2, 0), (FEW_ROWS + 2, 2), (OVERLAP_ROWS + 2, FEW_ROWS + 2))
-"""Pruned rows and rows of a prompt's dense end, in pairs: each way to launch. One row has no pair."""
+STEPS = ((1, 0), (2, 0), (FEW_ROWS + MOST, 2), (OVERLAP_ROWS + MOST, FEW_ROWS + MOST))
+"""Pruned rows and rows of a prompt's dense end, in groups: each way to launch. One row has no group, and a
+dense end takes the rest of a group from the pruned rows."""
 
 
 def lengths_of(rule: Rule, bound: int) -> Iterator[int]:

@@ -86,14 +86,14 @@ def test_no_prompt_needs_another_kernel(layer, compiled, tail):
         context = int(64 * 2 ** picks.randint(5, 7) * picks.uniform(0.7, 1.0))
         count = min(picks.choice((1, 40, 256, 700, 5001)), context)
         prompt = context + picks.choice((0, 5000))
-        segments = of_request(0, count, context, rule, prompt, tail)
+        segments = of_request(0, count, context, rule, prompt, tail, setup.config.prefill_group)
         if all(segment.fits for segment in segments):
             continue
         lengths = torch.arange(context - count + 1, context + 1, dtype=torch.int32)
         table = torch.zeros(1, BOUND // PAGE + 1, dtype=torch.int32)
         which = torch.zeros(count, dtype=torch.int32)
         rows = Rows.of_segments(lengths, table, which, segments)
-        plan = make_prefill_plan(rows, [context], setup, "triton", segments)
+        plan = make_prefill_plan(rows, [context], setup, "triton", segments, heads=HEADS)
         q, weights = torch.zeros(count, HEADS, 128).to(torch.float8_e4m3fn), torch.zeros(count, HEADS)
         select(Queries(q, weights, layer), plan, setup, Output(True))
     assert compiled - ready == set()

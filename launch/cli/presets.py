@@ -17,14 +17,15 @@ _NOTE = (
 
 
 def budget(phase: Phase) -> str:
-    """A budget in words: ``stock DSA``, ``8192`` or ``max(8192, L/16)``."""
+    """A budget in words: ``stock DSA``, ``8192`` or ``max(8192, L/16), 1/4 of the heads``."""
     if not phase.active:
         return "stock DSA"
+    by = f", 1/{1 / phase.heads:.0f} of the heads" if phase.heads < 1 else ""
     if not phase.fraction:
-        return f"{phase.tokens}"
+        return f"{phase.tokens}{by}"
     share = 1 / phase.fraction
     grows = f"L/{share:.0f}" if abs(share - round(share)) < 1e-9 else f"{phase.fraction:g} L"
-    return f"max({phase.tokens}, {grows})"
+    return f"max({phase.tokens}, {grows}){by}"
 
 
 def row(config: Config) -> tuple[str, str, str, str, str]:

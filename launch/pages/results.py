@@ -52,6 +52,7 @@ SHOWS = {
     "property-long.json": "random histories of SGLang's cache, the long run",
     "quality-first.json": "answers of the trained model, before the default budget was raised",
     "quality-pairs-4to1.json": "answers by prefill rows alone or in pairs, a quarter of the context kept",
+    "quality-frontier.json": "answers by candidates and share of the heads, with a dense end",
     "quality-pairs.json": "answers by prefill rows alone or in pairs",
     "quality-tail.json": "answers by how many of a prompt's last rows keep everything",
     "quality.json": "answers of the trained model, preset by preset",

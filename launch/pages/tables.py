@@ -40,6 +40,8 @@ TABLES: dict[str, Callable[[Reader], str]] = {
     "frontier": kernel_tables.frontier,
     "quality": answer_tables.answers("quality"),
     # By how many of a prompt's last rows keep everything.
+    # By candidates x share of the heads.
+    "answers_heads": answer_tables.answers("quality-frontier", total=True),
     "tail": answer_tables.answers("quality-tail", total=True),
     "watching": ab_tables.of("ab-watching"),
     "pruned": answer_tables.pruned,

@@ -45,7 +45,12 @@ def test_presets_as_in_the_design(
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         if len(cells) == 5:
             lines[cells[0]] = cells[1:]
-    assert lines["balanced *"] == ["64", "max(32768, L/16)", "max(32768, L/4)", "1024 rows stock DSA"]
+    assert lines["balanced *"] == [
+        "64",
+        "max(32768, L/16)",
+        "max(32768, L/4), 1/4 of the heads",
+        "1024 rows stock DSA",
+    ]
     assert lines["decode-only"] == ["64", "max(32768, L/16)", "stock DSA", "stock DSA"]
     assert lines["paper"] == ["128", "8192", "8192", "8192"]
     assert lines["paper-4to1"][0] == "128" and "L/4" in lines["paper-4to1"][1]

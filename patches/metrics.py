@@ -35,7 +35,8 @@ def export(state: Runtime) -> list[Any]:
     """Register the metrics; call only once SGLang has set up prometheus' multiprocess directory."""
     from prometheus_client import Counter, Gauge
 
-    about = {**_settings(state.config), **_gpu(state.gpu)}
+    source = {"source_verified": "no" if state.unverified else "yes"}
+    about = {**_settings(state.config), **_gpu(state.gpu), **source}
     active = Gauge(
         "sglang_hisa:active",
         "1 when this scheduler serves HISA",

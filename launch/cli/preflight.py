@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sglang_hisa.config import Config
 from sglang_hisa.launch.cli import plugins
 from sglang_hisa.patches import plugin, unreached
 
 
-def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = ()) -> None:
+def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = (), config: Config | None = None) -> None:
     """Refuse to serve where SGLang would not load our plugins, or cannot be patched.
 
     Args:
         cpu: the CPU stand-ins are needed.
         hisa: HISA is needed; stock SGLang without stand-ins needs nothing of us.
         flags: SGLang's flags.
+        config: HISA's settings; without them each server judges an SGLang with unknown bodies itself.
 
     Raises:
         SystemExit: with every reason and the fix.
@@ -28,4 +30,4 @@ def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = ()) -> None:
         reason = "Ray's schedulers load no plugins, so they would serve stock DSA silently"
         plugin.refuse(f"HISA does not reach a server with {unreached.RAY}", [reason], f"drop {unreached.RAY}")
     if names:
-        plugin.require_supported()
+        plugin.require_supported(config or Config(unverified_source=True))

@@ -89,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
     if flags and args.words.index(flags[0]) < args.words.index(args.model):
         args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
     try:
-        hisa = None if args.stock else config.setting(requested(args.preset, args.settings))
+        wanted = None if args.stock else requested(args.preset, args.settings)
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags)
+    hisa = None if wanted is None else config.setting(wanted)
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, config=wanted)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

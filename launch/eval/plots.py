@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa.launch.common.figures import literal, pyplot
 from sglang_hisa.launch.common.text import tokens
-from sglang_hisa.launch.eval.record import EvalRecord
+from sglang_hisa.launch.eval import stats
 
 PANELS = 6
 """Panels side by side."""
 
 
-def needle_map(record: EvalRecord, path: Path) -> None:
+def needle_map(record: dict[str, Any], path: Path) -> None:
     """Depth down, context across, a panel for each arm. Raises ``ImportError`` without matplotlib."""
     plt = pyplot()
-    arms = record.plan.arms
+    arms = record["plan"]["arms"]
     figure, axes = plt.subplots(
         1, len(arms), figsize=(1.2 + 2.9 * len(arms), 3.2), squeeze=False, sharey=True, layout="constrained"
     )
     image = None
     for axis, arm in zip(axes[0], arms):
-        cells = record.by_depth(arm, "needle")
+        cells = stats.by_depth(record["answers"], arm, "needle")
         contexts = sorted({context for context, _ in cells})
         depths = sorted({depth for _, depth in cells})
         grid = [[cells.get((c, d), float("nan")) for c in contexts] for d in depths]
@@ -41,10 +42,10 @@ def needle_map(record: EvalRecord, path: Path) -> None:
     plt.close(figure)
 
 
-def by_length(record: EvalRecord, path: Path) -> None:
+def by_length(record: dict[str, Any], path: Path) -> None:
     """Accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
     plt = pyplot()
-    tasks, arms = record.plan.tasks, record.plan.arms
+    tasks, arms = record["plan"]["tasks"], record["plan"]["arms"]
     wide = min(len(tasks), PANELS)
     lines = -(-len(tasks) // wide)
     size = (2.9 * wide, 3.2 * lines)
@@ -54,23 +55,23 @@ def by_length(record: EvalRecord, path: Path) -> None:
     for axis, task in zip(axes.flat, tasks):
         axis.set(title=task, xlabel="context (tokens)", ylim=(-0.03, 1.03), xscale="log")
         for n, arm in enumerate(arms):
-            mine = [r for r in record.rows if (r.arm, r.task) == (arm, task)]
-            mine.sort(key=lambda r: r.context)
+            mine = [r for r in record["rows"] if (r["arm"], r["task"]) == (arm, task)]
+            mine.sort(key=lambda r: r["context"])
             if not mine:
                 continue
             shift = 1 + 0.04 * (n - (len(arms) - 1) / 2)  # intervals of several arms side by side
-            middle = [r.accuracy for r in mine]
-            below = [r.accuracy - r.ci_low for r in mine]
-            bars = [below, [r.ci_high - r.accuracy for r in mine]]
+            middle = [r["accuracy"] for r in mine]
+            below = [r["accuracy"] - r["ci_low"] for r in mine]
+            bars = [below, [r["ci_high"] - r["accuracy"] for r in mine]]
             axis.errorbar(
-                [r.context * shift for r in mine], middle, bars, label=arm, capsize=2, marker="o", ms=3
+                [r["context"] * shift for r in mine], middle, bars, label=arm, capsize=2, marker="o", ms=3
             )
-        contexts = record.plan.contexts
+        contexts = record["plan"]["contexts"]
         axis.set_xticks(contexts, map(tokens, contexts))
         axis.minorticks_off()
-    measure = "mean score" if record.plan.suite == "longbench" else "accuracy"
+    measure = "mean score" if record["plan"].get("suite") == "longbench" else "accuracy"
     axes[0][0].set_ylabel(f"{measure} (95 % interval)")
-    if record.rows:
+    if record["rows"]:
         axes.flat[len(tasks) - 1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -10,9 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.common import files, pruning
-from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import plots, stats
-from sglang_hisa.launch.eval.record import EvalRecord
 
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
 SURE = 0.05
@@ -33,11 +31,11 @@ def load(source: Path) -> dict[str, Any]:
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
     """The plots. Raises ``ImportError`` without matplotlib (``pip install sglang-hisa[bench]``)."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept, written = read(EvalRecord, record), [folder / "accuracy.png"]
-    plots.by_length(kept, written[0])
-    if "needle" in kept.plan.tasks:
+    written = [folder / "accuracy.png"]
+    plots.by_length(record, written[0])
+    if "needle" in record["plan"]["tasks"]:
         written.append(folder / "needle.png")
-        plots.needle_map(kept, written[1])
+        plots.needle_map(record, written[1])
     return written
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
+ENV_KEY = "SGLANG_HISA_API_KEY"
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
 PAGE = 64
@@ -337,6 +338,11 @@ def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
 def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def api_key(environ: Mapping[str, str] | None = None) -> str:
+    """The API key of servers that the commands ask; empty where there is none."""
+    return (os.environ if environ is None else environ).get(ENV_KEY, "")
 
 
 def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:

@@ -16,7 +16,7 @@ from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
 from sglang_hisa.launch.ab.start import Told, new_facts, started
-from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common import auth, fresh
 from sglang_hisa.launch.common.client import Client, ClientFailed
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
@@ -69,7 +69,7 @@ class Runner:
             "refusals": [],
             "provenance": provenance(),
             "model": self.model,
-            "flags": self.flags,
+            "flags": auth.redacted(self.flags),
             "plan": self.plan.as_json(),
             "nonce": fresh.nonce(),
             "arms": {arm.name: new_facts(arm) for arm in self.plan.arms},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab.stats import ALPHA, START
-from sglang_hisa.launch.cli import live, preflight, records
+from sglang_hisa.launch.cli import live, preflight, records, words
 from sglang_hisa.launch.common import server
 
 _ABOUT = f"""\
@@ -35,6 +35,12 @@ examples:
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
 with --live: report.json, windows.jsonl (each window) and the logs.
 """
+
+
+_NOT_LIVE = (
+    *("--cells", "--output-tokens", "--waves", "--rounds", "--warmup-tokens", "--alpha"),
+    *("--quality", "--quality-prompts", "--together"),
+)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -104,7 +110,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+    words.settle(parser, run)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -117,6 +123,9 @@ def _setting(text: str) -> tuple[str, str]:
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
+    words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
+    if args.source is None:
+        args.out = records.make_folder(args, "hisa-ab")
     try:
         settings = dict(_setting(text) for text in args.arm)
     except ValueError as error:
@@ -128,22 +137,18 @@ def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import cell_tables, plan, quality, report
     from sglang_hisa.launch.ab.runner import Runner
-    from sglang_hisa.launch.common import files
 
     if args.source is not None and not args.live:
-        try:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
-        except (ValueError, OSError) as error:
-            args.usage_error(str(error))
+        folder, record = records.open_kept(args, report.load)
         report.write(record, folder)
         cell_tables.print_report(report.load(folder))
         return 2 if record["refusals"] else 0
-    args.out = args.out or Path("hisa-ab")
+    flags = words.check_flags(args, args.model)
     if args.live:
         return _live(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
-    flags = [word for word in args.rest if word != "--"]
+    words.refuse_idle(args, live.OPTIONS, "without --live")
     if args.together and not args.cpu and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []
@@ -159,6 +164,9 @@ def run(args: argparse.Namespace) -> int:
         )
         if not 0 < args.alpha < 1:
             raise ValueError(f"--alpha {args.alpha:g}: a chance is above 0 and below 1")
+        hisa = any(arm.setting for arm in wanted.arms)
+        preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.model)
+        preflight.check_reports()
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)
         elif args.quality > 0:
@@ -167,10 +175,9 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in wanted.arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.out = records.make_folder(args, "hisa-ab")
     runner = Runner(
         plan=wanted,
         model=args.model,

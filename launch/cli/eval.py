@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ConfigError, environment, from_mapping
-from sglang_hisa.launch.cli import preflight, records
+from sglang_hisa.launch.cli import preflight, records, words
 from sglang_hisa.launch.cli.serve import parse_settings
-from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common import auth, server
 
 _ABOUT = """\
 Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
@@ -82,7 +82,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-eval", renders="show")
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+    words.settle(parser, run)
 
 
 def parse_arm(text: str) -> tuple[str, str | None]:
@@ -105,21 +105,22 @@ def parse_arm(text: str) -> tuple[str, str | None]:
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import Arm, parse_tokens
-    from sglang_hisa.launch.common import files
     from sglang_hisa.launch.eval import longbench, report, ruler
     from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.eval.tasks import TASKS
 
     if args.source is not None:
-        try:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
-        except (ValueError, OSError) as error:
-            args.usage_error(str(error))
+        folder, record = records.open_kept(args, report.load)
         return _show(record, folder)
-    args.out = args.out or Path("hisa-eval")
+    flags = words.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
+    if urls:
+        auth.use(auth.from_flags(flags))
+        idle = [flag for flag in flags if flag.startswith("--") and not flag.startswith("--api-key")]
+        idle += ["--arms", "--cpu", "--together", "--timeout"]
+        words.refuse_idle(args, idle, "on servers that run already")
     try:
         arms = [parse_arm(text) for text in args.arms.split(",")]
         if urls:
@@ -151,6 +152,11 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         suite,
     )
+    if not urls:
+        hisa = any(arm.setting for arm in plan.arms)
+        preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.target[0])
+    preflight.check_reports()
+    args.out = records.make_folder(args, "hisa-eval")
     record = new_record(plan, args.target[0])
 
     def tell(line: str) -> None:
@@ -160,19 +166,17 @@ def run(args: argparse.Namespace) -> int:
         if urls:
             code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
         else:
-            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms), flags=args.rest)
-            args.out.mkdir(parents=True, exist_ok=True)
             more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
             context = max(contexts) + more
             if args.cpu:
-                flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
+                first = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
             else:
-                flags = ["--model-path", args.target[0], "--context-length", str(context)]
+                first = ["--model-path", args.target[0], "--context-length", str(context)]
             make_env = server.cpu_env if args.cpu else server.child_env
             code = run_arms(
                 record,
                 plan,
-                flags=[*flags, *(word for word in args.rest if word != "--")],
+                flags=[*first, *flags],
                 make_env=lambda setting: make_env(environment(), setting),
                 folder=args.out,
                 tell=tell,

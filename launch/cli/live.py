@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sglang_hisa.config import environment
-from sglang_hisa.launch.cli import preflight
+from sglang_hisa.launch.cli import preflight, records
 from sglang_hisa.launch.common import server
 
 ABOUT = """\
@@ -25,6 +25,10 @@ EXAMPLES = """\
   hisa ab --live --share 1/2 MODEL --max-total-tokens 200000
                                            one GPU: both arms share it, as with --together
 """
+
+
+OPTIONS = ("--share", "--host", "--port", "--every", "--drain-timeout")
+"""Those that only --live reads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +59,8 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     from sglang_hisa.launch.live.watch import Runner
 
     if args.source is not None:
-        report.print_report(report.load(args.source))
+        _, record = records.open_kept(args, report.load)
+        report.print_report(record)
         return 0
     flags = [word for word in args.rest if word != "--"]
     try:
@@ -81,10 +86,10 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     if not router.installed():
         print(router.MISSING, file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=args.rest)
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=flags, model=args.model)
+    preflight.check_port(["--port", str(args.port)])
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "windows.jsonl").unlink(missing_ok=True)
     with Screen() as screen:
         runner = Runner(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from sglang_hisa.config import environment
-from sglang_hisa.launch.cli import records
+from sglang_hisa.config import ENV_KEY, environment
+from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.server import cpu_env
 
 _ABOUT = """\
@@ -77,6 +77,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
     )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help=f"of the server (default: the environment's {ENV_KEY}, or none)"
+    )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
     records.add_options(parser, "hisa-load")
     parser.set_defaults(run=run, usage_error=parser.error)
@@ -84,23 +87,35 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.common import files
     from sglang_hisa.launch.load import plan, point_tables, report
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
         if args.source is not None:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
+            folder, record = records.open_kept(args, report.load)
             record["slo"] = record["slo"] if slo is None else slo
             point_tables.print_report(report.write(record, folder))
             return 0
         if args.url is None:
             raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         args.usage_error(str(error))
-    args.out = args.out or Path("hisa-load")
+    _refuse_idle(args)
+    auth.use(args.api_key)
     return _measure(args, url, work, sweep, slo or {})
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    if args.workload != "multi-turn":
+        words.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+    if args.workload == "random":
+        shared = "with --workload random: say --workload shared-prefix"
+        words.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
+    if args.rate is None:
+        words.refuse_idle(args, ["--seconds"], "without --rate")
+    elif args.requests is not None:
+        words.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -135,6 +150,8 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     except measuring.Unreachable as error:
         print(f"hisa load: {error}", file=sys.stderr)
         return 1
+    preflight.check_reports()
+    args.out = records.make_folder(args, "hisa-load")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))

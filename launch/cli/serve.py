@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
-from sglang_hisa.launch.cli import preflight, presets
+from sglang_hisa.launch.cli import preflight, presets, words
 from sglang_hisa.launch.common import server
 
 _ABOUT = """\
@@ -55,7 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
     )
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+    words.settle(parser, run)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -101,14 +101,13 @@ def run(args: argparse.Namespace) -> int:
     """Check, then replace this process with SGLang. Returns only where a check failed (1)."""
     if args.stock and (args.preset is not None or args.settings):
         args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
-    flags = [word for word in args.rest if word != "--"]
-    if flags and args.words.index(flags[0]) < args.words.index(args.model):
-        args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
+    flags = words.check_flags(args, args.model)
     try:
         hisa = None if args.stock else config.setting(requested(args.preset, args.settings))
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags)
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, model=args.model)
+    preflight.check_port(flags)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

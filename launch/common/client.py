@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sglang_hisa.launch.common import auth
+
 
 class ClientFailed(RuntimeError):
     """The load generator gave no result; the message holds the end of its log."""
@@ -41,7 +43,7 @@ class Client:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=dict(env),
+                env=auth.child(env),
                 text=True,
             )
 

@@ -42,16 +42,25 @@ def place(source: Path, out: Path | None) -> Path:
     return out or source
 
 
-def load(source: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
+def load(
+    source: Path, kind: str, version: int, name: str = "report.json", keys: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The record at ``source``: its file, or a folder that holds it under ``name``.
 
     Raises:
         FileNotFoundError: none there.
-        ValueError: it is not a record of this kind and schema.
+        ValueError: it is not a record of this kind and schema, or lacks one of ``keys``.
     """
     path = source if source.is_file() else source / name
-    record: dict[str, Any] = json.loads(path.read_text())
+    try:
+        record: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole JSON file ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record: not a JSON object")
     found = (record.get("kind"), record.get("schema_version"))
     if found != (kind, version):
         raise ValueError(f"{path}: kind and schema {found}, expected {(kind, version)}")
+    if missing := [key for key in keys if key not in record]:
+        raise ValueError(f"{path} is not a whole record: it lacks {', '.join(missing)}")
     return record

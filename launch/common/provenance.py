@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sglang_hisa.launch.common import auth
 from sglang_hisa.patches import contract
 
 
@@ -55,6 +56,6 @@ def provenance() -> dict[str, Any]:
         "deep_gemm": _version("sgl-deep-gemm"),
         "sglang_kernel": _version("sglang-kernel"),
         "commit": commit(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(auth.redacted(sys.argv)),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -13,6 +13,7 @@ from sglang_hisa.launch.common import files
 from sglang_hisa.launch.eval import plots, stats
 
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
+_KEYS = ("plan", "arms", "answers", "refusals", "complete", "provenance", "model")
 SURE = 0.05
 """A loss is called one below this p."""
 
@@ -25,7 +26,7 @@ def save(record: dict[str, Any], folder: Path) -> None:
 
 def load(source: Path) -> dict[str, Any]:
     """A record by its file or folder; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION, NAME)
+    return files.load(source, KIND, VERSION, NAME, _KEYS)
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:

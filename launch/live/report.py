@@ -15,6 +15,7 @@ from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.live import formatting
 
 KIND, VERSION = "hisa-ab-live", 1
+_KEYS = ("plan", "arms", "refusals", "complete", "stopped_by", "provenance", "model", "seconds", "cut")
 __all__ = ["append", "load", "print_report", "save", "table"]
 
 
@@ -26,7 +27,7 @@ def append(windows: dict[str, dict[str, Any] | None], at: float, folder: Path) -
 
 def load(folder: Path) -> dict[str, Any]:
     """The record of a folder; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION)
+    return files.load(folder, KIND, VERSION, keys=_KEYS)
 
 
 def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:

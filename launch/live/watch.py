@@ -14,6 +14,7 @@ from typing import Any
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm
 from sglang_hisa.launch.ab.runner import Invalid
 from sglang_hisa.launch.ab.start import Told, new_facts, started
+from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, check_free, fetch
 from sglang_hisa.launch.live import formatting, report
@@ -85,7 +86,7 @@ class Runner:
             "refusals": [],
             "provenance": provenance(),
             "model": self.model,
-            "flags": self.flags,
+            "flags": auth.redacted(self.flags),
             "plan": {
                 "arms": [arm.name for arm in self.arms],
                 "baseline": self.arms[0].name,

@@ -12,6 +12,7 @@ from sglang_hisa.launch.common.page import render
 from sglang_hisa.launch.load import formatting, goodput, plots, point_tables
 
 KIND, VERSION = "hisa-load", 1
+_KEYS = ("plan", "points", "slo", "complete", "stopped_by", "provenance", "server")
 __all__ = ["load", "save", "write"]
 
 
@@ -62,7 +63,7 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def load(source: Path) -> dict[str, Any]:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION)
+    return files.load(source, KIND, VERSION, keys=_KEYS)
 
 
 _BODY = """\

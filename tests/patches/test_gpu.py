@@ -74,6 +74,7 @@ def start(monkeypatch):
     """Build a scheduler on a GPU as far as SGLang's own constructor."""
     monkeypatch.setattr(scheduler, "_hf_config", lambda args: SimpleNamespace())
     monkeypatch.setattr(scheduler, "_linear_attention", lambda config: False)
+    monkeypatch.setattr(scheduler, "_not_dsa", lambda config: [])
     monkeypatch.setattr(scheduler, "_gpu_index", lambda version, args, kwargs: args[1])
 
     def original(*args, **kwargs):

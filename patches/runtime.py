@@ -120,6 +120,7 @@ class Runtime:
             "sglang": self.sglang,
             "gpu": self.gpu.report() if self.gpu else None,
             "preset": self.config.preset,
+            "changed": list(self.config.changed),
             "config": asdict(self.config),
             "deterministic": self.deterministic,
             "fingerprint": self.config.fingerprint(),

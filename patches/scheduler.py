@@ -16,6 +16,7 @@ from sglang_hisa.patches import runtime
 from sglang_hisa.patches.deterministic import settle
 from sglang_hisa.patches.features import MODEL_FIX, declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
+from sglang_hisa.patches.metric_labels import of_scheduler
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
@@ -127,7 +128,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     rehearse_prefill(state, self.tp_worker.model_runner)
     # Only the scheduler of a TP group that tells SGLang's own metrics: counters of all ranks would add up.
     if self.metrics_reporter.current_scheduler_metrics_enabled:
-        self._hisa_metrics = [export(state), LiveMetrics(state)]
+        labels = of_scheduler(self)
+        self._hisa_metrics = [export(state, labels), LiveMetrics(state, labels)]
     logger.info("sglang-hisa receipt: %s", json.dumps(state.receipt(), sort_keys=True))
 
 

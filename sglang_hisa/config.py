@@ -117,6 +117,18 @@ class Config:
         return Phase(self.prefill_tokens, self.prefill_fraction)
 
     @property
+    def changed(self) -> tuple[str, ...]:
+        """Settings whose value is not that of the preset."""
+        usual = {f.name: f.default for f in dataclasses.fields(self)} | PRESETS[self.preset]
+        given = dataclasses.asdict(self)
+        return tuple(key for key in given if key != "preset" and given[key] != usual[key])
+
+    @property
+    def title(self) -> str:
+        """The preset's name, and what was changed of it: ``balanced (changed: prefill_tokens)``."""
+        return f"{self.preset} (changed: {', '.join(self.changed)})" if self.changed else self.preset
+
+    @property
     def pages_per_block(self) -> int:
         return self.block // PAGE
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sglang_hisa.config import Config, from_mapping
 from sglang_hisa.launch.bench import report
+from sglang_hisa.launch.common.help import Help
 
 K = 1024
 DECODE_CONTEXTS = [4 * K, 16 * K, 32 * K, 64 * K, 128 * K, 256 * K, 512 * K, 1024 * K]
@@ -64,7 +65,7 @@ def _ceilings() -> tuple[float, float]:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__, formatter_class=Help)
     number: dict[str, Any] = {"type": int, "nargs": "*"}
     parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
     parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")

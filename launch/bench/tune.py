@@ -16,6 +16,7 @@ from typing import Any
 
 from sglang_hisa.config import PAGE, from_mapping
 from sglang_hisa.kernels.settings import DEFAULT, Settings, for_device, save
+from sglang_hisa.launch.common.help import Help
 
 K = 1024
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -214,7 +215,7 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the record."""
-    parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__, formatter_class=Help)
     parser.add_argument(
         "--kernels", nargs="+", choices=list(FIELDS), default=list(FIELDS), help="default: all"
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sglang_hisa import __version__
 from sglang_hisa.launch.cli import ab, bench, demo, doctor, load, model, presets, serve
 from sglang_hisa.launch.cli import eval as evaluate
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hisa",
         description=f"{_ABOUT}\n{presets.as_text()}",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sglang-hisa {__version__}")

@@ -10,6 +10,7 @@ from sglang_hisa.config import environment
 from sglang_hisa.launch.ab.stats import ALPHA, START
 from sglang_hisa.launch.cli import live, preflight, records, words
 from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -51,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa ab [options] MODEL [SGLang flags...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
@@ -77,7 +78,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--warmup-tokens",
         default="1m",
         metavar="N",
-        help="bound of the prompt that warms up each cell (default: the cell's own length)",
+        help="longest prompt that warms up a cell; a shorter cell is warmed up with its own length",
     )
     parser.add_argument(
         "--alpha",

@@ -12,6 +12,7 @@ from sglang_hisa.config import ConfigError, environment, from_mapping
 from sglang_hisa.launch.cli import preflight, records, words
 from sglang_hisa.launch.cli.serve import parse_settings
 from sglang_hisa.launch.common import auth, server
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
 Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
@@ -53,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa eval [options] MODEL [SGLang flags...] | hisa eval [options] URL...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("target", nargs="*", metavar="MODEL|URL", help="a model folder or name, or URLs")

@@ -9,6 +9,7 @@ from typing import Any
 from sglang_hisa.config import ENV_KEY, environment
 from sglang_hisa.launch.cli import preflight, records, words
 from sglang_hisa.launch.common import auth
+from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
 
 _ABOUT = """\
@@ -48,7 +49,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa load [options] URL",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -120,7 +120,7 @@ def test_where_it_is_asked_for_it_is_served_and_marked(start, caplog):
 @pytest.mark.parametrize("found,name,verified", [(B200, "NVIDIA B200 (10.0)", "no"), (None, "none", "")])
 def test_metrics_name_the_gpu_and_whether_a_record_shows_it(found, name, verified):
     before = set(REGISTRY._collector_to_names)
-    metrics.export(runtime.Runtime(parse("balanced"), "0.5.23", 1, gpu=found))
+    metrics.export(runtime.Runtime(parse("balanced"), "0.5.23", 1, gpu=found), {})
     (sample,) = [
         sample
         for family in REGISTRY.collect()

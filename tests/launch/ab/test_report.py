@@ -62,7 +62,7 @@ def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
     ratios = [ours["output_tok_s"] / base["output_tok_s"] for ours, base in zip(of["balanced"], of["stock"])]
     assert row["speedup"] == pytest.approx(math.prod(ratios) ** (1 / len(ratios)))
     assert row["ci_low"] < row["speedup"] < row["ci_high"] and row["verdict"] == stats.SAME
-    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced", "stock", 6)
+    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced (changed: audit)", "stock", 6)
     missing = rows["paper", 30001, 1, "ttft"]
     assert missing["preset"] == "paper" and missing["speedup"] is None and missing["verdict"] == stats.TOO_FEW
     assert all(not isinstance(value, (dict, list)) for r in kept["rows"] for value in r.values())

@@ -78,7 +78,7 @@ class LiveMetrics:
             "candidate_share": gauge("candidate_share", "candidate tokens / context tokens so far", phase),
             "stock_rows": counter("stock_rows", "query rows left to the stock indexer", reason),
             "summary_rebuilds": counter(
-                "summary_rebuilds", "pages summarised again since something moved them", ["mover"]
+                "summary_rebuilds", "pages summarised again since something moved them", ("mover",)
             ),
         }
         if state.config.audit:

@@ -41,9 +41,10 @@ def export(state: Runtime, fixed: Mapping[str, str]) -> list[Any]:
     from prometheus_client import Counter, Gauge
 
     about = {**_settings(state.config), **_gpu(state.gpu)}
-    recent = {"multiprocess_mode": "mostrecent"}
     names = ("version", "sglang", *about)
-    active = Labelled(Gauge, "active", "1 when this scheduler serves HISA", fixed, names, **recent)
+    active = Labelled(
+        Gauge, "active", "1 when this scheduler serves HISA", fixed, names, multiprocess_mode="mostrecent"
+    )
     receipt = state.receipt()
     labels = active.labels(receipt["version"], receipt["sglang"], *about.values())
     labels.set(int(receipt["active"]))
@@ -54,7 +55,7 @@ def export(state: Runtime, fixed: Mapping[str, str]) -> list[Any]:
     }
     gauges = []
     for name, value in rows.items():
-        gauge = Labelled(Gauge, name, f"receipt: {name}", fixed, **recent)
+        gauge = Labelled(Gauge, name, f"receipt: {name}", fixed, multiprocess_mode="mostrecent")
         gauge.labels().set(value)
         gauges.append(gauge)
     # Python runs in eager steps and captures only, so a replayed decode graph is in neither count.

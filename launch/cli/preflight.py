@@ -12,20 +12,11 @@ from sglang_hisa.launch.cli import checks, cuda, plugins
 from sglang_hisa.launch.common import auth, model_config
 from sglang_hisa.launch.common.server import ServerFailed, check_free
 from sglang_hisa.patches import architectures, plugin, unreached
+from sglang_hisa.patches.flags import value_of
 from sglang_hisa.patches.plugin import Reason
 
 _REPORTS = ("scipy", "jinja2", "matplotlib")
 """What reports are made with; matplotlib may be missing, as then they have no plots."""
-
-
-def value_of(flags: Sequence[str], *names: str) -> str | None:
-    """The value of the last of SGLang's ``flags`` that has one of ``names``."""
-    found = None
-    for here, after in zip(flags, [*flags[1:], ""]):
-        name, equals, value = here.partition("=")
-        if name in names:
-            found = value if equals else after
-    return found
 
 
 def has(module: str) -> bool:

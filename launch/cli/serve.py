@@ -41,7 +41,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="model path or Hugging Face name")
-    parser.add_argument("--preset", metavar="P", help="start from this preset instead of SGLANG_HISA's")
+    add_settings(parser)
+    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
+    )
+    words.settle(parser, run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """``--preset`` and ``--set``, for :func:`requested`."""
+    parser.add_argument(
+        "--preset", metavar="P", help="preset to start from (default: SGLANG_HISA's, or balanced)"
+    )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -50,13 +64,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         dest="settings",
         help="change one setting of the preset; repeat for more",
     )
-    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
-    parser.add_argument(
-        "--cpu",
-        action="store_true",
-        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
-    )
-    words.settle(parser, run)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_help_shows_every_default() -> None:
         for action in parser._actions:
             if action.option_strings and action.nargs != 0 and not action.required:
                 seen += 1
-                (told,) = re.findall(rf"{action.option_strings[-1]} [^-].*?\(default: ([^)]*)\)", text)[:1]
+                pattern = rf"{action.option_strings[-1]} [^-].*?\(default: ([^)]*)\)"
+                told, *_ = re.findall(pattern, text) or [""]
+                assert told, (parser.prog, action.option_strings)
                 default = action.default
                 if default not in (None, []) and not isinstance(default, Path):
                     assert str(default).replace(" ", "") in told.replace(" ", ""), (parser.prog, action.dest)

@@ -30,7 +30,9 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
             texts = (Text(formatting.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
             table.add_row(formatting.cell(cell), *texts)
         console.print(table)
-    table = Table(*formatting.MEMORY_HEAD, title="servers")
+    table = Table(title="servers", pad_edge=False)
+    for name in formatting.MEMORY_HEAD:
+        table.add_column(name, overflow="fold")
     for line in formatting.memory(record):
         table.add_row(*(Text(part) for part in line))
     console.print(table)

@@ -30,7 +30,8 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
-    return [kept, *files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)]
+    made = files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)
+    return [kept, *made, files.write_csv(folder, record["rows"])]
 
 
 def complete(record: dict[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ examples:
   hisa ab --from hisa-ab                   render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
-with --live: report.json, windows.jsonl (each window) and the logs.
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything),
+report.csv (rows); with --live the same, windows.jsonl and windows.csv (each window), and the logs.
 """
 
 

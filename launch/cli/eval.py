@@ -42,7 +42,8 @@ examples:
   hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa eval --from hisa-eval                                     show a kept record again
 
-writes to --out: quality.json (every answer), accuracy.png, needle.png (depth x length).
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.csv (rows),
+quality.json (every answer).
 """
 
 
@@ -193,9 +194,7 @@ def _show(record: dict[str, Any], folder: Path) -> int:
     from sglang_hisa.launch.eval import report
 
     report.print_report(record)
-    try:
-        for path in report.draw(record, folder):
+    for path in report.write(record, folder):
+        if path.name == "report.html":
             print(path)
-    except ImportError:
-        print("no plots: pip install matplotlib", file=sys.stderr)
     return 2 if record["refusals"] else 0

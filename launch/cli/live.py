@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cli import preflight, records
@@ -59,8 +58,10 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     from sglang_hisa.launch.live.watch import Runner
 
     if args.source is not None:
-        _, record = records.open_kept(args, report.load)
+        folder, record = records.open_kept(args, report.load)
         report.print_report(record)
+        kept = args.source if args.source.is_dir() else args.source.parent
+        print(report.write(record, kept, folder)[0])
         return 0
     flags = [word for word in args.rest if word != "--"]
     try:
@@ -111,5 +112,5 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
         )
         code = runner.run()
     report.print_report(runner.record)
-    print(Path(args.out / "report.json"))
+    print(report.write(runner.record, args.out, args.out)[0])
     return code

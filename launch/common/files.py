@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes])
         (folder / name).write_bytes(content)
         written.append(folder / name)
     return written
+
+
+def write_csv(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "report.csv") -> Path:
+    """Write flat rows as CSV under all their keys; the path written. A value that is missing is empty."""
+    path = folder / name
+    with path.open("w", newline="") as file:
+        heads = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(heads), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def place(source: Path, out: Path | None) -> Path:

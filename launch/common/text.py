@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from sglang_hisa.config import ConfigError, parse
 
 K = 1024
 
@@ -27,6 +30,18 @@ def source(where: Mapping[str, Any], path: str, gpus: int = 1) -> str:
     gpu = f"{gpus} × {where['gpu']}" if gpus > 1 else where["gpu"]
     versions = f"SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}"
     return f"<sub>{gpu}, {versions}, {where['date'][:10]}; [`{path.lstrip('./')}`]({path})</sub>"
+
+
+def setting(value: str | None) -> str:
+    """A value of ``SGLANG_HISA`` in words: ``stock``, ``paper``, or ``paper, block=64`` if changed."""
+    if value is None:
+        return "stock"
+    try:
+        made = parse(value)
+    except ConfigError:  # of an older version: as it says itself
+        return value
+    changes = (f"{key}={json.dumps(getattr(made, key))}" for key in made.changed)
+    return ", ".join((made.preset, *changes))
 
 
 def together(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -93,7 +93,8 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
     cells = stats.by_depth(record["answers"], bad, "needle")
     assert [cells[1024, depth] for depth in tasks.DEPTHS] == [0, 0, 1, 1, 1]
     assert record["arms"][good]["prompt_tokens"] == {"256": 256, "1024": 1024}
-    assert {p.name for p in tmp_path.iterdir()} == {"quality.json", "needle.png", "accuracy.png"}
+    made = {"quality.json", "needle.png", "accuracy.png", "report.html", "report.md", "report.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == made
     shown = capsys.readouterr().out
     assert main(["eval", "--from", str(tmp_path)]) == 0 and capsys.readouterr().out == shown
     assert "-6 +0" in shown

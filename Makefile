@@ -3,6 +3,8 @@ PYTHON ?= python3
 VERSIONS := 0.5.17 0.5.23
 NEWEST := $(lastword $(VERSIONS))
 VENV := .venv-$(NEWEST)
+# Releases between these: .sglang/VERSION has the source of each, and `make test-rest` the tests marked `versions`.
+export BETWEEN :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_FLAGS := -q --no-build-isolation
@@ -10,19 +12,28 @@ PIP_FLAGS := -q --no-build-isolation
 FRESH := rm -rf build sglang_hisa.egg-info &&
 
 .NOTPARALLEL:
-.PHONY: help test test-browser demo demo-cpu demo-gpu lint format clean
+.PHONY: help test test-rest test-all test-browser demo demo-cpu demo-gpu lint format clean
 .SECONDARY:
 
 help:
 	@echo 'make demo     stock and HISA one after the other, on the GPU or else on the CPU'
-	@echo 'make test     lint, then all tests with SGLang $(VERSIONS), each in its own environment'
-	@echo 'make test-browser   reports in headless Chromium, which must be on the PATH'
+	@echo 'make test     lint, all tests without a server, and a real server for each promise of'
+	@echo '              docs/reliability.md, with SGLang $(NEWEST): a quarter of an hour on two cores'
+	@echo 'make test-all      that, then the rest: every test with SGLang $(VERSIONS), an hour in all'
+	@echo 'make test-rest     what make test leaves to make test-all'
+	@echo 'make test-browser  reports in headless Chromium, which must be on the PATH'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make format   let ruff rewrite the sources'
 	@echo 'make clean    remove environments, demo files and caches'
 
-test: $(VERSIONS:%=install-%)
-	@.ci/test $(VERSIONS)
+# tests/parts.py says which tests each has. Any version but the newest is in `rest` alone.
+test: install-$(NEWEST)
+	@.ci/test quick $(NEWEST)
+
+test-rest: $(VERSIONS:%=install-%) $(BETWEEN:%=.sglang/%)
+	@.ci/test rest $(VERSIONS)
+
+test-all: test test-rest
 
 test-browser: install-$(NEWEST)
 	$(VENV)/bin/python -m pytest -m browser tests/browser

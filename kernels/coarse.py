@@ -7,10 +7,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES
 from sglang_hisa.kernels.seal import seal_last_page
-from sglang_hisa.kernels.settings import Settings, for_device
+from sglang_hisa.kernels.tuning import Tuning, for_device
 
 
 @triton.jit
@@ -82,8 +83,18 @@ def _coarse_kernel(
             if OVERLAP and EARLY:
                 gdc_wait()
             seal_last_page(
-                *(table, length, raw_key_ptr, raw_scale_ptr, row_bytes, row_floats, byte_ptr, scale_ptr),
-                *(PAGE, DIM, KEY_BYTES, SALIENT),
+                table=table,
+                length=length,
+                key_ptr=raw_key_ptr,
+                scale_ptr=raw_scale_ptr,
+                row_bytes=row_bytes,
+                row_floats=row_floats,
+                out_key_ptr=byte_ptr,
+                out_scale_ptr=scale_ptr,
+                PAGE=PAGE,
+                DIM=DIM,
+                KEY_BYTES=KEY_BYTES,
+                SALIENT=SALIENT,
             )
             return
         tile -= 1
@@ -139,7 +150,7 @@ def coarse_scores(
     seal_from: torch.Tensor | None = None,
     salient: bool = False,
     overlap: bool = False,
-    settings: Settings | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Score the blocks that lie wholly before each row's own block (arXiv 2603.28458, stage 1).
 
@@ -155,24 +166,34 @@ def coarse_scores(
             (decode stores one token a row, so this replaces :func:`sglang_hisa.kernels.seal_tokens`).
         salient: form of the sealed summaries, as in :func:`sglang_hisa.kernels.seal_tokens`.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
-        settings: how the kernel is launched; None: those of the device.
+        tuning: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
         if seal_from is not None:
             done = reference.completed_pages(table, table_rows, lengths)
             reference.seal_pages(seal_from, done, keys, scales, salient)
-        args = (q, weights, keys, scales, table, table_rows, lengths, picks)
-        reference.coarse_scores(*args, pages_per_block, out)
+        reference.coarse_scores(
+            q,
+            weights,
+            keys,
+            scales,
+            table=table,
+            table_rows=table_rows,
+            lengths=lengths,
+            picks=picks,
+            pages_per_block=pages_per_block,
+            out=out,
+        )
         return
     if q.stride(-1) != 1 or q.stride(-2) != HEAD_DIM or weights.stride(-1) != 1:
         raise ValueError("q and weights must be contiguous over heads and dims")
     rows, heads = q.shape[:2]
     if not rows or not out.shape[1]:
         return
-    settings = settings or for_device(q.device)
-    blocks = settings.coarse_pages // pages_per_block
+    tuning = tuning or for_device(q.device)
+    blocks = tuning.coarse_pages // pages_per_block
     # More programs than the chip holds at once loop over several tiles, their loads pipelined.
-    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // settings.coarse_programs))
+    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // tuning.coarse_programs))
     raw = keys.view(torch.uint8) if seal_from is None else seal_from
     programs = triton.cdiv(out.shape[1], blocks * tiles) + (seal_from is not None)
     _coarse_kernel[(rows, programs)](
@@ -207,6 +228,6 @@ def coarse_scores(
         SEAL=seal_from is not None,
         SALIENT=salient,
         OVERLAP=overlap,
-        num_warps=settings.coarse_warps,
+        num_warps=tuning.coarse_warps,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-PAGE = 64
+from sglang_hisa import PAGE
+
 HEAD_DIM = 128
 KEY_BYTES = PAGE * HEAD_DIM
 ROW_BYTES = KEY_BYTES + PAGE * 4

@@ -12,16 +12,16 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import PAGE
 from sglang_hisa.kernels.rank import rank_pages, suits
-from sglang_hisa.kernels.settings import Settings, for_device
 from sglang_hisa.kernels.tables import block_keys, write_own_block
+from sglang_hisa.kernels.tuning import Tuning, for_device
 
 FEW = 1024
 """Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
 FEW_ROWS = 256
-"""Rows up to which a launch has ``Settings.pick_warps``, and from then on ``pick_warps_many``."""
+"""Rows up to which a launch has ``Tuning.pick_warps``, and from then on ``pick_warps_many``."""
 
 
 @triton.jit
@@ -138,8 +138,15 @@ def _pick_row(
 
 # Triton compiles anew for each kind (1, multiple of 16) of an integer or address. These gain nothing by it.
 ANY_KIND = [
-    *("length_ptr", "pick_ptr", "table_row_ptr", "table_stride", "out_stride"),
-    *("rows", "width", "sink_blocks", "local_tokens"),
+    "length_ptr",
+    "pick_ptr",
+    "table_row_ptr",
+    "table_stride",
+    "out_stride",
+    "rows",
+    "width",
+    "sink_blocks",
+    "local_tokens",
 ]
 
 
@@ -194,16 +201,41 @@ def _pick_kernel(
         more = (branch == 0) | (earlier > (FEW << branch) // 2)
         if more & (earlier <= (MANY if branch == BRANCHES - 1 else FEW << branch)):
             _pick_row(
-                *(earlier, pick, length, score, score_stride, members, table, physical, logical, out_stride),
-                *(width, sink_blocks, local_tokens, PAGE, PER_BLOCK),
-                *(MANY if branch == BRANCHES - 1 else FEW << branch, GROUP, LOGICAL, EARLY),
+                earlier=earlier,
+                pick=pick,
+                length=length,
+                score=score,
+                score_stride=score_stride,
+                members=members,
+                table=table,
+                physical=physical,
+                logical=logical,
+                out_stride=out_stride,
+                width=width,
+                sink_blocks=sink_blocks,
+                local_tokens=local_tokens,
+                PAGE=PAGE,
+                PER_BLOCK=PER_BLOCK,
+                BLOCKS=MANY if branch == BRANCHES - 1 else FEW << branch,
+                GROUP=GROUP,
+                LOGICAL=LOGICAL,
+                EARLY=EARLY,
             )
 
     for member in tl.static_range(GROUP):
         to, room = member * out_stride, tl.where(members > member, width, 0)
         write_own_block(
-            *(table, length, earlier, pick, physical + to, logical + to, room),
-            *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
+            table=table,
+            length=length,
+            earlier=earlier,
+            pick=pick,
+            physical=physical + to,
+            logical=logical + to,
+            width=room,
+            PAGE=PAGE,
+            PER_BLOCK=PER_BLOCK,
+            WIDTH=WIDTH,
+            LOGICAL=LOGICAL,
         )
 
 
@@ -227,7 +259,7 @@ def pick_pages(
     overlap: bool = False,
     early: bool = False,
     group: int = 1,
-    settings: Settings | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Write each row's candidate page table, its own block last, padded with page 0.
 
@@ -247,26 +279,47 @@ def pick_pages(
             were made for all layers); all else is read before the wait.
         group: so many adjacent rows choose together, by the sum of their scores. Their lengths, picks and
             table rows must be equal: those of the group's first row are read.
-        settings: how kernels are launched; None: those of the device.
+        tuning: how kernels are launched; None: those of the device.
     """
-    args = (lengths, picks, table, table_rows)
     if backend == "torch":
-        forced = (sink_blocks, local_tokens)
-        reference.pick_pages(scores, *args, pages_per_block, *forced, physical, logical, group)
+        reference.pick_pages(
+            scores,
+            lengths=lengths,
+            picks=picks,
+            table=table,
+            table_rows=table_rows,
+            pages_per_block=pages_per_block,
+            sink_blocks=sink_blocks,
+            local_tokens=local_tokens,
+            physical=physical,
+            logical=logical,
+            group=group,
+        )
         return
     rows, width = physical.shape
     if not rows:
         return
     blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
-    settings = settings or for_device(scores.device)
-    if table_rows is None and group == 1 and suits(rows, scores.shape[1], settings):
-        forced = (sink_blocks, local_tokens)
-        which = (scores, lengths, picks, table, pages_per_block, *forced, physical, logical)
-        rank_pages(*which, overlap=overlap, early=early, settings=settings)
+    tuning = tuning or for_device(scores.device)
+    if table_rows is None and group == 1 and suits(rows, scores.shape[1], tuning):
+        rank_pages(
+            scores,
+            lengths=lengths,
+            picks=picks,
+            table=table,
+            pages_per_block=pages_per_block,
+            sink_blocks=sink_blocks,
+            local_tokens=local_tokens,
+            physical=physical,
+            logical=logical,
+            overlap=overlap,
+            early=early,
+            tuning=tuning,
+        )
         return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
-    fewest = settings.pick_warps if rows <= FEW_ROWS else settings.pick_warps_many
+    fewest = tuning.pick_warps if rows <= FEW_ROWS else tuning.pick_warps_many
     _pick_kernel[(triton.cdiv(rows, group),)](
         scores,
         lengths,
@@ -293,6 +346,6 @@ def pick_pages(
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // settings.pick_blocks)),
+        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // tuning.pick_blocks)),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import PAGE
 
 
 @triton.jit(do_not_specialize=["offset_ptr", "table_stride"])  # else compiled anew for each kind of them

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_hisa.kernels.layout import PAGE
-from sglang_hisa.kernels.settings import Settings
+from sglang_hisa import PAGE
 from sglang_hisa.kernels.tables import block_keys, write_own_block
+from sglang_hisa.kernels.tuning import Tuning
 
 
 @triton.jit
@@ -66,8 +66,17 @@ def _rank_kernel(
             gdc_wait()
             gdc_launch_dependents()  # not before, as in the search
         write_own_block(
-            *(table, length, earlier, pick, physical, logical, width),
-            *(PAGE, PER_BLOCK, WIDTH, LOGICAL),
+            table=table,
+            length=length,
+            earlier=earlier,
+            pick=pick,
+            physical=physical,
+            logical=logical,
+            width=width,
+            PAGE=PAGE,
+            PER_BLOCK=PER_BLOCK,
+            WIDTH=WIDTH,
+            LOGICAL=LOGICAL,
         )
     elif first < earlier:
         own = first + tl.arange(0, TILE)
@@ -80,12 +89,12 @@ def _rank_kernel(
         rank, place = own, own
         if pick < earlier:
             step = tl.arange(0, CHUNK)
-            row_of = (earlier, length, sink_blocks, local_tokens, BLOCK)
-            mine = _keys(score, own, *row_of)
-            other = _keys(score, step, *row_of)
+            mine = _keys(score, own, earlier, length, sink_blocks, local_tokens, BLOCK)
+            other = _keys(score, step, earlier, length, sink_blocks, local_tokens, BLOCK)
             ahead_of = tl.zeros((TILE, CHUNK), tl.int32)  # summed over threads once, not in each chunk
             for start in range(0, earlier, CHUNK):
-                ahead = _keys(score, start + CHUNK + step, *row_of)  # loaded while this chunk is compared
+                # Loaded while this chunk is compared.
+                ahead = _keys(score, start + CHUNK + step, earlier, length, sink_blocks, local_tokens, BLOCK)
                 # Of equal keys the earlier block is ahead.
                 if start + CHUNK <= first:
                     larger = other[None, :] > (mine - 1)[:, None]
@@ -109,9 +118,9 @@ def _rank_kernel(
             tl.store(logical + to, page, mask=write)
 
 
-def suits(rows: int, blocks: int, settings: Settings) -> bool:
+def suits(rows: int, blocks: int, tuning: Tuning) -> bool:
     """Whether a step is small enough: its work grows with the square of ``blocks``, a search's does not."""
-    return 0 < rows * blocks * blocks <= settings.rank_pairs
+    return 0 < rows * blocks * blocks <= tuning.rank_pairs
 
 
 def rank_pages(
@@ -127,14 +136,14 @@ def rank_pages(
     *,
     overlap: bool,
     early: bool,
-    settings: Settings,
+    tuning: Tuning,
 ) -> None:
     """:func:`sglang_hisa.kernels.pick_pages` of rows with a table row each: the same pages in another order.
 
     Programs beyond a row's length end at once, so the bound of a graph costs little.
     """
     rows, width = physical.shape
-    tile = settings.rank_tile
+    tile = tuning.rank_tile
     _rank_kernel[(rows, 1 + triton.cdiv(scores.shape[1], tile))](
         scores,
         lengths,
@@ -151,11 +160,11 @@ def rank_pages(
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
         TILE=tile,
-        CHUNK=max(tile, min(settings.rank_chunk, triton.next_power_of_2(scores.shape[1]))),
+        CHUNK=max(tile, min(tuning.rank_chunk, triton.next_power_of_2(scores.shape[1]))),
         WIDTH=max(16, triton.next_power_of_2(width)),
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=settings.rank_warps,
+        num_warps=tuning.rank_warps,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sglang_hisa.kernels.layout import FP8, FP8_MAX, HEAD_DIM, KEY_BYTES, PAGE, dequantised_pages, scale_view
+from sglang_hisa import PAGE
+from sglang_hisa.kernels.layout import FP8, FP8_MAX, HEAD_DIM, KEY_BYTES, dequantised_pages, scale_view
 
 MIN_EXPONENT = 30
 """Smallest biased exponent of the page's largest element that the fixed-point mean uses (2**-97)."""

@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
-from sglang_hisa.kernels.settings import Settings, for_device
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
+from sglang_hisa.kernels.tuning import Tuning, for_device
 
 
 @triton.jit
@@ -77,10 +78,10 @@ def _refine_kernel(
         tl.store(out, total, mask=to[:, None] < lengths[None, :])
 
 
-def pages_of_program(groups: int, width: int, settings: Settings) -> int:
+def pages_of_program(groups: int, width: int, tuning: Tuning) -> int:
     """A power of two, up to ``refine_pages``: few rows need many programs, many would rather load q once."""
-    pages = max(1, groups * width // settings.refine_programs)
-    return min(settings.refine_pages, 1 << (pages.bit_length() - 1))
+    pages = max(1, groups * width // tuning.refine_programs)
+    return min(tuning.refine_pages, 1 << (pages.bit_length() - 1))
 
 
 def refine_logits(
@@ -94,7 +95,7 @@ def refine_logits(
     *,
     group: int = 1,
     overlap: bool = False,
-    settings: Settings | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Score the tokens of each row's candidate pages (arXiv 2603.28458, stage 2: the DSA score).
 
@@ -106,7 +107,7 @@ def refine_logits(
         group: so many adjacent rows have the same pages, which are then loaded once (a power of two).
         overlap: programmatic dependent launch (sm_90); only the table may be the predecessor's, which must be
             :func:`sglang_hisa.kernels.pick_pages`. All else is read before the wait.
-        settings: how the kernel is launched; None: those of the device.
+        tuning: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
         reference.refine_logits(q, weights, index_k, table, lengths, out)
@@ -116,9 +117,9 @@ def refine_logits(
     rows, heads = q.shape[:2]
     if not rows:
         return
-    settings = settings or for_device(q.device)
+    tuning = tuning or for_device(q.device)
     groups = triton.cdiv(rows, group)
-    pages = pages_of_program(groups, table.shape[1], settings)
+    pages = pages_of_program(groups, table.shape[1], tuning)
     _refine_kernel[(groups, triton.cdiv(table.shape[1], pages))](
         q,
         weights,
@@ -141,8 +142,8 @@ def refine_logits(
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
-        STAGES=settings.refine_stages,
+        STAGES=tuning.refine_stages,
         OVERLAP=overlap,
-        num_warps=settings.refine_warps,
+        num_warps=tuning.refine_warps,
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -14,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, PAGE, key_view, scale_view
+from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
 
 _MIN_EXPONENT = tl.constexpr(reference.MIN_EXPONENT)
 _INVERSE_MAX = tl.constexpr(1.0 / 448.0)
@@ -99,8 +100,17 @@ def seal_last_page(
     if (length > 0) & (length % PAGE == 0):
         page = tl.load(table + length // PAGE - 1).to(tl.int64)
         seal_page(
-            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
-            *(PAGE, DIM, KEY_BYTES, SALIENT),
+            page=page,
+            key_ptr=key_ptr,
+            scale_ptr=scale_ptr,
+            row_bytes=row_bytes,
+            row_floats=row_floats,
+            out_key_ptr=out_key_ptr,
+            out_scale_ptr=out_scale_ptr,
+            PAGE=PAGE,
+            DIM=DIM,
+            KEY_BYTES=KEY_BYTES,
+            SALIENT=SALIENT,
         )
 
 
@@ -126,8 +136,17 @@ def _seal_kernel(
         page = page // PAGE
     if write:
         seal_page(
-            *(page, key_ptr, scale_ptr, row_bytes, row_floats, out_key_ptr, out_scale_ptr),
-            *(PAGE, DIM, KEY_BYTES, SALIENT),
+            page=page,
+            key_ptr=key_ptr,
+            scale_ptr=scale_ptr,
+            row_bytes=row_bytes,
+            row_floats=row_floats,
+            out_key_ptr=out_key_ptr,
+            out_scale_ptr=out_scale_ptr,
+            PAGE=PAGE,
+            DIM=DIM,
+            KEY_BYTES=KEY_BYTES,
+            SALIENT=SALIENT,
         )
 
 
@@ -152,10 +171,18 @@ def _seal_rows_kernel(
     offset = offset_ptr + tl.program_id(1) * 3
     raw = tl.load(offset)
     seal_last_page(
-        *(table_ptr + row * table_stride, tl.load(length_ptr + row)),
-        *(key_ptr + raw, scale_ptr + raw // 4, row_bytes, row_floats),
-        *(out_key_ptr + tl.load(offset + 1), out_scale_ptr + tl.load(offset + 2) // 4),
-        *(PAGE, DIM, KEY_BYTES, SALIENT),
+        table=table_ptr + row * table_stride,
+        length=tl.load(length_ptr + row),
+        key_ptr=key_ptr + raw,
+        scale_ptr=scale_ptr + raw // 4,
+        row_bytes=row_bytes,
+        row_floats=row_floats,
+        out_key_ptr=out_key_ptr + tl.load(offset + 1),
+        out_scale_ptr=out_scale_ptr + tl.load(offset + 2) // 4,
+        PAGE=PAGE,
+        DIM=DIM,
+        KEY_BYTES=KEY_BYTES,
+        SALIENT=SALIENT,
     )
 
 
@@ -188,7 +215,8 @@ def seal_rows(
     if backend == "torch":
         pages = reference.completed_pages(table, None, lengths)
         for layer in layers:
-            reference.seal_pages(layer[0], pages, *layer[1:], salient)
+            index_k, keys, scales = layer
+            reference.seal_pages(index_k, pages, keys, scales, salient)
         return
     index_k, keys, scales = layers[0]
     _seal_rows_kernel[(lengths.shape[0], len(layers))](

@@ -121,7 +121,7 @@ case $step in
     --warmup-tokens 300k ;;
   tail) # budgets far too small for it, so that a difference would show
     small='paper-4to1:block=64:dense_tail_tokens'
-    "${hisa[@]}" eval "$(dirname "$0")/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
+    "${hisa[@]}" eval "$(dirname "$0")/research/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
       --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" \
       --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
       --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \

@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import budget
-from sglang_hisa import config as settings
+from sglang_hisa import PAGE, budget
 from sglang_hisa import indexer as paths
 from sglang_hisa.audit import Sample
-from sglang_hisa.config import PAGE
-from sglang_hisa.counts import SHORT_DECODE, STOCK_DECODE
+from sglang_hisa.config import check_model, fitting
+from sglang_hisa.counts import StockReason
 from sglang_hisa.kernels.layout import HEAD_DIM
-from sglang_hisa.kernels.settings import SettingsError, for_device
+from sglang_hisa.kernels.tuning import TuningError, for_device
 from sglang_hisa.patches import agreement, batch, runtime
-from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
+from sglang_hisa.patches.stock_kernels import SglangKernels
+from sglang_hisa.plan import Plan, Rows, Setup, make_decode_plan, make_prefill_plan, refine_kernel
 from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import PageSummaries
 
@@ -25,15 +25,15 @@ from sglang_hisa.summaries import PageSummaries
 def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     """Check the budget against this model and count the layer."""
     state = runtime.current()
-    fix = settings.fitting(state.config, self.index_topk)
-    problems = [Reason(text, fix) for text in settings.check_model(state.config, self.index_topk, PAGE)]
+    fix = fitting(state.config, self.index_topk)
+    problems = [Reason(text, fix) for text in check_model(state.config, self.index_topk, PAGE)]
     if self.head_dim != HEAD_DIM:
         text = f"index_head_dim is {self.head_dim}; HISA's kernels are written for {HEAD_DIM}"
         problems.append(Reason(text, STOCK))
     try:
         on_gpu = torch.cuda.is_available()
-        state.settings = asdict(for_device(torch.device("cuda" if on_gpu else "cpu")))
-    except SettingsError as error:
+        state.tuning = asdict(for_device(torch.device("cuda" if on_gpu else "cpu")))
+    except TuningError as error:
         problems.append(Reason(str(error), error.fix))
     if problems:
         refuse("the model, these settings and this GPU do not go together", problems)
@@ -132,11 +132,11 @@ def after_fused_store(
 class Step:
     """What a step's layers share."""
 
-    plan: paths.Plan
+    plan: Plan
     sample: Sample | None = None
 
 
-def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | str | None:
+def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | StockReason | None:
     """What an earlier layer of the same step made: its plan, or the reason to leave it to stock.
 
     A forward visits layers in ascending order, so a layer that is not above the last one starts a new
@@ -146,11 +146,13 @@ def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | str
     if kept is None or kept[0] is not metadata.attn_metadata or layer_id <= kept[1]:
         return None
     forward_batch._hisa_step = (kept[0], layer_id, kept[2])
-    made: Step | str = kept[2]
+    made: Step | StockReason = kept[2]
     return made
 
 
-def _keep_step(forward_batch: Any, layer_id: int, metadata: Any, step: Step | str) -> Step | str:
+def _keep_step(
+    forward_batch: Any, layer_id: int, metadata: Any, step: Step | StockReason
+) -> Step | StockReason:
     forward_batch._hisa_step = (metadata.attn_metadata, layer_id, step)
     return step
 
@@ -169,21 +171,21 @@ def output_of(metadata: Any, rows: int) -> paths.Output:
 def refine_of(state: runtime.Runtime, q: torch.Tensor, decode_rows: int | None = None) -> str:
     """Kernel of the token scores of this step. The receipt says what any step of this server has."""
     shape = (state.config.refine, q.device, q.shape[1])
-    many, few = paths.refine_kernel(*shape), paths.refine_kernel(*shape, 1)
+    many, few = refine_kernel(*shape), refine_kernel(*shape, 1)
     limit = for_device(q.device).refine_rows
     state.refine = many if few == many else f"{many}; {few} up to {limit} rows of decode"
-    return paths.refine_kernel(*shape, decode_rows)
+    return refine_kernel(*shape, decode_rows)
 
 
-def rule_of(state: runtime.Runtime, phase: str, host: SglangHost) -> budget.Rule:
-    return budget.make_rule(state.config, phase, host.index_topk, host.init_tokens, host.local_tokens)
+def rule_of(state: runtime.Runtime, phase: str, stock: SglangKernels) -> budget.Rule:
+    return budget.make_rule(state.config, phase, stock.index_topk, stock.init_tokens, stock.local_tokens)
 
 
 def _capturing(q: torch.Tensor) -> bool:
-    return q.is_cuda and torch.cuda.is_current_stream_capturing()
+    return bool(q.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _count_rows(state: runtime.Runtime, kind: str, plan: paths.Plan, padding: int = 0) -> None:
+def _count_rows(state: runtime.Runtime, kind: str, plan: Plan, padding: int = 0) -> None:
     state.rows.add(kind, plan.rows.lengths, plan.of_rows("candidates"), padding)
 
 
@@ -193,30 +195,61 @@ def _longest_padding(metadata: Any, rows: int) -> int:
     return 1 if each == 1 else 1 + each
 
 
+def _setup(state: runtime.Runtime, stock: SglangKernels, summaries: PageSummaries) -> Setup:
+    return Setup(state.config, stock, summaries.backend)
+
+
 def _decode_step(
-    state: runtime.Runtime, forward_batch: Any, metadata: Any, host: SglangHost, q: torch.Tensor, rows: int
-) -> Step | str:
+    state: runtime.Runtime,
+    forward_batch: Any,
+    layer_id: int,
+    metadata: Any,
+    stock: SglangKernels,
+    q: torch.Tensor,
+    rows: int,
+) -> Step | StockReason:
     """Plan of a step of decode, verify, draft or draft-extend rows, which all have the decode budget, or the
     reason to leave it to the stock indexer. Counts it, in a graph too."""
     if rows == 0:
-        state.count_stock("decode: no rows")
-        return "decode: no rows"
+        state.count_stock(StockReason.DECODE_NO_ROWS)
+        return StockReason.DECODE_NO_ROWS
     lengths = metadata.get_seqlens_expanded()[:rows]
     padding = _longest_padding(metadata, rows)
-    if state.capturing_short or not state.config.decode.active:
-        reason = SHORT_DECODE if state.capturing_short else STOCK_DECODE
+    if state.capturing_stock or not state.config.decode.active:
+        reason = StockReason.DECODE_NOTHING_TO_GAIN if state.capturing_stock else StockReason.DECODE_OFF
         state.count_stock(reason)
         state.rows.add(reason, lengths, lengths, padding)
         return reason
     table = metadata.get_page_table_64()
-    rule = state.decode_rule = rule_of(state, "decode", host)
+    rule = state.decode_rule = rule_of(state, "decode", stock)
     bound = table.shape[1] * PAGE
-    view = paths.Rows(lengths, table, None, bound, rule.blocks, rule.share, rule.width(bound))
-    refine = refine_of(state, q, rows)
-    plan = paths.make_decode_plan(view, state.config, host, refine, seals=_rows_seal(forward_batch))
+    view = Rows(
+        lengths=lengths,
+        table=table,
+        table_rows=None,
+        max_length=bound,
+        blocks=rule.blocks,
+        share=rule.share,
+        width=rule.width(bound),
+    )
+    setup = _setup(state, stock, _summaries(layer_id)[0])
+    plan = make_decode_plan(view, setup, refine_of(state, q, rows), seals=_rows_seal(forward_batch))
     state.count_hisa(_step_name(forward_batch))
     _count_rows(state, "decode", plan, padding)
     return Step(plan)
+
+
+def _stock_decode(
+    state: runtime.Runtime, reason: StockReason, layer_id: int, metadata: Any, rows: int, capturing: bool
+) -> None:
+    """A layer of a step that the stock indexer serves: note its graph, and seal after the last layer."""
+    second = reason is StockReason.DECODE_NOTHING_TO_GAIN
+    if capturing:
+        (state.stock_decode_graphs if second else state.graphs_missing_hisa).add(rows)
+    if second:
+        summaries, _ = _summaries(layer_id)
+        if layer_id == summaries.served(state.layers)[-1]:
+            summaries.seal_rows(metadata.get_page_table_64(), metadata.get_seqlens_expanded()[:rows])
 
 
 def around_topk_paged(
@@ -231,33 +264,21 @@ def around_topk_paged(
     """Rows that each see a whole request: decode, verify, draft-extend; eager or in a graph."""
     state = runtime.current()
     rows = sum(metadata.get_dsa_extend_len_cpu())
-    host = SglangHost(self, metadata)
+    stock = SglangKernels(self, metadata)
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
-        made = _decode_step(state, forward_batch, metadata, host, q_fp8, rows)
+        made = _decode_step(state, forward_batch, layer_id, metadata, stock, q_fp8, rows)
         step = _keep_step(forward_batch, layer_id, metadata, made)
-    if isinstance(step, str):
-        if _capturing(q_fp8):
-            (state.short_graphs if step == SHORT_DECODE else state.stock_graphs).add(rows)
-        if step == SHORT_DECODE:
-            summaries, _ = _summaries(layer_id)
-            if layer_id == summaries.served(state.layers)[-1]:
-                summaries.seal_rows(metadata.get_page_table_64(), metadata.get_seqlens_expanded()[:rows])
+    if isinstance(step, StockReason):
+        _stock_decode(state, step, layer_id, metadata, rows, capturing=_capturing(q_fp8))
         return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     if _capturing(q_fp8):
         state.graphs.add(rows)
-    chosen = paths.select(
-        q_fp8[:rows],
-        weights.squeeze(2)[:rows],
-        summaries.layer(layer_id),
-        step.plan,
-        state.config,
-        host,
-        output_of(metadata, rows),
-        summaries.backend,
-    )
+    queries = paths.Queries(q_fp8[:rows], weights.squeeze(2)[:rows], summaries.layer(layer_id))
+    setup = _setup(state, stock, summaries)
+    chosen = paths.select(queries, step.plan, setup, output_of(metadata, rows))
     return _padded(chosen, q_fp8.shape[0])
 
 
@@ -273,18 +294,18 @@ def _segments(
     contexts: list[int],
     counts: list[int],
     prompts: list[int | None],
-    host: SglangHost,
+    stock: SglangKernels,
 ) -> list[Segment]:
     """Rows of an extend step by request and budget; ``prompts`` as in :func:`batch.prompts`."""
-    decode, prefill = rule_of(state, "decode", host), rule_of(state, "prefill", host)
+    decode, prefill = rule_of(state, "decode", stock), rule_of(state, "prefill", stock)
     tail = state.config.dense_tail_tokens
     found: list[Segment] = []
     start = 0
     for context, count, prompt in zip(contexts, counts, prompts):
         if prompt is None:
-            found += of_request(start, count, context, decode, context, 0)
+            found += of_request(start, count, context, decode, prompt=context, tail=0)
         else:
-            found += of_request(start, count, context, prefill, prompt, tail)
+            found += of_request(start, count, context, prefill, prompt=prompt, tail=tail)
         start += count
     return found
 
@@ -294,33 +315,35 @@ def _prefill_step(
     forward_batch: Any,
     layer_id: int,
     metadata: Any,
-    host: SglangHost,
+    stock: SglangKernels,
     q: torch.Tensor,
-) -> Step | str:
+) -> Step | StockReason:
     """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
     if getattr(forward_batch, "attn_cp_metadata", None) is not None:
-        return "prefill: context parallel"
+        return StockReason.PREFILL_CONTEXT_PARALLEL
     lengths = metadata.get_seqlens_expanded()
     if lengths.shape[0] == 0:
-        return "prefill: no rows"
+        return StockReason.PREFILL_NO_ROWS
     contexts = metadata.get_indexer_seq_len_cpu().tolist()
     counts = metadata.get_dsa_extend_len_cpu()
     prompts = batch.prompts(forward_batch, contexts)
     if prompts is None or sum(counts) != lengths.shape[0]:
-        return "prefill: rows of no request"
+        return StockReason.PREFILL_NO_REQUEST
     if not state.config.prefill.active and any(prompt is not None for prompt in prompts):
-        return "prefill: phase left to stock DSA"
-    segments = _segments(state, contexts, counts, prompts, host)
+        return StockReason.PREFILL_OFF
+    segments = _segments(state, contexts, counts, prompts, stock)
     if all(segment.fits for segment in segments):
         tail = any(segment.rule is budget.KEEP_EVERYTHING for segment in segments)
-        return "prefill: end of prompts" if tail else "prefill: within the budget"
+        return StockReason.PREFILL_END_OF_PROMPTS if tail else StockReason.PREFILL_FITS
 
     rows_of, table = metadata.get_token_to_batch_idx(), metadata.get_page_table_64()
-    view = paths.Rows.of_segments(lengths, table, rows_of, segments)
-    plan = paths.make_prefill_plan(view, contexts, state.config, host, refine_of(state, q), segments)
-    if _summaries(layer_id)[0].draft:  # its choice costs accepted drafts, never an answer
+    view = Rows.of_segments(lengths, table, rows_of, segments)
+    summaries, _ = _summaries(layer_id)
+    setup = _setup(state, stock, summaries)
+    plan = make_prefill_plan(view, contexts, setup, refine_of(state, q), segments)
+    if summaries.draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
-    return Step(plan, state.audit.sample(plan, contexts, state.config, host, plan.refine))
+    return Step(plan, state.audit.sample(plan, contexts, setup))
 
 
 def around_topk_ragged(
@@ -336,29 +359,26 @@ def around_topk_ragged(
 ) -> torch.Tensor:
     """Prefill rows, chunked or not, possibly mixed with decode rows."""
     state = runtime.current()
-    host = SglangHost(self, metadata, prefill=True)
+    stock = SglangKernels(self, metadata, prefill=True)
     step = _cached_step(forward_batch, layer_id, metadata)
     if step is None:
-        made = _prefill_step(state, forward_batch, layer_id, metadata, host, q_fp8)
+        made = _prefill_step(state, forward_batch, layer_id, metadata, stock, q_fp8)
         step = _keep_step(forward_batch, layer_id, metadata, made)
-        if isinstance(made, str):
+        if isinstance(made, StockReason):
             state.count_stock(made, metadata.get_seqlens_expanded().shape[0])
         else:
             state.count_hisa("prefill")
             _count_rows(state, "prefill", made.plan)
-    if isinstance(step, str):
+    if isinstance(step, StockReason):
         return original(
             self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
         )
     summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]
-    q, w, layer = q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id)
-    output = output_of(metadata, rows)
-    chosen = paths.select(
-        q, w, layer, step.plan, state.config, host, output, summaries.backend, out=topk_result
-    )
+    queries = paths.Queries(q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id))
+    setup, output = _setup(state, stock, summaries), output_of(metadata, rows)
+    chosen = paths.select(queries, step.plan, setup, output, out=topk_result)
     if step.sample is not None:
-        args = (q, w, layer, state.config, host, output, summaries.backend)
-        state.audit.observe(layer_id, step.sample, chosen, *args)
+        state.audit.observe(layer_id, step.sample, chosen, queries, setup, output)
     return _padded(chosen, q_fp8.shape[0])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from sglang_hisa.audit import summarise
-from sglang_hisa.counts import KINDS, STOCK_KINDS
+from sglang_hisa.counts import IN_GRAPHS, KINDS
 from sglang_hisa.patches.metric_labels import Labelled
 from sglang_hisa.patches.runtime import Runtime
 
@@ -126,7 +126,7 @@ class LiveMetrics:
 
     def _tell(self, sums: list[list[float]], audited: list[list[float]], layers: list[int]) -> None:
         for kind, counts in zip(KINDS, sums):
-            if kind in STOCK_KINDS:
+            if kind in IN_GRAPHS:
                 if counts[0]:
                     self._raise_to("stock_rows", counts[0], kind)
                 continue

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import config as settings
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
+from sglang_hisa.config import interpreting_triton
 from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.plugin import refuse
@@ -26,7 +26,7 @@ def _backend(state: runtime.Runtime, device: torch.device) -> str:
     asked = state.config.kernels
     if asked == "auto":
         asked = "triton" if device.type == "cuda" else "torch"
-    if asked == "triton" and device.type == "cpu" and not settings.interpreting_triton():
+    if asked == "triton" and device.type == "cpu" and not interpreting_triton():
         refuse("Triton's kernels on a CPU", ['"kernels": "triton" needs its interpreter'], _INTERPRET)
     return asked
 

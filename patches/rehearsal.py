@@ -10,22 +10,24 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.config import PAGE, Config, export
-from sglang_hisa.host import Host
+from sglang_hisa import PAGE
+from sglang_hisa.config import Config, export
 from sglang_hisa.indexer import Output
 from sglang_hisa.patches import indexer as hooks
 from sglang_hisa.patches import runtime
-from sglang_hisa.patches.host import SglangHost
 from sglang_hisa.patches.plugin import refuse
+from sglang_hisa.patches.stock_kernels import SglangKernels
+from sglang_hisa.plan import Setup
 from sglang_hisa.rehearsal import rehearse
 from sglang_hisa.schedule import differences
+from sglang_hisa.stock_kernels import StockKernels
 
 logger = logging.getLogger(__name__)
 
 
-def check_split(config: Config, host: Host, device: torch.device) -> None:
+def check_split(config: Config, stock: StockKernels, device: torch.device) -> None:
     """Refuse to serve (:func:`refuse`) where DeepGEMM splits prefill's work in another way than HISA does."""
-    found = differences(host, device)
+    found = differences(stock, device)
     if found:
         asked = export(dataclasses.replace(config, refine="triton"))
         refuse(
@@ -57,19 +59,22 @@ def rehearse_prefill(state: runtime.Runtime, runner: Any) -> None:
         metadata.attn_metadata = SimpleNamespace(topk_indices_offset=offsets)
         return hooks.output_of(metadata, offsets.shape[0])
 
-    host, layer = SglangHost(one, metadata, prefill=True), summaries.layer(one.layer_id)
+    stock, layer = SglangKernels(one, metadata, prefill=True), summaries.layer(one.layer_id)
     bound = min(runner.model_config.context_len, layer.keys.shape[0] * PAGE)
     q = layer.keys.new_empty((0, one.n_heads, layer.keys.shape[1]))
     refine = hooks.refine_of(state, q)
     if refine == "deepgemm":
-        check_split(state.config, host, q.device)
+        check_split(state.config, stock, q.device)
     began = time.monotonic()
     logger.info("sglang-hisa: making kernels ready for prompts of up to %d tokens", bound)
     steps = rehearse(
-        hooks.rule_of(state, "prefill", host),
-        *(bound, layer, one.n_heads, state.config, host, refine),
+        hooks.rule_of(state, "prefill", stock),
+        bound,
+        layer,
+        heads=one.n_heads,
+        setup=Setup(state.config, stock, summaries.backend),
+        refine=refine,
         output_of=output_of,
-        backend=summaries.backend,
     )
     torch.cuda.synchronize()
     logger.info("sglang-hisa: %d prefill steps rehearsed in %.1f s", steps, time.monotonic() - began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from sglang_hisa.audit import Audit
     from sglang_hisa.budget import Rule
     from sglang_hisa.canary import Canary
-    from sglang_hisa.counts import RowCounts
+    from sglang_hisa.counts import RowCounts, StockReason
     from sglang_hisa.summaries import PageSummaries
+
+
+def _by_text(counts: Mapping[StockReason, int]) -> dict[str, int]:
+    """Plain strings: a receipt is unpickled by processes that need not know the enum."""
+    return {reason.value: count for reason, count in counts.items()}
 
 
 @dataclass
@@ -44,19 +49,21 @@ class Runtime:
     """Layers of the draft model that have page summaries. Their numbers are among the target's."""
     graphs: set[int] = field(default_factory=set)
     """Row counts of the captured graphs that ran HISA."""
-    stock_graphs: set[int] = field(default_factory=set)
-    """Row counts of the captured graphs that called the stock indexer."""
-    short_graphs: set[int] = field(default_factory=set)
-    """Row counts of the stock graphs for steps that pruning would not make faster (see :mod:`.short`)."""
-    capturing_short: bool = False
+    stock_decode_graphs: set[int] = field(default_factory=set)
+    """Row counts of the second graphs, with stock DSA, for steps that pruning would not make faster (see
+    :mod:`.decode_graphs`)."""
+    capturing_stock: bool = False
     """Whether one of them is being captured."""
+    graphs_missing_hisa: set[int] = field(default_factory=set)
+    """Row counts of the other captured graphs that called the stock indexer: an error where decode has a
+    budget."""
     decode_rule: Rule | None = None
     """The decode budget of this model, from the first planned decode step on."""
     steps: Counter[str] = field(default_factory=Counter)
     """HISA steps by phase."""
-    stock: Counter[str] = field(default_factory=Counter)
+    stock: Counter[StockReason] = field(default_factory=Counter)
     """Steps left to the stock indexer, by reason."""
-    stock_rows: Counter[str] = field(default_factory=Counter)
+    stock_rows: Counter[StockReason] = field(default_factory=Counter)
     """Rows of those steps where the host knows them, by reason (see :mod:`sglang_hisa.counts`)."""
     rebuilt: Counter[str] = field(default_factory=Counter)
     """Pages whose summaries were made again because something moved their keys, by mover."""
@@ -72,8 +79,8 @@ class Runtime:
     canary: Canary = field(init=False)
     refine: str = ""
     backend: str = ""
-    settings: dict[str, int] = field(default_factory=dict)
-    """How kernels are launched (:class:`sglang_hisa.kernels.settings.Settings`)."""
+    tuning: dict[str, int] = field(default_factory=dict)
+    """Launch options of the kernels (:class:`sglang_hisa.kernels.tuning.Tuning`)."""
     on_step: Callable[[str, str], None] | None = None
     """Told of each counted step: ("hisa", phase) or ("stock", reason)."""
     on_forward: Callable[[], None] | None = None
@@ -96,7 +103,7 @@ class Runtime:
         if self.on_step:
             self.on_step("hisa", phase)
 
-    def count_stock(self, reason: str, rows: int = 0) -> None:
+    def count_stock(self, reason: StockReason, rows: int = 0) -> None:
         """A step of ``rows`` rows (0: counted on the device) was left to the stock indexer for ``reason``."""
         self.stock[reason] += 1
         if rows:
@@ -105,12 +112,12 @@ class Runtime:
             self.on_step("stock", reason)
 
     def _rows_report(self) -> dict[str, Any]:
-        from sglang_hisa.counts import STOCK_KINDS
+        from sglang_hisa.counts import IN_GRAPHS
 
         by_kind = self.rows.report()
-        on_device = {reason: by_kind.pop(reason)["rows"] for reason in STOCK_KINDS}
-        stock = {**self.stock_rows, **{reason: rows for reason, rows in on_device.items() if rows}}
-        return {**by_kind, "stock": stock}
+        on_device = {reason: by_kind.pop(reason)["rows"] for reason in IN_GRAPHS}
+        rows = {**self.stock_rows, **{reason: rows for reason, rows in on_device.items() if rows}}
+        return {**by_kind, "stock": _by_text(rows)}
 
     def receipt(self) -> dict[str, Any]:
         """The receipt: JSON-serialisable proof of what runs."""
@@ -129,14 +136,14 @@ class Runtime:
             "draft_layers": self.draft_layers,
             "graphs_with_hisa": len(self.graphs),
             "graph_rows": sorted(self.graphs),
-            "short_graphs": len(self.short_graphs),
-            "stock_graphs": len(self.stock_graphs),
+            "stock_decode_graphs": len(self.stock_decode_graphs),
+            "graphs_missing_hisa": len(self.graphs_missing_hisa),
             "summary_bytes": self.summary_bytes,
             "refine": self.refine,
             "kernels": self.backend,
-            "kernel_settings": self.settings,
+            "kernel_settings": self.tuning,
             "hisa_steps": dict(self.steps),
-            "stock_steps": dict(self.stock),
+            "stock_steps": _by_text(self.stock),
             "rows": self._rows_report(),
             "summary_rebuilds": dict(self.rebuilt),
             "audit": self.audit.report(),

@@ -89,8 +89,8 @@ def _check_receipt(state: runtime.Runtime, decode_graphs: bool) -> list[Reason]:
         problems.append(Reason(text, STOCK))
     elif not state.summary_bytes:
         problems.append(Reason("no DSA KV pool was built, so there are no page summaries", alone))
-    if state.stock_graphs and state.config.decode.active:
-        rows = sorted(state.stock_graphs)
+    if state.graphs_missing_hisa and state.config.decode.active:
+        rows = sorted(state.graphs_missing_hisa)
         problems.append(Reason(f"captured decode graphs call the stock indexer (rows {rows})", alone))
     if state.layers and decode_graphs and state.config.decode.active and not state.graphs:
         problems.append(

@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.config import PAGE
-from sglang_hisa.patches.host import SglangHost, _flat_logits_fn, _schedule_fn, _topk_fn, paged_logits_fn
+from sglang_hisa import PAGE
+from sglang_hisa.patches.stock_kernels import (
+    SglangKernels,
+    _flat_logits_fn,
+    _schedule_fn,
+    _topk_fn,
+    paged_logits_fn,
+)
 
 
-def bench_host(index_topk: int) -> SglangHost:
-    """Stock kernels behind :class:`sglang_hisa.host.Host`, for rows that belong to no server."""
+def serverless_kernels(index_topk: int) -> SglangKernels:
+    """SGLang's stock kernels, for rows that belong to no server."""
     import deep_gemm
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_topk_backend import DSATopKBackend
@@ -26,7 +32,7 @@ def bench_host(index_topk: int) -> SglangHost:
         sm_count=torch.cuda.get_device_properties(0).multi_processor_count,
         _mask_init_and_local_tokens=lambda logits, lengths: None,
     )
-    return SglangHost(indexer, SimpleNamespace(topk_backend=DSATopKBackend.SGL_KERNEL))
+    return SglangKernels(indexer, SimpleNamespace(topk_backend=DSATopKBackend.SGL_KERNEL))
 
 
 class StockDecode:

@@ -19,8 +19,17 @@ logger = logging.getLogger(__name__)
 
 KEYED = frozenset(
     (
-        *("get", "set", "exists", "batch_get", "batch_set", "batch_exists"),
-        *("batch_get_v1", "batch_set_v1", "batch_get_v2", "batch_set_v2", "batch_exists_v2"),
+        "get",
+        "set",
+        "exists",
+        "batch_get",
+        "batch_set",
+        "batch_exists",
+        "batch_get_v1",
+        "batch_set_v1",
+        "batch_get_v2",
+        "batch_set_v2",
+        "batch_exists_v2",
     )
 )
 """Methods of a backend that take keys, alone, in lists, or inside SGLang's descriptions of a transfer."""

@@ -149,23 +149,23 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         f"{_DECODE_GRAPHS}.capture_one_shape",
         "around",
-        "short:around_capture",
+        "decode_graphs:around_capture",
         {
             V17: ("self", "size", "forward", "stream_idx", "variant_label"),
             V23: ("self", "size", "forward", "stream_idx", "variant_label", "attention_variant"),
         },
         "capture each decode size with stock DSA as well, for steps whose rows all fit their budget",
         ((_GRAPHS_FILE, "self.capture_one_shape("),),
-        setting="short_graphs",
+        setting="stock_decode_graphs",
     ),
     Patch(
         f"{_DECODE_GRAPHS}._resolve_lora_variant",
         "around",
-        "short:around_variant",
+        "decode_graphs:around_variant",
         _both("self", "forward_batch"),
         "replay that graph where pruning would not pay",
         ((_GRAPHS_FILE, "self._resolve_lora_variant(forward_batch)"),),
-        setting="short_graphs",
+        setting="stock_decode_graphs",
     ),
     Patch(
         f"{_POOL}.__init__",

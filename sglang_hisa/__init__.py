@@ -4,6 +4,9 @@ from pathlib import Path as _Path
 
 __version__ = "0.1.0"
 
+PAGE = 64
+"""Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
+
 # An installed package holds kernels/, patches/ and launch/; in a checkout they lie beside this folder.
 # Without this, `python -m sglang.launch_server` in the checkout would find half a package.
 if not (_Path(__file__).parent / "kernels").is_dir():

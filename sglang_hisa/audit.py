@@ -6,18 +6,16 @@ on the device: an audited step makes no host synchronisation; :meth:`Audit.repor
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.budget import KEEP_ALL
-from sglang_hisa.config import PAGE, Config
-from sglang_hisa.host import Host
-from sglang_hisa.indexer import Output, Plan, Rows, make_prefill_plan, select
+from sglang_hisa.indexer import Output, Queries, select
 from sglang_hisa.kernels.reference import slot_scores
-from sglang_hisa.summaries import LayerSummaries
+from sglang_hisa.plan import Plan, Rows, Setup, make_prefill_plan
 
 TURNS = 9
 """A step audits every ninth layer, others at the next: what a layer's audit costs hardly depends on its rows
@@ -77,9 +75,7 @@ class Audit:
         self._step = 0
         self._sums: dict[int, torch.Tensor] = {}
 
-    def sample(
-        self, plan: Plan, contexts: list[int], config: Config, host: Host, refine: str
-    ) -> Sample | None:
+    def sample(self, plan: Plan, contexts: list[int], setup: Setup) -> Sample | None:
         """Choose the rows of a new step; None when the audit is off or the step is too short."""
         rows = plan.rows
         if not self._stride:
@@ -92,31 +88,31 @@ class Audit:
         picks = plan.of_rows("picks")[chosen]
         lengths = rows.lengths[chosen]
         whole = Rows(
-            lengths,
-            rows.table,
-            None if rows.table_rows is None else rows.table_rows[chosen],
-            rows.max_length,
-            KEEP_ALL,
-            0,
-            -(-rows.max_length // PAGE),
+            lengths=lengths,
+            table=rows.table,
+            table_rows=None if rows.table_rows is None else rows.table_rows[chosen],
+            max_length=rows.max_length,
+            blocks=KEEP_ALL,
+            share=0,
+            width=-(-rows.max_length // PAGE),
         )
-        pruned = picks < torch.div((lengths - 1).clamp_min(0), config.block, rounding_mode="floor")
-        expected = lengths.clamp_max(host.index_topk).long()
-        whole_plan = make_prefill_plan(whole, contexts, config, host, refine)
-        return Sample(self._step % self._turns, chosen, pruned, expected, whole_plan)
+        earlier = torch.div((lengths - 1).clamp_min(0), setup.config.block, rounding_mode="floor")
+        return Sample(
+            turn=self._step % self._turns,
+            rows=chosen,
+            pruned=picks < earlier,
+            expected=lengths.clamp_max(setup.stock.index_topk).long(),
+            plan=make_prefill_plan(whole, contexts, setup, plan.refine),
+        )
 
     def observe(
         self,
         layer_id: int,
         sample: Sample,
         chosen: torch.Tensor,
-        q: torch.Tensor,
-        weights: torch.Tensor,
-        layer: LayerSummaries,
-        config: Config,
-        host: Host,
+        queries: Queries,
+        setup: Setup,
         output: Output,
-        backend: str,
     ) -> None:
         """Compare what a layer chose, int32 ``[rows, index_topk]``, with the choice from whole contexts.
 
@@ -124,13 +120,12 @@ class Audit:
         """
         if layer_id % self._turns != sample.turn:
             return
-        at = sample.rows
-        if output.offsets is not None:
-            output = dataclasses.replace(output, offsets=output.offsets[at])
-        args = (layer, sample.plan, config, host, output, backend)
-        truth = select(q[at].contiguous(), weights[at].contiguous(), *args)
-        found = kept(truth, chosen[at])
-        scores = slot_scores(q[at], weights[at], layer.index_k, _slots(truth, sample.plan.rows, output))
+        asked, output = queries.at(sample.rows), output.at(sample.rows)
+        asked = replace(asked, q=asked.q.contiguous(), weights=asked.weights.contiguous())
+        truth = select(asked, sample.plan, setup, output)
+        found = kept(truth, chosen[sample.rows])
+        slots = _slots(truth, sample.plan.rows, output)
+        scores = slot_scores(asked.q, asked.weights, asked.layer.index_k, slots)
         missed = scores.softmax(dim=1).masked_fill(found, 0).sum(dim=1).double()
         recall = found.sum(dim=1).double() / sample.expected
         # Not an index with the mask: that would wait for the device.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_hisa.config import PAGE, Config
+from sglang_hisa import PAGE
+from sglang_hisa.config import Config
 
 _ONE = 1 << 16
 """Fractions are rounded up to 1/65536, so that host and device agree on every row's count."""

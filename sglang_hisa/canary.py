@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.summaries import PageSummaries
 
 logger = logging.getLogger(__name__)

@@ -15,17 +15,17 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sglang_hisa import PAGE
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
 ENV_KEY = "SGLANG_HISA_API_KEY"
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
-PAGE = 64
-"""Tokens in one page of the index-K cache. DeepGEMM's paged kernels fix it (SGLang asserts the same)."""
 
 MOST_TOKENS = 2**31 - 1
 """Lengths are int32 on the device."""
@@ -95,7 +95,7 @@ class Config:
     """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
     workspace_mb: int = 512
     """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
-    short_graphs: bool = True
+    stock_decode_graphs: bool = True
     """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget or
     pruning would not pay (:meth:`sglang_hisa.budget.Rule.pays`)."""
     audit: float = 0.0
@@ -140,11 +140,12 @@ class Config:
 
         The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu``, and what changes
         rounding alone (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a
-        phase that is left to stock DSA. ``short_graphs`` counts: it decides which decode steps are pruned.
+        phase that is left to stock DSA. ``stock_decode_graphs`` counts: it decides which
+        decode steps are pruned.
         """
         phases: dict[str, list[object]] = {}
         if self.decode.active:
-            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.short_graphs]
+            phases["decode"] = [self.decode_tokens, float(self.decode_fraction), self.stock_decode_graphs]
         if self.prefill.active:
             budget = [self.prefill_tokens, float(self.prefill_fraction)]
             phases["prefill"] = [*budget, self.prefill_group, self.dense_tail_tokens]
@@ -186,6 +187,9 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "canary": CANARY,
 }
 
+_RENAMED = {"short_graphs": "stock_decode_graphs"}
+"""Keys of earlier versions, with the name that each has now."""
+
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
     "summary": f"one of {', '.join(SUMMARY)}",
@@ -200,7 +204,7 @@ _HINTS: dict[str, str] = {
     "refine": f"one of {', '.join(REFINE)}",
     "kernels": f"one of {', '.join(KERNELS)}",
     "workspace_mb": "16 or more, at most 1048576",
-    "short_graphs": "true or false",
+    "stock_decode_graphs": "true or false",
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
@@ -234,6 +238,13 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
     return given
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    if key in _RENAMED:
+        return f"; it is called {_RENAMED[key]!r} now;"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _wrong_type(key: str, value: object, default: object) -> bool:
@@ -291,11 +302,8 @@ def from_mapping(given: Mapping[str, Any]) -> Config:
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     for key, value in given.items():
         if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(
-                f"unknown key {_short(key)} (value {_short(value)}){hint} allowed: {', '.join(defaults)}"
-            )
+            hint = f"{_hint(key, defaults)} allowed: {', '.join(defaults)}"
+            problems.append(f"unknown key {_short(key)} (value {_short(value)}){hint}")
         elif _wrong_type(key, value, defaults[key]) or _out_of_range(key, value):
             problems.append(_complaint(key, value))
         else:

@@ -6,16 +6,30 @@ whoever reads them (``/server_info``, metrics) does so between forwards.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import torch
 
-STOCK_DECODE = "decode: phase left to stock DSA"
-SHORT_DECODE = "decode: little or nothing to prune"
-STOCK_KINDS = (STOCK_DECODE, SHORT_DECODE)
+
+class StockReason(StrEnum):
+    """Why the stock indexer serves a whole step. Receipts and metrics show the text."""
+
+    DECODE_NO_ROWS = "decode: no rows"
+    DECODE_OFF = "decode: phase left to stock DSA"
+    DECODE_NOTHING_TO_GAIN = "decode: little or nothing to prune"
+    PREFILL_CONTEXT_PARALLEL = "prefill: context parallel"
+    PREFILL_NO_ROWS = "prefill: no rows"
+    PREFILL_NO_REQUEST = "prefill: rows of no request"
+    PREFILL_OFF = "prefill: phase left to stock DSA"
+    PREFILL_END_OF_PROMPTS = "prefill: end of prompts"
+    PREFILL_FITS = "prefill: within the budget"
+
+
+IN_GRAPHS = (StockReason.DECODE_OFF, StockReason.DECODE_NOTHING_TO_GAIN)
 """The reasons that a replayed graph can have; all other stock rows are counted on the host."""
 
-KINDS = ("decode", "prefill", *STOCK_KINDS)
+KINDS: tuple[str, ...] = ("decode", "prefill", *IN_GRAPHS)
 """What is counted on the device: rows that HISA served, by kind of step, and stock decode rows."""
 
 
@@ -57,7 +71,7 @@ class RowCounts:
         """
         values = [[0, 0, 0]] * len(KINDS) if self.sums is None else self.sums.tolist()
         return {
-            kind: {
+            str(kind): {
                 "rows": rows,
                 "candidate_tokens": candidates,
                 "context_tokens": context,

@@ -1,35 +1,32 @@
-"""The two-stage indexer over rows: coarse filter, candidate page table, stock score, stock top-k.
+"""The two-stage indexer of one layer: coarse filter, candidate page table, stock score, stock top-k.
 
-A row is one query token, whatever the phase: decode, verify, draft-extend and prefill differ only in
-which page table a row reads and in how many rows come at once.
+:func:`select` carries out what :mod:`sglang_hisa.plan` decided for the rows of the step.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
-from sglang_hisa import kernels, pairs
-from sglang_hisa.budget import local_window, plan_rows, sink_blocks
-from sglang_hisa.config import PAGE, Config
-from sglang_hisa.host import Host
-from sglang_hisa.kernels.settings import Settings, for_device
-from sglang_hisa.schedule import Call, decode_calls, paged_logits, prefill_calls
-from sglang_hisa.segments import Segment, budgets, in_parts
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.budget import local_window, sink_blocks
+from sglang_hisa.kernels.tuning import Tuning
+from sglang_hisa.plan import Chunk, Plan, Setup
+from sglang_hisa.schedule import paged_logits
 from sglang_hisa.summaries import LayerSummaries
-from sglang_hisa.transfer import to_device
 
 OVERLAP_ROWS = 1024
+
+BlockSummaries = tuple[torch.Tensor, torch.Tensor]
+"""fp8 ``[blocks, 128]`` and fp32 ``[blocks]`` of :func:`sglang_hisa.kernels.gather_blocks`."""
 
 
 @functools.cache
 def can_overlap(device: torch.device) -> bool:
     """Whether kernels may be launched before their predecessor ends (compute capability 9.0 on)."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device)[0] >= 9)
 
 
 def _overlaps(rows: int, device: torch.device) -> bool:
@@ -37,100 +34,19 @@ def _overlaps(rows: int, device: torch.device) -> bool:
     return rows <= OVERLAP_ROWS and can_overlap(device)
 
 
-def refine_kernel(asked: str, device: torch.device, heads: int, decode_rows: int | None = None) -> str:
-    """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise.
-
-    A step of at most :attr:`~sglang_hisa.kernels.settings.Settings.refine_rows` rows that have the decode
-    budget (``decode_rows``; None in prefill) has our own.
-    """
-    if asked != "auto":
-        return asked
-    if device.type != "cuda" or heads not in (32, 64):
-        return "triton"
-    few = decode_rows is not None and decode_rows <= for_device(device).refine_rows
-    return "triton" if few else "deepgemm"
-
-
 @dataclass(frozen=True)
-class Rows:
-    """Query rows of one step, the same for every layer.
+class Queries:
+    """What one layer asks for the rows of a step, and the summaries that answer it."""
 
-    lengths int32 ``[rows]`` (tokens a row may see), table int32 ``[tables, pages]``, table_rows int32
-    ``[rows]`` or None for the identity, max_length bounds ``lengths`` on the host. ``blocks`` and
-    ``share`` are each row's budget (:class:`sglang_hisa.budget.Rule`), ints or int32 ``[rows]``;
-    ``width`` is the pages of the widest candidate row.
-    """
+    q: torch.Tensor
+    """fp8 ``[rows, heads, 128]``."""
+    weights: torch.Tensor
+    """fp32 ``[rows, heads]``, scales folded in."""
+    layer: LayerSummaries
 
-    lengths: torch.Tensor
-    table: torch.Tensor
-    table_rows: torch.Tensor | None
-    max_length: int
-    blocks: torch.Tensor | int
-    share: torch.Tensor | int
-    width: int
-
-    @classmethod
-    def of_segments(
-        cls,
-        lengths: torch.Tensor,
-        table: torch.Tensor,
-        table_rows: torch.Tensor | None,
-        segments: Sequence[Segment],
-    ) -> Rows:
-        """Rows of an extend step with the budgets of its segments, which are all of its rows."""
-        longest = max(segment.context for segment in segments)
-        width = max(segment.width for segment in segments)
-        return cls(lengths, table, table_rows, longest, *budgets(segments, lengths.device), width)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Plan of consecutive rows: what depends on lengths only, made once and used by every layer."""
-
-    start: int
-    stop: int
-    bounds: torch.Tensor
-    """int32 ``[rows]``: length that pages are chosen for, the row's own or that of its pair's last row."""
-    table_rows: torch.Tensor | None
-    width: int
-    """Pages of a candidate row."""
-    picks: torch.Tensor
-    candidates: torch.Tensor
-    """int32 ``[rows]``: candidate tokens."""
-    calls: tuple[Call, ...]
-    """Of DeepGEMM's paged logits; none where our own kernel scores tokens."""
-    topk_plan: Any
-    starts: torch.Tensor | None = None
-    """int32 ``[rows]``: first and last + 1 gathered block of each row (see :attr:`Plan.gathered`)."""
-    ends: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything of a step that no layer changes."""
-
-    rows: Rows
-    chunks: tuple[Chunk, ...]
-    score_blocks: int
-    """Columns of the coarse score."""
-    refine: str
-    seals: bool = False
-    """Whether this step's coarse launch seals the pages that its rows completed (decode)."""
-    gathered: torch.Tensor | None = None
-    """int32: pages of every request's earlier blocks, one request after the other, whose summaries
-    DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
-    group: int = 1
-    """Adjacent rows that choose their pages together (:mod:`sglang_hisa.pairs`)."""
-    order: torch.Tensor | None = None
-    """int64: the step's row that stands at each place of the chunks; None where none moved."""
-    back: torch.Tensor | None = None
-    """int64 ``[rows]``: the place of each of the step's rows."""
-
-    def of_rows(self, field: str) -> torch.Tensor:
-        """A field of the chunks (``picks`` or ``candidates``), int32 ``[rows]`` in the order of the step."""
-        parts = [getattr(chunk, field) for chunk in self.chunks]
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return whole if self.back is None else whole[self.back]
+    def at(self, rows: torch.Tensor | slice) -> Queries:
+        """Those of some rows (a slice, or int64 indices), in that order."""
+        return replace(self, q=self.q[rows], weights=self.weights[rows])
 
 
 @dataclass(frozen=True)
@@ -141,276 +57,209 @@ class Output:
     offsets: torch.Tensor | None = None
     """int32 ``[rows]``, added to each position (RAGGED); None otherwise."""
 
+    def at(self, rows: torch.Tensor | slice) -> Output:
+        """The same for some rows."""
+        return self if self.offsets is None else replace(self, offsets=self.offsets[rows])
 
-def _spans(
-    parts: Sequence[tuple[int, int]], score_blocks: int, config: Config
-) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, pages) of the row chunks of ``parts``, which are (rows, pages) one after the other.
 
-    A chunk has as many rows as the workspace holds, and whole pairs.
+def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
+    """The page table of a chunk: of its rows, or of the requests that its rows name."""
+    table = plan.rows.table
+    return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
+
+
+def block_scores(
+    queries: Queries, plan: Plan, chunk: Chunk, setup: Setup, gathered: BlockSummaries | None
+) -> torch.Tensor:
+    """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: the first half of a choice.
+
+    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
     """
-    first = 0
-    for rows, width in parts:
-        row_bytes = (width * (PAGE + 2) + score_blocks) * 4
-        limit = max(32, (config.workspace_mb << 20) // row_bytes // pairs.GROUP * pairs.GROUP)
-        for start in range(0, rows, limit):
-            yield first + start, first + min(start + limit, rows), width
-        first += rows
-
-
-def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pages to gather and, for each table row, the number of its first gathered block (int32)."""
-    counts = [max(length - 1, 0) // config.block for length in contexts]
-    parts = [rows.table[i, : n * config.pages_per_block] for i, n in enumerate(counts)]
-    firsts = [sum(counts[:i]) for i in range(len(counts))]
-    return torch.cat(parts), to_device(torch.tensor(firsts, dtype=torch.int32), rows.table.device)
-
-
-def make_decode_plan(rows: Rows, config: Config, host: Host, refine: str, *, seals: bool) -> Plan:
-    """Plan of a step whose query rows have a table row each; a captured graph records these few launches.
-
-    All rows stay together: the shapes of a graph are fixed. ``seals``: each row stored one token, the
-    last of its length, and nothing else seals its page.
-    """
-    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
-    chunk = Chunk(
-        0,
-        rows.lengths.shape[0],
-        rows.lengths,
-        None,
-        rows.width,
-        picks,
-        candidates,
-        decode_calls(candidates[:, None], host) if refine == "deepgemm" else (),
-        host.topk_plan(candidates) if host.table_topk else None,
-    )
-    return Plan(rows, (chunk,), max(1, -(-rows.max_length // config.block) - 1), refine, seals)
-
-
-def make_prefill_plan(
-    rows: Rows,
-    contexts: list[int],
-    config: Config,
-    host: Host,
-    refine: str,
-    segments: Sequence[Segment] | None = None,
-) -> Plan:
-    """Plan of an extend step.
-
-    Args:
-        contexts: lengths of its requests, on the host.
-        segments: all of its rows, which may then choose in pairs and differ in the width of their tables;
-            None for rows that do not follow one another.
-    """
-    score_blocks = max(1, -(-rows.max_length // config.block) - 1)
-    group, order, back = 1, None, None
-    given = rows
-    parts = [(rows.lengths.shape[0], rows.width)]
-    if segments is not None:
-        if any(segment.count > 1 for segment in segments):
-            group = min(config.prefill_group, host.device.group)
-        ordered = in_parts(segments)
-        parts = [(sum(pairs.places(s, group) for s in part), max(s.width for s in part)) for part in ordered]
-        if (moved := pairs.arrange([s for part in ordered for s in part], group)) is not None:
-            order, back = (to_device(index, rows.lengths.device) for index in moved)
-            given = _at(rows, order)
-    bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths)
-    picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
-    candidates -= bounds - given.lengths
-    gathered = starts = ends = None
-    if refine == "deepgemm" and rows.lengths.is_cuda and given.table_rows is not None:
-        gathered, firsts = _gather_list(rows, contexts, config)
-        starts = firsts[given.table_rows.long()]
-        earlier = torch.div((bounds - 1).clamp_min(0), config.block, rounding_mode="floor")
-        ends = starts + torch.where(picks < earlier, earlier, 0)
-    chunks = []
-    for start, stop, width in _spans(parts, score_blocks, config):
-        part = candidates[start:stop]
-        chunks.append(
-            Chunk(
-                start,
-                stop,
-                bounds[start:stop],
-                None if given.table_rows is None else given.table_rows[start:stop],
-                width,
-                picks[start:stop],
-                part,
-                prefill_calls(part.view(-1, group), host) if refine == "deepgemm" else (),
-                host.topk_plan(part) if host.table_topk else None,
-                None if starts is None else starts[start:stop],
-                None if ends is None else ends[start:stop],
-            )
-        )
-    return Plan(
-        *(rows, tuple(chunks), score_blocks, refine),
-        gathered=gathered,
-        group=group,
-        order=order,
-        back=back,
-    )
-
-
-def _at(rows: Rows, order: torch.Tensor) -> Rows:
-    """The rows at ``order`` (int64); some may stand twice."""
-
-    def taken(value: Any) -> Any:
-        return value[order] if isinstance(value, torch.Tensor) else value
-
-    return replace(
-        rows,
-        lengths=rows.lengths[order],
-        table_rows=taken(rows.table_rows),
-        blocks=taken(rows.blocks),
-        share=taken(rows.share),
-    )
-
-
-def candidates(
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
-    summary: tuple[torch.Tensor, torch.Tensor] | None,
-    plan: Plan,
-    chunk: Chunk,
-    config: Config,
-    host: Host,
-    logical: bool,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Candidate tables of a chunk, physical and (if asked for) logical, int32 ``[rows, width]``."""
-    rows = chunk.stop - chunk.start
-    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=q.device)
-    positions = torch.empty_like(physical) if logical else None
-    table, per_block = plan.rows.table, config.pages_per_block
-    if chunk.table_rows is None:
-        table = table[chunk.start : chunk.stop]
-    sink = sink_blocks(config, host.init_tokens)
-    local = local_window(config, host.local_tokens)
-    overlap = _overlaps(rows, q.device)
-    if summary is not None:
+    if gathered is not None:
         assert chunk.starts is not None and chunk.ends is not None
-        scores = host.flat_logits(q, *summary, weights, chunk.starts, chunk.ends, plan.score_blocks)
-    else:
-        scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=q.device)
-        which = (table, chunk.table_rows, chunk.bounds, chunk.picks, per_block)
-        kernels.coarse_scores(
-            *(q, weights, layer.keys, layer.scales, *which, scores, backend),
-            seal_from=layer.index_k if plan.seals else None,
-            salient=layer.salient,
-            overlap=overlap,
+        keys, scales = gathered
+        return setup.stock.flat_logits(
+            queries.q,
+            keys,
+            scales,
+            queries.weights,
+            starts=chunk.starts,
+            ends=chunk.ends,
+            max_columns=plan.score_blocks,
         )
+    rows, device = chunk.stop - chunk.start, queries.q.device
+    scores = torch.empty((rows, plan.score_blocks), dtype=torch.float32, device=device)
+    kernels.coarse_scores(
+        queries.q,
+        queries.weights,
+        queries.layer.keys,
+        queries.layer.scales,
+        table=_table(plan, chunk),
+        table_rows=chunk.table_rows,
+        lengths=chunk.bounds,
+        picks=chunk.picks,
+        pages_per_block=setup.config.pages_per_block,
+        out=scores,
+        backend=setup.backend,
+        seal_from=queries.layer.index_k if plan.seals else None,
+        salient=queries.layer.salient,
+        overlap=_overlaps(rows, device),
+    )
+    return scores
+
+
+def picked(
+    scores: torch.Tensor, plan: Plan, chunk: Chunk, setup: Setup, *, logical: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Candidate tables by :func:`block_scores`, physical and (if ``logical``) logical: the second half."""
+    config, stock = setup.config, setup.stock
+    rows = chunk.stop - chunk.start
+    physical = torch.empty((rows, chunk.width), dtype=torch.int32, device=scores.device)
+    positions = torch.empty_like(physical) if logical else None
     kernels.pick_pages(
-        *(scores, chunk.bounds, chunk.picks, table, chunk.table_rows, per_block, sink, local),
-        *(physical, positions, backend),
-        overlap=overlap,
+        scores,
+        lengths=chunk.bounds,
+        picks=chunk.picks,
+        table=_table(plan, chunk),
+        table_rows=chunk.table_rows,
+        pages_per_block=config.pages_per_block,
+        sink_blocks=sink_blocks(config, stock.init_tokens),
+        local_tokens=local_window(config, stock.local_tokens),
+        physical=physical,
+        logical=positions,
+        backend=setup.backend,
+        overlap=_overlaps(rows, scores.device),
         early=plan.seals,
         group=plan.group,
     )
     return physical, positions
 
 
-def token_logits(
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
+def candidates(
+    queries: Queries,
     plan: Plan,
     chunk: Chunk,
-    physical: torch.Tensor,
-    host: Host,
-    backend: str,
-    settings: Settings | None = None,
-) -> torch.Tensor:
-    """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``; see :func:`candidates`.
+    setup: Setup,
+    gathered: BlockSummaries | None,
+    *,
+    logical: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Candidate tables of a chunk, physical and (if ``logical``) logical, int32 ``[rows, width]``."""
+    scores = block_scores(queries, plan, chunk, setup, gathered)
+    return picked(scores, plan, chunk, setup, logical=logical)
 
-    ``settings``: how our own kernel is launched; None: as the device wants it.
+
+def token_logits(
+    queries: Queries,
+    plan: Plan,
+    chunk: Chunk,
+    setup: Setup,
+    physical: torch.Tensor,
+    tuning: Tuning | None = None,
+) -> torch.Tensor:
+    """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``.
+
+    Args:
+        queries: the chunk's own.
+        physical: its candidate table, int32 ``[rows, width]``.
+        tuning: how our own kernel is launched; None: as the device wants it.
     """
+    q, weights, index_k = queries.q, queries.weights, queries.layer.index_k
     rows, width = q.shape[0], chunk.width * PAGE
     if plan.refine == "deepgemm":
-        lengths, tables = chunk.candidates.view(-1, plan.group), physical[:: plan.group]
-        return paged_logits(host, chunk.calls, q, layer.index_k, weights, lengths, tables, width)
+        return paged_logits(
+            setup.stock,
+            chunk.calls,
+            q,
+            index_k,
+            weights,
+            lengths=chunk.candidates.view(-1, plan.group),
+            table=physical[:: plan.group],
+            width=width,
+        )
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
-    pages = (layer.index_k, physical, chunk.candidates)
     kernels.refine_logits(
-        *(q, weights, *pages, logits, backend),
+        q,
+        weights,
+        index_k,
+        table=physical,
+        lengths=chunk.candidates,
+        out=logits,
+        backend=setup.backend,
         group=plan.group,
         overlap=_overlaps(rows, q.device),  # its predecessor is the pick of this chunk
-        settings=settings,
+        tuning=tuning,
     )
     return logits
 
 
 def _select_chunk(
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
-    summary: tuple[torch.Tensor, torch.Tensor] | None,
+    queries: Queries,
     plan: Plan,
     chunk: Chunk,
-    config: Config,
-    host: Host,
+    setup: Setup,
+    gathered: BlockSummaries | None,
     output: Output,
-    backend: str,
 ) -> torch.Tensor:
-    rows = q.shape[0]
-    physical, logical = candidates(
-        q, weights, layer, summary, plan, chunk, config, host, not output.physical, backend
-    )
-    logits = token_logits(q, weights, layer, plan, chunk, physical, host, backend)
-    lengths = chunk.candidates
-    host.boost(logits, lengths)
+    stock = setup.stock
+    physical, logical = candidates(queries, plan, chunk, setup, gathered, logical=not output.physical)
+    logits = token_logits(queries, plan, chunk, setup, physical)
+    stock.boost(logits, chunk.candidates)
 
     target = physical if logical is None else logical
-    offsets = None if output.offsets is None else output.offsets[chunk.start : chunk.stop]
-    if host.table_topk:
-        chosen = host.topk_slots(logits, lengths, target, chunk.topk_plan)
-        if offsets is None:
-            return chosen
-        # One pass over the choice, each page standing for itself; three with torch.where.
-        pages = torch.arange(-(-plan.rows.max_length // PAGE), dtype=torch.int32, device=q.device)
-        return kernels.map_positions(chosen, pages.expand(rows, -1), offsets, backend)
-    positions = host.topk_positions(logits, lengths)
-    return kernels.map_positions(positions, target, offsets, backend)
+    if not stock.table_topk:
+        positions = stock.topk_positions(logits, chunk.candidates)
+        return kernels.map_positions(positions, target, output.offsets, setup.backend)
+    chosen = stock.topk_slots(logits, chunk.candidates, target, chunk.topk_plan)
+    if output.offsets is None:
+        return chosen
+    # One pass over the choice, each page standing for itself; three with torch.where.
+    pages = torch.arange(-(-plan.rows.max_length // PAGE), dtype=torch.int32, device=logits.device)
+    pages = pages.expand(chosen.shape[0], -1)
+    return kernels.map_positions(chosen, pages, output.offsets, setup.backend)
+
+
+def _select_arranged(
+    queries: Queries, plan: Plan, setup: Setup, output: Output, out: torch.Tensor | None
+) -> torch.Tensor:
+    """:func:`select` of rows that stand in the order of the chunks."""
+    gathered = None
+    if plan.gathered is not None:
+        gathered = kernels.gather_blocks(
+            plan.gathered,
+            queries.layer.keys,
+            queries.layer.scales,
+            setup.config.pages_per_block,
+            setup.backend,
+        )
+    if out is None and len(plan.chunks) == 1:
+        return _select_chunk(queries, plan, plan.chunks[0], setup, gathered, output)
+    if out is None:
+        shape = (queries.q.shape[0], setup.stock.index_topk)
+        out = torch.empty(shape, dtype=torch.int32, device=queries.q.device)
+    for chunk in plan.chunks:
+        part = slice(chunk.start, chunk.stop)
+        out[part] = _select_chunk(queries.at(part), plan, chunk, setup, gathered, output.at(part))
+    return out
 
 
 def select(
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
-    plan: Plan,
-    config: Config,
-    host: Host,
-    output: Output,
-    backend: str,
-    out: torch.Tensor | None = None,
+    queries: Queries, plan: Plan, setup: Setup, output: Output, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Top-k tokens of each row.
 
     Args:
-        q: fp8 ``[rows, heads, 128]``; weights: fp32 ``[rows, heads]``, scales folded in.
+        queries: those of all rows of the plan, in the order of the step.
         out: int32 ``[>= rows, index_topk]`` to fill in place, or None.
 
     Returns:
         int32 ``[rows, index_topk]``, -1 padded (``out`` if it was given).
     """
-    if plan.order is not None:
-        offsets = None if output.offsets is None else output.offsets[plan.order]
-        arranged = (q[plan.order], weights[plan.order], layer, replace(plan, order=None))
-        chosen = select(*arranged, config, host, replace(output, offsets=offsets), backend)[plan.back]
-        if out is None:
-            return chosen
-        out[: chosen.shape[0]] = chosen
-        return out
-    summary = None
-    if plan.gathered is not None:
-        per_block = config.pages_per_block
-        summary = kernels.gather_blocks(plan.gathered, layer.keys, layer.scales, per_block, backend)
-    if out is None and len(plan.chunks) == 1:
-        return _select_chunk(q, weights, layer, summary, plan, plan.chunks[0], config, host, output, backend)
+    if plan.order is None:
+        return _select_arranged(queries, plan, setup, output, out)
+    arranged = _select_arranged(queries.at(plan.order), plan, setup, output.at(plan.order), None)
+    chosen = arranged[plan.back]
     if out is None:
-        out = torch.empty((q.shape[0], host.index_topk), dtype=torch.int32, device=q.device)
-    for chunk in plan.chunks:
-        part = slice(chunk.start, chunk.stop)
-        out[part] = _select_chunk(
-            q[part], weights[part], layer, summary, plan, chunk, config, host, output, backend
-        )
+        return chosen
+    out[: chosen.shape[0]] = chosen
     return out

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.budget import Rule
-from sglang_hisa.config import PAGE, Config
-from sglang_hisa.host import Host
-from sglang_hisa.indexer import OVERLAP_ROWS, Output, Rows, make_prefill_plan, select
+from sglang_hisa.indexer import OVERLAP_ROWS, Output, Queries, select
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
 from sglang_hisa.kernels.pick import FEW_ROWS
+from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
 
@@ -43,18 +43,16 @@ def rehearse(
     bound: int,
     layer: LayerSummaries,
     heads: int,
-    config: Config,
-    host: Host,
+    setup: Setup,
     refine: str,
     output_of: Callable[[torch.Tensor], Output],
-    backend: str,
 ) -> int:
     """Choose tokens for made-up rows of prompts of up to ``bound`` tokens; how many steps that were.
 
     Reads page 0 of ``layer`` and writes nothing of the server's. ``output_of``: form of the choice, given
     what RAGGED rows would have for offsets (int32 ``[rows]``, zeros here).
     """
-    device, tail, steps = layer.keys.device, config.dense_tail_tokens, 0
+    device, tail, steps = layer.keys.device, setup.config.dense_tail_tokens, 0
     for length in lengths_of(rule, bound):
         table = torch.zeros((1, -(-length // PAGE)), dtype=torch.int32, device=device)
         for pruned, dense in STEPS:
@@ -63,9 +61,9 @@ def rehearse(
             lengths = torch.arange(length - count + 1, length + 1, dtype=torch.int32, device=device)
             which = torch.zeros(count, dtype=torch.int32, device=device)
             rows = Rows.of_segments(lengths, table, which, segments)
-            plan = make_prefill_plan(rows, [length], config, host, refine, segments)
+            plan = make_prefill_plan(rows, [length], setup, refine, segments)
             q = torch.zeros((count, heads, HEAD_DIM), device=device).to(FP8)
             weights = torch.zeros((count, heads), device=device)
-            select(q, weights, layer, plan, config, host, output_of(which), backend)
+            select(Queries(q, weights, layer), plan, setup, output_of(which))
             steps += 1
     return steps

@@ -20,7 +20,7 @@ import torch
 from sglang_hisa.pairs import GROUP
 
 if TYPE_CHECKING:
-    from sglang_hisa.host import Host
+    from sglang_hisa.stock_kernels import StockKernels
 
 SPLIT = 256
 """Tokens that a processor scores at a time on Hopper (``SPLIT_KV``)."""
@@ -61,23 +61,23 @@ class Call:
     """DeepGEMM's ``schedule_meta``."""
 
 
-def decode_calls(lengths: torch.Tensor, host: Host) -> tuple[Call, ...]:
+def decode_calls(lengths: torch.Tensor, stock: StockKernels) -> tuple[Call, ...]:
     """Calls for int32 ``[groups, group]`` lengths, with DeepGEMM's own split; none for no rows."""
     groups = lengths.shape[0]
-    step = host.device.rows_per_call(groups)
+    step = stock.device.rows_per_call(groups)
     starts = range(0, groups, step)
-    return tuple(Call(at, min(at + step, groups), host.schedule(lengths[at : at + step])) for at in starts)
+    return tuple(Call(at, min(at + step, groups), stock.schedule(lengths[at : at + step])) for at in starts)
 
 
-def prefill_calls(lengths: torch.Tensor, host: Host) -> tuple[Call, ...]:
+def prefill_calls(lengths: torch.Tensor, stock: StockKernels) -> tuple[Call, ...]:
     """The same for a number of rows that may be any; of a group the last row is the longest."""
-    if not host.device.hopper:
-        return decode_calls(lengths, host)
-    return (Call(0, lengths.shape[0], work_split(lengths[:, -1], host.device.processors)),)
+    if not stock.device.hopper:
+        return decode_calls(lengths, stock)
+    return (Call(0, lengths.shape[0], work_split(lengths[:, -1], stock.device.processors)),)
 
 
 def paged_logits(
-    host: Host,
+    stock: StockKernels,
     calls: tuple[Call, ...],
     q: torch.Tensor,
     index_k: torch.Tensor,
@@ -86,15 +86,22 @@ def paged_logits(
     table: torch.Tensor,
     width: int,
 ) -> torch.Tensor:
-    """fp32 ``[rows, width]`` of all calls; the other arguments as :meth:`Host.paged_logits` has them."""
+    """fp32 ``[rows, width]`` of all calls; other arguments as in :meth:`StockKernels.paged_logits`."""
     if len(calls) == 1:
-        return host.paged_logits(q, index_k, weights, lengths, table, calls[0].split, width)
+        return stock.paged_logits(q, index_k, weights, lengths, table, calls[0].split, width)
     group = lengths.shape[1]
     logits = torch.empty((q.shape[0], width), dtype=torch.float32, device=q.device)
     for call in calls:
         groups, rows = slice(call.start, call.stop), slice(call.start * group, call.stop * group)
-        given = (q[rows], index_k, weights[rows], lengths[groups], table[groups], call.split)
-        logits[rows] = host.paged_logits(*given, width)
+        logits[rows] = stock.paged_logits(
+            q[rows],
+            index_k,
+            weights[rows],
+            lengths_2d=lengths[groups],
+            table=table[groups],
+            schedule=call.split,
+            max_length=width,
+        )
     return logits
 
 
@@ -127,18 +134,18 @@ def ragged_lengths(rows: int, group: int) -> torch.Tensor:
     return (last[:, None] - torch.arange(group - 1, -1, -1, dtype=torch.int32)).clamp_min(0)
 
 
-def differences(host: Host, device: torch.device) -> list[str]:
+def differences(stock: StockKernels, device: torch.device) -> list[str]:
     """Where :func:`work_split` is not the split that DeepGEMM makes, in words; empty where it is not used.
 
     DeepGEMM has no error for a wrong split, only wrong scores. Waits for the GPU. The row counts need two
     of DeepGEMM's kernels.
     """
-    if not host.device.hopper:
+    if not stock.device.hopper:
         return []
     found = []
     for rows, group in ((1, 1), (31, 1), (31, 2), (45, 1), (45, 2)):
         what, lengths = f"{rows} x {group} rows", ragged_lengths(rows, group).to(device)
-        own, theirs = work_split(lengths[:, -1], host.device.processors), host.schedule(lengths)
+        own, theirs = work_split(lengths[:, -1], stock.device.processors), stock.schedule(lengths)
         if own.shape != theirs.shape:
             found.append(f"{what}: its split is {list(theirs.shape)}, not {list(own.shape)}")
         elif bool((wrong := (own != theirs).any(dim=1)).any()):

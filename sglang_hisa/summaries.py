@@ -3,6 +3,19 @@
 No allocator, no table, no free hook: a page shared by the radix tree shares its summary, a reused page
 overwrites it. Every write is :func:`seal <sglang_hisa.kernels.seal.seal_pages>`, a pure function of the
 page's stored bytes, so a summary can be rebuilt from them bit for bit at any time.
+
+Who seals, and when:
+
+| keys are written by | sealed by | when |
+| --- | --- | --- |
+| extend, verify, draft and draft-extend steps; decode steps left to stock DSA by config | \
+:meth:`.seal_tokens` | after the store of each layer, on its stream |
+| decode steps that run HISA | the coarse launch (``seal_from``) | in each layer, after its store: a row \
+never reads the summary of its own block, which holds the page |
+| decode steps that replay stock DSA's graph | :meth:`.seal_rows` | after the last layer, for all of them: \
+stock DSA reads no summary |
+| movers of pages (load from the host, token move, HiCache load, PD receive) | :meth:`.reseal` \
+| on the stream that readers of these keys wait for |
 """
 
 from __future__ import annotations
@@ -12,9 +25,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import PAGE, kernels
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, PAGE, SUMMARY_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, SUMMARY_BYTES
 
 _COPIED_PAGES = 2048
 _EMPTY_SCALE = reference.quantise(torch.zeros(1, HEAD_DIM))[1].item()
@@ -68,7 +81,7 @@ class PageSummaries:
     @property
     def nbytes(self) -> int:
         """Bytes of all summaries."""
-        return sum(layer.index_k.shape[0] for layer in self.layers) * SUMMARY_BYTES
+        return sum(int(layer.index_k.shape[0]) for layer in self.layers) * SUMMARY_BYTES
 
     def layer(self, layer_id: int) -> LayerSummaries:
         """Summaries of the model's layer ``layer_id`` (a pipeline stage starts at ``start_layer``)."""
@@ -87,23 +100,41 @@ class PageSummaries:
     def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
         """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
         layer = self.layer(layer_id)
-        where = (layer.keys, layer.scales, self.backend)
-        kernels.seal_tokens(layer.index_k, slots, *where, salient=layer.salient)
+        kernels.seal_tokens(
+            layer.index_k,
+            slots,
+            layer.keys,
+            layer.scales,
+            self.backend,
+            salient=layer.salient,
+        )
 
     def seal_rows(self, table: torch.Tensor, lengths: torch.Tensor) -> None:
         """After a decode step's last store: seal, in all layers, what its rows' last tokens completed.
 
         table int32 ``[rows, pages]``, lengths int32 ``[rows]``.
         """
-        where = (self._stored, self._offsets, table, lengths, self.backend)
-        kernels.seal_rows(*where, salient=self.layers[0].salient)
+        kernels.seal_rows(
+            self._stored,
+            self._offsets,
+            table,
+            lengths,
+            self.backend,
+            salient=self.layers[0].salient,
+        )
 
     def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
         """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""
         for layer in self.layers if layer_id is None else [self.layer(layer_id)]:
             if layer.index_k.shape[0]:
-                where = (layer.keys, layer.scales, self.backend)
-                kernels.seal_pages(layer.index_k, pages, *where, salient=layer.salient)
+                kernels.seal_pages(
+                    layer.index_k,
+                    pages,
+                    layer.keys,
+                    layer.scales,
+                    self.backend,
+                    salient=layer.salient,
+                )
 
     def differs(self, layer_id: int, pages: torch.Tensor) -> torch.Tensor:
         """Whether the summary of each of ``pages`` (int ``[n]``) has a bit unlike its rebuild: bool ``[n]``.

@@ -1,6 +1,6 @@
 """Without a GPU, Triton kernels run in Triton's CPU interpreter; it must be chosen before any is defined.
 
-`make test` runs with two SGLangs at once and shares out what depends on neither: see ``--share``.
+`make test` and `make test-rest` choose tests by ``--part`` and ``--servers``: see ``tests/parts.py``.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import VERSIONS
+from tests import parts
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -35,20 +35,34 @@ def _no_half_of_sglang() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--share", action="store_true", help="leave tests marked once(VERSION) to the run with that SGLang"
+        "--part",
+        choices=parts.PARTS,
+        help="what `make test` (quick) or `make test-rest` runs with this SGLang; all tests without it",
+    )
+    parser.addoption(
+        "--servers", choices=parts.SERVERS, help="only the tests with a real server, or none of them"
+    )
+
+
+def marks_of(item: pytest.Item) -> parts.Marks:
+    once = item.get_closest_marker("once")
+    return parts.Marks(
+        server=item.get_closest_marker("server") is not None,
+        promise=item.get_closest_marker("promise") is not None,
+        once=once.args[0] if once else None,
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--share"):
-        return
-    here = contract.installed_version()
+    here = contract.installed_version() or ""
+    part, servers = config.getoption("--part"), config.getoption("--servers")
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
-        mark = item.get_closest_marker("once")
-        assert mark is None or mark.args[0] in VERSIONS, f"{item.nodeid}: no run would have it"
-        (kept if mark is None or mark.args[0] == here else left).append(item)
+        marks = marks_of(item)
+        wrong = parts.problem(marks)
+        assert wrong is None, f"{item.nodeid}: {wrong}"
+        (kept if parts.has(part, servers, marks, here) else left).append(item)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept

@@ -8,6 +8,8 @@ from sglang_hisa.launch.pages.tables import ROOT
 
 LAYERS = ("kernels", "sglang_hisa", "patches", "launch")
 """Each may import itself and what stands before it."""
+SHARED = ("sglang_hisa.PAGE", "sglang_hisa.__version__")
+"""Constants of the package itself, which is loaded before any of its folders and imports none of them."""
 
 
 def layer(module: str) -> str:
@@ -31,7 +33,7 @@ def wrong(folder: str, source: str) -> list[str]:
     found = []
     for module in imported(source):
         package = module.split(".")[0]
-        upwards = package == "sglang_hisa" and layer(module) not in allowed
+        upwards = package == "sglang_hisa" and module not in SHARED and layer(module) not in allowed
         foreign = package == "sglang" and folder != "patches"
         if upwards or foreign:
             found.append(module)
@@ -45,6 +47,12 @@ def test_a_wrong_import_is_found() -> None:
     ]
     assert wrong("launch", "import sglang.srt.utils") == ["sglang.srt.utils"]
     assert wrong("patches", "import sglang.srt.utils\nfrom sglang_hisa import kernels") == []
+    assert wrong("kernels", "from sglang_hisa import PAGE") == []
+    assert wrong("kernels", "from sglang_hisa import config") == ["sglang_hisa.config"]
+
+
+def test_the_package_itself_imports_none_of_its_folders() -> None:
+    assert list(imported((ROOT / "sglang_hisa" / "__init__.py").read_text())) == ["pathlib.Path"]
 
 
 def test_imports_go_one_way() -> None:

@@ -26,7 +26,7 @@ def summarise(result: Mapping[str, Any]) -> dict[str, Any]:
     kept = [len(error) == 0 for error in result["errors"]]
     return {
         "completed": result["completed"],
-        "errors": sorted({error[-300:] for error in result["errors"] if error}),
+        "errors": sorted({error for error in result["errors"] if error}),
         "input_lens": result["input_lens"],
         "output_lens": result["output_lens"],
         "ttft_s": [round(t, 6) for t, ok in zip(result["ttfts"], kept) if ok],

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from sglang_hisa.launch.ab import stats
-from sglang_hisa.launch.common import text
+from sglang_hisa.launch.common import pruning, text
 
 SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
 
@@ -55,12 +55,13 @@ def notes(record: dict[str, Any]) -> list[str]:
         want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])
         why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
         out.append(f"PARTIAL{why}: {len(have)} of {want} measurements")
-        tails = {name: arm.get("log_tail") for name, arm in record["arms"].items()}
-        out += [last_error(name, tail, plan["together"]) for name, tail in tails.items() if tail]
-    idle = [name for name, arm in record["arms"].items() if arm.get("rows") and not shares(arm)]
-    out += [
-        f"arm {name} pruned nothing: its rows fit their budgets or were left to stock DSA" for name in idle
-    ]
+        for name, arm in record["arms"].items():
+            if arm.get("killed"):  # its log ends with whatever it did then
+                out.append(f"arm {name} {arm['killed']}; its log: server-{name}.log")
+            elif tail := arm.get("log_tail"):
+                out.append(last_error(name, tail, plan["together"]))
+    idle = (pruning.note(f"arm {name}", arm.get("rows")) for name, arm in record["arms"].items())
+    out += [note for note in idle if note]
     for arm in plan["arms"]:
         count = sum(stats.failed(m) for m in have if m["arm"] == arm)
         if count:
@@ -90,19 +91,6 @@ def last_error(arm: str, log_tail: str, together: bool) -> str:
     return f"arm {arm}, end of its log: {line if len(line) <= 200 else line[:200] + '...'}{hint}"
 
 
-def shares(arm: dict[str, Any]) -> dict[str, float]:
-    """By phase, the share of their context that the rows served by HISA scored, where it is not all of it."""
-    found = {}
-    for phase in ("prefill", "decode"):
-        seen, scored = (
-            sum(rows[phase][key] for rows in arm.get("rows") or ())
-            for key in ("context_tokens", "candidate_tokens")
-        )
-        if scored < seen:
-            found[phase] = scored / seen
-    return found
-
-
 MEMORY_HEAD = (
     "arm",
     "setting",
@@ -126,7 +114,8 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 name,
                 text.setting(arm.get("setting")),
                 "yes" if arm.get("receipt") else "none",
-                ", ".join(f"{phase} {share:.2f}" for phase, share in shares(arm).items()) or "–",
+                ", ".join(f"{phase} {share:.2f}" for phase, share in pruning.shares(arm.get("rows")).items())
+                or "–",
                 "–" if kept is None else f"{kept:,}",
                 "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
                 str(arm.get("retractions", "–")),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglang_hisa.config import ConfigError, parse
+from sglang_hisa.launch.ab.stats import MIN_PAIRS
 
 STOCK = "stock"
 
@@ -50,6 +51,11 @@ class Plan:
     warmup_tokens: int
     alpha: float
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError``: no round at all."""
+        if self.rounds < 1:
+            raise ValueError(f"{self.rounds} rounds measure nothing; a verdict needs {MIN_PAIRS} or more")
+
     def warmup(self, cell: Cell) -> Cell:
         """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be."""
         return Cell(min(cell.input_tokens, self.warmup_tokens), cell.output_tokens, 1, 1)
@@ -70,6 +76,11 @@ class Plan:
             "alpha": self.alpha,
             "cells": [asdict(cell) for cell in self.cells],
         }
+
+
+def too_few(rounds: int) -> str:
+    """The announcement of a run without verdicts."""
+    return f"{rounds} of --rounds can give no verdict: that needs {MIN_PAIRS} pairs or more; speed-ups only"
 
 
 def parse_tokens(text: str) -> int:

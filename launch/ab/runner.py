@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
 from sglang_hisa.launch.ab.start import Told, new_facts, started
-from sglang_hisa.launch.common import auth, fresh
+from sglang_hisa.launch.common import auth, ends, fresh, limits, pruning
 from sglang_hisa.launch.common.client import Client, ClientFailed
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
@@ -137,29 +136,32 @@ class Runner:
         baseline = self._infos.get(self.plan.arms[0].name)
         info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
+        if not problems and "limits" not in facts:
+            problems = self._fits(arm, limits.ask(server.url, info))
         if problems:
             self.record["refusals"] += problems
             raise Invalid
 
+    def _fits(self, arm: Arm, known: limits.Limits) -> list[str]:
+        """Why the arm's server would refuse a cell; that requests of one wait is told."""
+        self.record["arms"][arm.name]["limits"] = known.as_json()
+        refused = []
+        for cell in self.plan.cells:
+            if why := known.refusal(cell.input_tokens, cell.output_tokens):
+                refused.append(f"arm {arm.name}: {why}")
+            elif why := known.crowding(cell.input_tokens, cell.output_tokens, cell.concurrency):
+                self.tell(f"{arm.name}, {cell.input_tokens} tokens x {cell.concurrency}: {why}")
+        return list(dict.fromkeys(refused))
+
     def _served(self, arm: Arm, server: ServerProcess) -> None:
         """Keep what the rows so far looked at, as the schedulers' receipts have it."""
-        told = [receipt["rows"] for receipt in server.receipts() if receipt]
-        self.record["arms"][arm.name]["rows"] = told or None
-
-    @staticmethod
-    def _end_of(server: ServerProcess) -> int | None:
-        """Exit code, once it is known: a dying server closes its connections before it has one."""
-        deadline = time.monotonic() + 2
-        while (code := server.exit_code()) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return code
+        self.record["arms"][arm.name]["rows"] = pruning.of_receipts(server.receipts())
 
     def _failed(self, arm: Arm, server: ServerProcess, error: Exception) -> ServerFailed:
         """``error`` with the arm, and the server's end if it has ended; keeps the end of its log."""
-        code = self._end_of(server)
-        self.record["arms"][arm.name]["log_tail"] = server.tail()
-        ended = "" if code is None else f"the server ended with code {code}; "
-        return ServerFailed(f"arm {arm.name}: {ended}{error}")
+        said, facts = ends.explain(server, f"arm {arm.name}", error)
+        self.record["arms"][arm.name] |= facts
+        return ServerFailed(said)
 
     def _compare(self, arm: Arm, server: ServerProcess) -> None:
         """Ask the prompts of an arm and compare with the baseline, which is always asked first."""
@@ -178,7 +180,7 @@ class Runner:
                 other = quality.ask(server, prompt, shape, with_choices)
                 found = quality.compare(self._asked[number], other)
             except (OSError, HTTPException, ValueError) as error:
-                if self._end_of(server) is not None:
+                if ends.exit_code(server) is not None:
                     raise self._failed(arm, server, error) from error
                 self.record["quality_problems"].append(f"arm {arm.name}, prompt {number + 1}: {error}")
                 continue

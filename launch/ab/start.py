@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.common import ends
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
 Told = Callable[[str], None]
@@ -25,6 +26,7 @@ def new_facts(arm: Arm) -> dict[str, Any]:
         "starts_s": [],
         "retractions": 0,
         "log_tail": None,
+        "killed": None,
     }
 
 
@@ -51,8 +53,8 @@ def started(
     tell(f"{arm.name}: starting (log: {server.log})")
     try:
         seconds = server.wait_ready(timeout, lambda s, line: tell(f"{arm.name}: {s:.0f} s {line}"), every=5)
-    except ServerFailed:
-        facts["log_tail"] = server.tail()
+    except ServerFailed as error:
+        facts |= ends.explain(server, arm.name, error)[1]
         raise
     info: dict[str, Any] = server.request("/server_info")
     receipts = [state.get("sglang_hisa") for state in info["internal_states"]]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
 from sglang_hisa.launch.acceptance.cases import DP, Case
 from sglang_hisa.launch.acceptance.probes import keep_receipts

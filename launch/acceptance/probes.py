@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.launch.acceptance import rounding
 from sglang_hisa.launch.acceptance.stress import scenes
 from sglang_hisa.launch.common.server import ServerProcess

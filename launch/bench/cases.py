@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sglang_hisa import kernels
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.indexer import Queries
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES, dequantised_pages
 from sglang_hisa.summaries import LayerSummaries
 
 FLUSH_BYTES = 256 << 20
@@ -49,32 +49,37 @@ def make_queries(rows: int, heads: int, seed: int = 1) -> tuple[torch.Tensor, to
     return q.clamp_(-448, 448).to(FP8), weights
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the rows of a step had to choose, on the host; lists have a value for each row."""
+
+    table_rows: list[int]
+    lengths: list[int]
+    picks: list[int]
+    """Earlier blocks to keep."""
+    block: int
+    topk: int
+    group: int = 1
+    """Adjacent rows that chose together."""
+    gathered: bool = False
+    """Blocks' means were rounded to fp8 before they were scored, as prefill's are."""
+
+
 def check_rows(
-    chosen: torch.Tensor,
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    layer: LayerSummaries,
-    table: torch.Tensor,
-    table_rows: list[int],
-    lengths: list[int],
-    picks: list[int],
-    block: int,
-    rows: list[int],
-    topk: int,
-    group: int = 1,
-    gathered: bool = False,
+    chosen: torch.Tensor, queries: Queries, table: torch.Tensor, asked: Asked, rows: list[int]
 ) -> None:
     """Check chosen slots of some rows against plain PyTorch, tie-aware. Raises ``AssertionError``.
 
     The slots must lie in the pages of blocks whose coarse score is among the ``picks`` best (up to
     rounding), there must be ``min(candidates, topk)`` distinct ones, and no token left out may score
     higher than the lowest one taken (up to rounding). Of a ``group`` of 2, a row chose with its neighbour in
-    the same page, at an even position and after it. ``gathered``: blocks' means were rounded to fp8 before
-    they were scored, as prefill's are.
+    the same page, at an even position and after it.
     """
+    q, weights, layer = queries.q, queries.weights, queries.layer
+    lengths, picks, block, group = asked.lengths, asked.picks, asked.block, asked.group
     per_block = block // PAGE
     for row in rows:
-        length, pages = lengths[row], table[table_rows[row]].long()
+        length, pages = lengths[row], table[asked.table_rows[row]].long()
         slots = chosen[row][chosen[row] >= 0].long()
         assert slots.unique().numel() == slots.numel(), f"row {row}: a slot was taken twice"
         count = (length + PAGE - 1) // PAGE
@@ -89,7 +94,7 @@ def check_rows(
         tolerance = 0.0
         if picks[row] < earlier:
             own = pages[: earlier * per_block]
-            if gathered:
+            if asked.gathered:
                 key, scale = reference.gather_blocks(own, layer.keys, layer.scales, per_block)
                 mean = key.float() * scale[:, None]
             else:
@@ -109,10 +114,10 @@ def check_rows(
             assert bool((~used[:earlier] | maybe).all()), f"row {row}: a token of a block that was not picked"
         tokens = torch.arange(length, device=pages.device)
         sure = tokens[kept[tokens // block]]
-        keys = reference.dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
+        keys = dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
         score = reference.mqa_scores(q[row], weights[row], keys)
         candidates = min(length - (earlier - picks[row]) * block, length)
-        assert slots.numel() == min(candidates, topk), f"row {row}: {slots.numel()} tokens chosen"
+        assert slots.numel() == min(candidates, asked.topk), f"row {row}: {slots.numel()} tokens chosen"
         left = torch.ones(length, dtype=torch.bool, device=pages.device)
         left[positions] = False
         rest = sure[left[sure]]

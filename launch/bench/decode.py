@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import PAGE, kernels
 from sglang_hisa.budget import Rule, make_rule, sink_blocks
-from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import Output, Rows, make_decode_plan, refine_kernel, select, token_logits
-from sglang_hisa.kernels.settings import Settings
-from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
+from sglang_hisa.config import Config
+from sglang_hisa.indexer import Output, Queries, select, token_logits
+from sglang_hisa.kernels.tuning import Tuning
+from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import capture, interleave
-from sglang_hisa.patches.stock import StockDecode, bench_host
+from sglang_hisa.patches.stock import StockDecode, serverless_kernels
+from sglang_hisa.plan import Rows, Setup, make_decode_plan, refine_kernel
 
 TOPK = 2048
 LAYERS = 61
@@ -47,7 +48,7 @@ class Step:
     ) -> None:
         self.config, self.layer = config, cache.layer
         self.kernel = refine_kernel(refine, torch.device("cuda"), heads, batch)
-        self.host = bench_host(TOPK)
+        self.setup = Setup(config, serverless_kernels(TOPK), "triton")
         self.rule = make_rule(config, "decode", TOPK, 0, 0)
         self.pages = -(-context // PAGE)
         self.layers = layers_for(batch, context, cache.pages)
@@ -59,14 +60,20 @@ class Step:
         self.ragged = [context - 1 - row * 37 % PAGE for row in range(batch)]
         self.lengths = torch.tensor(self.ragged, dtype=torch.int32, device="cuda")
         self.q, self.weights = make_queries(batch, heads)
+        self.queries = Queries(self.q, self.weights, self.layer)
         bound = self.pages * PAGE
         self.plans = []
         for table in self.tables:
             rows = Rows(
-                *(self.lengths, table, None, bound),
-                *(self.rule.blocks, self.rule.share, self.rule.width(bound)),
+                lengths=self.lengths,
+                table=table,
+                table_rows=None,
+                max_length=bound,
+                blocks=self.rule.blocks,
+                share=self.rule.share,
+                width=self.rule.width(bound),
             )
-            self.plans.append(make_decode_plan(rows, config, self.host, self.kernel, seals=True))
+            self.plans.append(make_decode_plan(rows, self.setup, self.kernel, seals=True))
         self.chunk = self.plans[0].chunks[0]
         made, columns, width = torch.empty, self.plans[0].score_blocks, self.plans[0].rows.width
         self.scores = [made((batch, columns), dtype=torch.float32, device="cuda") for _ in self.tables]
@@ -79,33 +86,48 @@ class Step:
 
     def select(self, i: int) -> torch.Tensor:
         """The whole of a layer."""
-        output = Output(physical=True)
-        return select(
-            *(self.q, self.weights, self.layer, self.plans[i], self.config, self.host, output, "triton")
-        )
+        return select(self.queries, self.plans[i], self.setup, Output(physical=True))
 
-    def coarse(self, i: int, settings: Settings | None = None) -> None:
+    def coarse(self, i: int, tuning: Tuning | None = None) -> None:
         kernels.coarse_scores(
-            *(self.q, self.weights, self.layer.keys, self.layer.scales, self.tables[i], None, self.lengths),
-            *(self.chunk.picks, self.config.pages_per_block, self.scores[i], "triton"),
+            self.q,
+            self.weights,
+            self.layer.keys,
+            self.layer.scales,
+            table=self.tables[i],
+            table_rows=None,
+            lengths=self.lengths,
+            picks=self.chunk.picks,
+            pages_per_block=self.config.pages_per_block,
+            out=self.scores[i],
+            backend="triton",
             seal_from=self.layer.index_k,
             overlap=True,
-            settings=settings,
+            tuning=tuning,
         )
 
-    def pick(self, i: int, settings: Settings | None = None) -> None:
+    def pick(self, i: int, tuning: Tuning | None = None) -> None:
         kernels.pick_pages(
-            *(self.scores[i], self.lengths, self.chunk.picks, self.tables[i], None),
-            *(self.config.pages_per_block, sink_blocks(self.config, 0), self.config.local_tokens),
-            *(self.physical[i], None, "triton"),
+            self.scores[i],
+            lengths=self.lengths,
+            picks=self.chunk.picks,
+            table=self.tables[i],
+            table_rows=None,
+            pages_per_block=self.config.pages_per_block,
+            sink_blocks=sink_blocks(self.config, 0),
+            local_tokens=self.config.local_tokens,
+            physical=self.physical[i],
+            logical=None,
+            backend="triton",
             overlap=True,
             early=True,
-            settings=settings,
+            tuning=tuning,
         )
 
-    def refine(self, i: int, settings: Settings | None = None) -> torch.Tensor:
-        chosen = (self.plans[0], self.chunk, self.physical[i])
-        return token_logits(self.q, self.weights, self.layer, *chosen, self.host, "triton", settings)
+    def refine(self, i: int, tuning: Tuning | None = None) -> torch.Tensor:
+        return token_logits(
+            self.queries, self.plans[0], self.chunk, self.setup, self.physical[i], tuning=tuning
+        )
 
     def every(self, work: Callable[[int], object]) -> Callable[[], list[object]]:
         """``work`` of all layers, which is what is captured."""
@@ -141,8 +163,19 @@ def run_case(
 
     picks = chunk.picks.tolist() if step.pruned else [(n - 1) // rule.block for n in step.ragged]
     picked = sorted({0, batch // 2, batch - 1})
-    truth = (tables[0], list(range(batch)), step.ragged, picks, rule.block, picked, TOPK)
-    check_rows(hisa(0), q, weights, layer, *truth)
+    check_rows(
+        hisa(0),
+        step.queries,
+        tables[0],
+        Asked(
+            table_rows=list(range(batch)),
+            lengths=step.ragged,
+            picks=picks,
+            block=rule.block,
+            topk=TOPK,
+        ),
+        rows=picked,
+    )
 
     for i in range(layers):
         step.coarse(i)
@@ -161,7 +194,7 @@ def run_case(
         "refine": (lambda i: stock.logits(q, weights, layer.index_k, tables[i]), step.refine),
         "topk": (
             lambda i: stock.topk_slots(stock_logits, tables[i]),
-            lambda i: step.host.topk_slots(logits, chunk.candidates, physical[i], chunk.topk_plan),
+            lambda i: step.setup.stock.topk_slots(logits, chunk.candidates, physical[i], chunk.topk_plan),
         ),
     }
     if not step.pruned:

@@ -120,25 +120,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
     args = parse(argv)
     if args.render:
-        _report(json.loads(args.render.read_text()), args.render)
+        _report(report.read(args.render), args.render)
         return 0
     import torch
 
-    from sglang_hisa.kernels.settings import for_device
+    from sglang_hisa.kernels.layout import ROW_BYTES
+    from sglang_hisa.kernels.tuning import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
     from sglang_hisa.launch.common.provenance import provenance
 
     torch.manual_seed(0)
     bandwidth, flops = _ceilings()
-    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // cases.ROW_BYTES)
+    cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // ROW_BYTES)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
 
     kept: dict[str, Any] = {"rows": [], "failures": [], "commands": []}
     if args.out and args.out.is_file():
-        kept = json.loads(args.out.read_text())
+        kept = report.read(args.out)
     base = {
-        "schema_version": 1,
+        "schema_version": report.VERSION,
         "commands": [*kept.get("commands", []), shlex.join(sys.argv)],
         "provenance": provenance(),
         "settings": asdict(for_device(torch.device("cuda"))),

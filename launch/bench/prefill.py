@@ -7,21 +7,14 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import PAGE, kernels
 from sglang_hisa.budget import make_rule
-from sglang_hisa.config import PAGE, Config
-from sglang_hisa.indexer import (
-    Output,
-    Rows,
-    candidates,
-    make_prefill_plan,
-    refine_kernel,
-    select,
-    token_logits,
-)
-from sglang_hisa.launch.bench.cases import Cache, check_rows, make_queries
+from sglang_hisa.config import Config
+from sglang_hisa.indexer import Output, Queries, block_scores, picked, select, token_logits
+from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.timing import host_us, interleave
-from sglang_hisa.patches.stock import StockPrefill, bench_host
+from sglang_hisa.patches.stock import StockPrefill, serverless_kernels
+from sglang_hisa.plan import Rows, Setup, make_prefill_plan, refine_kernel
 from sglang_hisa.segments import of_request
 
 TOPK = 2048
@@ -38,7 +31,7 @@ def run_case(
     flops: float,
 ) -> list[dict[str, Any]]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
-    host = bench_host(TOPK)
+    setup = Setup(config, serverless_kernels(TOPK), "triton")
     refine = refine_kernel(refine, torch.device("cuda"), heads)
     rule = make_rule(config, "prefill", TOPK, 0, 0)
     pages = -(-context // PAGE)
@@ -49,17 +42,17 @@ def run_case(
     q, weights = make_queries(rows, heads)
     stock = StockPrefill(context, rows, TOPK, table)
     layer = cache.layer
+    queries = Queries(q, weights, layer)
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
     segments = of_request(0, rows, context, rule, context, config.dense_tail_tokens)
     step = Rows.of_segments(stock.ends, table, which, segments)
-    plan = make_prefill_plan(step, [context], config, host, refine, segments)
-    output = Output(physical=True)
+    plan = make_prefill_plan(step, [context], setup, refine, segments)
     whole = all(segment.fits for segment in segments)
 
     def hisa() -> torch.Tensor:
         if whole:  # the adapter leaves such a step to the stock indexer
             return stock_total()
-        return select(q, weights, layer, plan, config, host, output, "triton")
+        return select(queries, plan, setup, Output(physical=True))
 
     keys, scales = stock.gather(layer.index_k)
     stock_logits = stock.logits(q, weights, keys, scales)
@@ -74,11 +67,21 @@ def run_case(
     def stock_total() -> torch.Tensor:
         return pick_topk(stock.logits(q, weights, *stock.gather(layer.index_k)))
 
-    picks = plan.of_rows("picks").tolist()
-    sample = [0, rows // 3, rows - 1]
-    truth = (table, [0] * rows, stock.ends.tolist(), picks, rule.block, sample, TOPK)
-    gathered = plan.gathered is not None
-    check_rows(hisa(), q, weights, layer, *truth, group=plan.group, gathered=gathered)
+    check_rows(
+        hisa(),
+        queries,
+        table,
+        Asked(
+            table_rows=[0] * rows,
+            lengths=stock.ends.tolist(),
+            picks=plan.of_rows("picks").tolist(),
+            block=rule.block,
+            topk=TOPK,
+            group=plan.group,
+            gathered=plan.gathered is not None,
+        ),
+        rows=[0, rows // 3, rows - 1],
+    )
 
     each: dict[str, tuple[Callable[[], object] | None, Callable[[], object] | None]] = {
         "total": (stock_total, hisa)
@@ -86,7 +89,7 @@ def run_case(
     if not whole and len(segments) == 1:
         chunk = plan.chunks[0]
         part = slice(chunk.start, chunk.stop)
-        qs, ws = q[part], weights[part]
+        own = queries.at(part)
         share = rows / (chunk.stop - chunk.start)
         summary = None
         if plan.gathered is not None:
@@ -94,27 +97,26 @@ def run_case(
                 plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
             )
 
-        def filter_() -> tuple[torch.Tensor, Any]:
-            return candidates(qs, ws, layer, summary, plan, chunk, config, host, False, "triton")
+        def coarse() -> torch.Tensor:
+            return block_scores(own, plan, chunk, setup, summary)
 
-        def coarse() -> object:
-            assert summary is not None and chunk.starts is not None and chunk.ends is not None
-            return host.flat_logits(qs, *summary, ws, chunk.starts, chunk.ends, plan.score_blocks)
+        scores = coarse()
 
-        physical = filter_()[0]
+        def pick() -> torch.Tensor:
+            return picked(scores, plan, chunk, setup, logical=False)[0]
+
+        physical = pick()
 
         def refine_() -> torch.Tensor:
-            return token_logits(qs, ws, layer, plan, chunk, physical, host, "triton")
+            return token_logits(own, plan, chunk, setup, physical)
 
         logits = refine_()
         each["refine"] = (lambda: stock.logits(q, weights, keys, scales), refine_)
         each["topk"] = (
             topks[best],
-            lambda: host.topk_slots(logits, chunk.candidates, physical, chunk.topk_plan),
+            lambda: setup.stock.topk_slots(logits, chunk.candidates, physical, chunk.topk_plan),
         )
-        each["pick"] = (None, filter_)
-        if summary is not None:
-            each["coarse"] = (None, coarse)
+        each["coarse"], each["pick"] = (None, coarse), (None, pick)
     arms = {
         f"{stage}:{arm}": work
         for stage, pair in each.items()

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 K = 1024
+VERSION = 2
+"""Of the records. Schema 2: stage ``pick`` is the choice of pages alone in both phases. In schema 1 that of
+prefill had the coarse scores in it; :func:`read` names such a row ``coarse+pick``."""
 COLUMNS = (
-    *("phase", "context", "batch", "rows", "heads", "budget", "block", "group", "tail", "refine", "stage"),
-    *("layers", "stock_us", "stock_p20_us", "stock_p80_us", "hisa_us", "hisa_p20_us", "hisa_p80_us"),
-    *("speedup", "floor_us", "stock_host_us", "hisa_host_us"),
+    "phase",
+    "context",
+    "batch",
+    "rows",
+    "heads",
+    "budget",
+    "block",
+    "group",
+    "tail",
+    "refine",
+    "stage",
+    "layers",
+    "stock_us",
+    "stock_p20_us",
+    "stock_p80_us",
+    "hisa_us",
+    "hisa_p20_us",
+    "hisa_p80_us",
+    "speedup",
+    "floor_us",
+    "stock_host_us",
+    "hisa_host_us",
 )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record of any schema, in the terms of this one."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record.get("schema_version", 1) < VERSION:
+        old = {("prefill", "pick"): "coarse+pick"}
+        rows = [{**r, "stage": old.get((r["phase"], r["stage"]), r["stage"])} for r in record["rows"]]
+        record = {**record, "schema_version": VERSION, "rows": rows}
+    return record
 
 
 def write_csv(record: dict[str, Any], path: Path) -> None:

@@ -14,8 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.config import PAGE, from_mapping
-from sglang_hisa.kernels.settings import DEFAULT, Settings, for_device, save
+from sglang_hisa import PAGE
+from sglang_hisa.config import from_mapping
+from sglang_hisa.kernels.tuning import DEFAULT, Tuning, for_device, save
 from sglang_hisa.launch.common.help import Help
 
 K = 1024
@@ -30,18 +31,42 @@ FIELDS: dict[str, tuple[str, ...]] = {
 MOST = 128
 TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
     "coarse": (
-        *((32, 4, 2048), (64, 4, 512), (64, 4, 1024), (64, 4, 4096), (64, 8, 1024)),
-        *((128, 4, 1024), (128, 8, 512), (128, 8, 1024), (128, 8, 4096)),
+        (32, 4, 2048),
+        (64, 4, 512),
+        (64, 4, 1024),
+        (64, 4, 4096),
+        (64, 8, 1024),
+        (128, 4, 1024),
+        (128, 8, 512),
+        (128, 8, 1024),
+        (128, 8, 4096),
     ),
     "rank": (
-        *((4, 512, 4), (4, 1024, 4), (4, 2048, 4), (4, 2048, 8), (8, 256, 4)),
-        *((8, 512, 4), (8, 1024, 4), (8, 1024, 8), (8, 2048, 8), (16, 256, 4), (16, 512, 4)),
+        (4, 512, 4),
+        (4, 1024, 4),
+        (4, 2048, 4),
+        (4, 2048, 8),
+        (8, 256, 4),
+        (8, 512, 4),
+        (8, 1024, 4),
+        (8, 1024, 8),
+        (8, 2048, 8),
+        (16, 256, 4),
+        (16, 512, 4),
     ),
     "pick": ((4,), (8,), (16,), (32,)),
     "pick_many": ((2,), (4,), (8,)),
     "refine": (
-        *((256, 32, 3), (512, 16, 3), (512, 32, 2), (512, 32, 3), (512, 32, 5), (512, 32, 7)),
-        *((512, 64, 3), (1024, 32, 3), (1024, 32, 5), (2048, 32, 3)),
+        (256, 32, 3),
+        (512, 16, 3),
+        (512, 32, 2),
+        (512, 32, 3),
+        (512, 32, 5),
+        (512, 32, 7),
+        (512, 64, 3),
+        (1024, 32, 3),
+        (1024, 32, 5),
+        (2048, 32, 3),
     ),
     "refine_rows": ((0,), (MOST,)),
 }
@@ -104,7 +129,7 @@ def _pairs(row: Row) -> int:
     return int(row["rows"] * (row["context"] // PAGE) ** 2)
 
 
-def settings_of(rows: Sequence[Row], used: Settings = DEFAULT) -> Settings:
+def tuning_of(rows: Sequence[Row], used: Tuning = DEFAULT) -> Tuning:
     """The fastest settings that the rows show; fields of kernels without rows are those used so far."""
     found = {}
     for kernel in dict.fromkeys(row["kernel"] for row in rows):
@@ -112,7 +137,7 @@ def settings_of(rows: Sequence[Row], used: Settings = DEFAULT) -> Settings:
     return replace(used, **found)
 
 
-def table(rows: Sequence[Row], now: Settings = DEFAULT) -> str:
+def table(rows: Sequence[Row], now: Tuning = DEFAULT) -> str:
     """The best values of each kernel and what they gain over those used so far, shape by shape.
 
     Of ``refine_rows``: a layer with DeepGEMM's kernel and with ours.
@@ -133,7 +158,7 @@ def table(rows: Sequence[Row], now: Settings = DEFAULT) -> str:
     return "\n".join(lines)
 
 
-def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Settings], object]]:
+def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Tuning], object]]:
     """The last rows of a prompt: their pick, and the token scores of 128 pages each."""
     import torch
 
@@ -147,16 +172,41 @@ def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Setting
     order = torch.randperm(context // PAGE, device="cuda", dtype=torch.int32)[None]
     which = torch.zeros_like(lengths)
     physical = torch.empty((rows, keep + 1), dtype=torch.int32, device="cuda")
-    chosen = (scores, lengths, picks, order, which, 1, 1, PAGE, physical, None, "triton")
-    kernels.pick_pages(*chosen)
+
+    def pick(tuning: Tuning | None = None) -> None:
+        kernels.pick_pages(
+            scores,
+            lengths=lengths,
+            picks=picks,
+            table=order,
+            table_rows=which,
+            pages_per_block=1,
+            sink_blocks=1,
+            local_tokens=PAGE,
+            physical=physical,
+            logical=None,
+            backend="triton",
+            tuning=tuning,
+        )
+
+    pick()
     q, weights = make_queries(rows, 64)
     candidates = torch.full_like(lengths, (keep + 1) * PAGE)
     logits = torch.empty((rows, (keep + 1) * PAGE), device="cuda")
-    scored = (q, weights, cache.layer.index_k, physical, candidates, logits, "triton")
-    return {
-        "pick_many": lambda settings: kernels.pick_pages(*chosen, settings=settings),
-        "refine": lambda settings: kernels.refine_logits(*scored, settings=settings),
-    }
+
+    def refine(tuning: Tuning) -> None:
+        kernels.refine_logits(
+            q,
+            weights,
+            cache.layer.index_k,
+            table=physical,
+            lengths=candidates,
+            out=logits,
+            backend="triton",
+            tuning=tuning,
+        )
+
+    return {"pick_many": pick, "refine": refine}
 
 
 def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[Row], None]) -> None:
@@ -168,19 +218,23 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
     from sglang_hisa.launch.bench.decode import Step
     from sglang_hisa.launch.bench.timing import capture, interleave
 
-    def time(kernel: str, rows: int, context: int, layers: int, run: Callable[[Settings], Any]) -> None:
+    def time(kernel: str, rows: int, context: int, layers: int, run: Callable[[Tuning], Any]) -> None:
         graphs = {}
         for values in TRIED[kernel]:
-            settings = replace(used, **dict(zip(FIELDS[kernel], values)))
-            settings = replace(settings, rank_pairs=1 << 62 if kernel == "rank" else 0)
-            graphs[values] = capture(functools.partial(run, settings))
+            tuning = replace(used, **dict(zip(FIELDS[kernel], values)))
+            tuning = replace(tuning, rank_pairs=1 << 62 if kernel == "rank" else 0)
+            graphs[values] = capture(functools.partial(run, tuning))
         times = interleave({str(values): graph.replay for values, graph in graphs.items()}, repeats, layers)
         for values, (median, low, high) in zip(graphs, times.values()):
             tell(
                 {
-                    **{"kernel": kernel, "rows": rows, "context": context},
+                    "kernel": kernel,
+                    "rows": rows,
+                    "context": context,
                     "settings": dict(zip(FIELDS[kernel], values)),
-                    **{"us": round(median, 2), "p20_us": round(low, 2), "p80_us": round(high, 2)},
+                    "us": round(median, 2),
+                    "p20_us": round(low, 2),
+                    "p80_us": round(high, 2),
                 }
             )
 
@@ -195,15 +249,15 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
         stages = {"coarse": step.coarse, "rank": step.pick, "pick": step.pick, "refine": step.refine}
         for kernel in (k for k in kernels if k in stages):
 
-            def all_layers(settings: Settings, step: Step = step, stage: Any = stages[kernel]) -> object:
-                return step.every(functools.partial(stage, settings=settings))()
+            def all_layers(tuning: Tuning, step: Step = step, stage: Any = stages[kernel]) -> object:
+                return step.every(functools.partial(stage, tuning=tuning))()
 
             time(kernel, rows, context, step.layers, all_layers)
     for rows, context in LAYER if "refine_rows" in kernels else ():
         steps = [Step(cache, context, rows, 64, config, refine) for refine in ("deepgemm", "triton")]
 
-        def layer(settings: Settings, steps: Sequence[Step] = steps) -> object:
-            step = steps[settings.refine_rows > 0]
+        def layer(tuning: Tuning, steps: Sequence[Step] = steps) -> object:
+            step = steps[tuning.refine_rows > 0]
             return step.every(step.select)()
 
         time("refine_rows", rows, context, steps[0].layers, layer)
@@ -240,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
 
     measure(args.kernels, args.repeats, args.cache_gb, tell)
     used = for_device(torch.device("cuda"))
-    found = settings_of(rows, used)
+    found = tuning_of(rows, used)
     print(f"{table(rows, used)}\n{asdict(found)}")
     if args.out:
         record = {

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sglang_hisa.config import environment
+from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.stats import ALPHA, START
 from sglang_hisa.launch.cli import live, preflight, records, words
 from sglang_hisa.launch.common import server
@@ -125,8 +126,6 @@ def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
     words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
-    if args.source is None:
-        args.out = records.make_folder(args, "hisa-ab")
     try:
         settings = dict(_setting(text) for text in args.arm)
     except ValueError as error:
@@ -140,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
     from sglang_hisa.launch.ab.runner import Runner
 
     if args.source is not None and not args.live:
-        folder, record = records.open_kept(args, report.load)
+        record = records.open_kept(args, report.load)
+        folder = records.report_folder(args)
         report.write(record, folder)
         cell_tables.print_report(report.load(folder))
         return 2 if record["refusals"] else 0
@@ -176,9 +176,11 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
+    if wanted.rounds < stats.MIN_PAIRS:
+        print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
-    args.out = records.make_folder(args, "hisa-ab")
+    args.out = records.new_folder(args, "hisa-ab")
     runner = Runner(
         plan=wanted,
         model=args.model,

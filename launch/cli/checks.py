@@ -216,13 +216,13 @@ def check_refine(gpu: Gpu | None) -> Finding:
         return Finding("kernels", OK, "torch references (CPU)")
     if version_of("triton") is None:
         return Finding("kernels", FAIL, "HISA's kernels need triton", install("triton"))
-    from sglang_hisa.kernels import settings
+    from sglang_hisa.kernels import tuning
 
     try:
-        settings.load(gpu.name)
-    except settings.SettingsError as error:
+        tuning.load(gpu.name)
+    except tuning.TuningError as error:
         return Finding("kernels", FAIL, str(error), error.fix)
-    tuned = settings.tuned_file(gpu.name)
+    tuned = tuning.tuned_file(gpu.name)
     launched = f"launched as {tuned.name} says" if tuned else "launched as on an H100"
     if version_of("sgl-deep-gemm", "deep-gemm") is None:
         return Finding("kernels", OK, f'Triton ({launched}); without DeepGEMM "refine" is "triton"')

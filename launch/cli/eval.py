@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
     from sglang_hisa.launch.eval.tasks import TASKS
 
     if args.source is not None:
-        folder, record = records.open_kept(args, report.load)
-        return _show(record, folder)
+        record = records.open_kept(args, report.load)
+        return _show(record, records.report_folder(args, report.NAME))
     flags = words.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
         hisa = any(arm.setting for arm in plan.arms)
         preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.target[0])
     preflight.check_reports()
-    args.out = records.make_folder(args, "hisa-eval")
+    args.out = records.new_folder(args, "hisa-eval", report.NAME)
     record = new_record(plan, args.target[0])
 
     def tell(line: str) -> None:

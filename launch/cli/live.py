@@ -58,7 +58,8 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     from sglang_hisa.launch.live.watch import Runner
 
     if args.source is not None:
-        folder, record = records.open_kept(args, report.load)
+        record = records.open_kept(args, report.load)
+        folder = records.report_folder(args)
         report.print_report(record)
         kept = args.source if args.source.is_dir() else args.source.parent
         print(report.write(record, kept, folder)[0])
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
         return 1
     preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=flags, model=args.model)
     preflight.check_port(["--port", str(args.port)])
+    args.out = records.new_folder(args, "hisa-ab")
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
     (args.out / "windows.jsonl").unlink(missing_ok=True)

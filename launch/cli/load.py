@@ -88,15 +88,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.load import plan, point_tables, report
+    from sglang_hisa.launch.load import plan
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
         if args.source is not None:
-            folder, record = records.open_kept(args, report.load)
-            record["slo"] = record["slo"] if slo is None else slo
-            point_tables.print_report(report.write(record, folder))
-            return 0
+            return _show(args, slo)
         if args.url is None:
             raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
@@ -105,6 +102,22 @@ def run(args: argparse.Namespace) -> int:
     _refuse_idle(args)
     auth.use(args.api_key)
     return _measure(args, url, work, sweep, slo or {})
+
+
+def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
+    """Render a kept record; under other limits into another folder only, what was kept stays as it is."""
+    from sglang_hisa.launch.load import point_tables, report
+
+    record = records.open_kept(args, report.load)
+    other = slo is not None and slo != record["slo"]
+    record["slo"] = record["slo"] if slo is None else slo
+    if other and args.out is None:
+        point_tables.print_report({**record, "stats": None})
+        print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
+        return 0
+    folder = records.report_folder(args, rewrites=not other)
+    point_tables.print_report(report.write(record, folder))
+    return 0
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
@@ -143,7 +156,8 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from sglang_hisa.launch.load import point_tables, report
+    from sglang_hisa.launch.common import limits
+    from sglang_hisa.launch.load import plan, point_tables, report
     from sglang_hisa.launch.load import sweep as measuring
 
     try:
@@ -151,8 +165,14 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     except measuring.Unreachable as error:
         print(f"hisa load: {error}", file=sys.stderr)
         return 1
+    known = limits.ask(url)
+    refusal, told = plan.fits(known, work, sweep)
+    for line in (*told, *([refusal] if refusal else [])):
+        print(f"hisa load: {line}", file=sys.stderr)
+    if refusal:
+        return 2
     preflight.check_reports()
-    args.out = records.make_folder(args, "hisa-load")
+    args.out = records.new_folder(args, "hisa-load")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))
@@ -175,6 +195,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
             save=lambda record: report.save(record, args.out),
             tell=tell,
         )
+        runner.record["limits"] = known.as_json()
         code = runner.run()
     point_tables.print_report(report.write(runner.record, args.out))
     if code in (1, 2):

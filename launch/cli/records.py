@@ -1,8 +1,9 @@
-"""Options of the commands that write a report and can render one again, and what they name."""
+"""Options of the commands that write a report and can render one again, and where they write it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,15 @@ from sglang_hisa.launch.common import files
 
 
 def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "render") -> None:
-    """``--out`` and ``--from`` (as ``args.source``); ``folder`` is the default of the first."""
+    """``--out``, ``--force`` and ``--from`` (as ``args.source``); ``folder`` is the default of the first."""
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"folder of the report (default: {folder}, or that of --from)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of the report (default: {folder}, numbered where one holds a run; or that of --from)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write into --out although it holds a run; its record is renamed"
     )
     parser.add_argument(
         "--from",
@@ -25,22 +32,56 @@ def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "re
     )
 
 
-def open_kept(
-    args: argparse.Namespace, load: Callable[[Path], dict[str, Any]]
-) -> tuple[Path, dict[str, Any]]:
-    """Folder for the report, and the record, of ``--from``; a usage error where there is no such record."""
+def open_kept(args: argparse.Namespace, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The record of ``--from``; a usage error where there is none that is whole."""
     try:
-        folder, record = files.place(args.source, args.out), load(args.source)
+        return load(args.source)
     except (ValueError, OSError) as error:
         args.usage_error(f"--from: {error}")
+
+
+def report_folder(args: argparse.Namespace, name: str = "report.json", rewrites: bool = True) -> Path:
+    """The folder for the report of ``--from``.
+
+    A usage error where it would replace another record, or its own unless it ``rewrites`` the same.
+    """
+    try:
+        folder = files.place(args.source, args.out)
+    except ValueError as error:
+        args.usage_error(str(error))
+    source: Path = args.source if args.source.is_file() else args.source / name
+    own = (folder / name).resolve() == source.resolve()
+    if not (args.force or (own and rewrites)) and (held := files.held(folder, name)) is not None:
+        args.usage_error(f"--out {folder} holds {held}: say another folder, or --force to replace it")
+    return _made(args, folder)
+
+
+def new_folder(args: argparse.Namespace, default: str, name: str = "report.json") -> Path:
+    """The folder of a new run, made: never one that holds measurements, unless ``--force`` says so.
+
+    A usage error where ``--out`` has some, or takes no file; without it the default, numbered up to one that
+    has none.
+    """
+    out: Path = args.out or Path(default)
+    held = files.held(out, name)
+    if held is None:
+        return _made(args, out)
+    if args.force:
+        print(f"{out}: the record there is now {files.set_aside(out, name).name}", file=sys.stderr)
+        return _made(args, out)
     if args.out is not None:
-        make_folder(args, "")
-    return folder, record
+        args.usage_error(
+            f"--out {out} holds {held}: say another folder, or --force to replace it (its record is renamed)"
+        )
+    number = 2
+    while files.held(free := Path(f"{default}-{number}"), name) is not None:
+        number += 1
+    print(f"{out} holds {held}; this run goes to {free}", file=sys.stderr)
+    return _made(args, free)
 
 
-def make_folder(args: argparse.Namespace, usual: str) -> Path:
-    """The folder of ``--out`` (``usual`` where it was not given), made; a usage error if it takes no file."""
-    folder = args.out or Path(usual)
+def _made(args: argparse.Namespace, folder: Path) -> Path:
+    """``folder``, made; a usage error if it takes no file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):

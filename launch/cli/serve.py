@@ -27,7 +27,7 @@ is, so signals, logs and exit codes are SGLang's.
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     keys = "\n".join(
-        f"  {name:<17} {config.allowed(name)} (default: {default})"
+        f"  {name:<19} {config.allowed(name)} (default: {default})"
         for name, default in presets.defaults().items()
         if name != "preset"
     )

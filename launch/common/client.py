@@ -15,6 +15,9 @@ from typing import Any
 
 from sglang_hisa.launch.common import auth
 
+GENERATOR = Path(__file__).with_name("generator.py")
+"""Run with -P: the child needs SGLang alone on its path, and not the modules beside this one."""
+
 
 class ClientFailed(RuntimeError):
     """The load generator gave no result; the message holds the end of its log."""
@@ -39,7 +42,7 @@ class Client:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
             self._child = subprocess.Popen(
-                [python, "-u", "-c", _SERVE_JOBS],
+                [python, "-u", "-P", str(GENERATOR)],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -60,6 +63,9 @@ class Client:
 
     def run(self, flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
+
+        An answer that is not whole is among its ``errors``, in the server's words, and gaps are those between
+        tokens (:mod:`.generator`). ``arrivals``: seconds from the first request (conversation) to each.
 
         After ``limit_s`` the child is killed, and with it the open requests; it takes no more loads.
 
@@ -92,27 +98,3 @@ class Client:
             raise ClientFailed(f"the load generator gave no result\n{tail}")
         result: dict[str, Any] = json.loads(out.read_text().splitlines()[-1])
         return result
-
-
-# Run with -c: the child needs SGLang alone on its path. A failed load (SystemExit too) must not end it.
-_SERVE_JOBS = """
-import json, pathlib, random, sys, traceback
-from sglang.benchmark import serving
-plain = serving.get_dataset
-def get_dataset(args, tokenizer, *more):
-    rows = plain(args, tokenizer, *more)
-    for number, row in enumerate(rows if job["fresh"] else ()):
-        if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
-            draw = random.Random(f"{job['fresh']} {number}")
-            row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
-    return rows
-serving.get_dataset = get_dataset
-for line in sys.stdin:
-    job = json.loads(line)
-    sys.argv = ["sglang.benchmark.serving", *job["argv"]]
-    try:
-        serving.cli_main()
-    except (Exception, SystemExit):
-        traceback.print_exc()
-    pathlib.Path(job["done"]).touch()
-"""

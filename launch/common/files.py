@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MEASURED = ("measurements", "points", "answers")
+"""Where the records of ``ab``, ``load`` and ``eval`` have what was measured."""
+
 
 def save(record: Mapping[str, Any], folder: Path, name: str = "report.json", indent: int | None = 1) -> Path:
     """Write the record of ``folder`` in one step: a kill leaves the last whole one."""
@@ -17,6 +20,31 @@ def save(record: Mapping[str, Any], folder: Path, name: str = "report.json", ind
     half.write_text(json.dumps(record, indent=indent, allow_nan=False) + "\n")
     half.replace(path)
     return path
+
+
+def held(folder: Path, name: str = "report.json") -> str | None:
+    """What would be lost if a new run replaced the record of ``folder``, in words; None: nothing measured."""
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        measured = sum(len(record.get(part) or ()) for part in MEASURED)
+    except (ValueError, AttributeError, OSError):
+        return "a record that cannot be read"
+    if record.get("complete"):
+        return "a finished run"
+    if seconds := record.get("seconds"):  # of `hisa ab --live`
+        return f"a partial run of {seconds:.0f} s"
+    return f"a partial run with {measured} measurements" if measured else None
+
+
+def set_aside(folder: Path, name: str = "report.json") -> Path:
+    """Rename the record of ``folder`` to the first ``NAME.1``, ``NAME.2``... that is free; the new path."""
+    number = 1
+    while (kept := folder / f"{name}.{number}").exists():
+        number += 1
+    return (folder / name).rename(kept)
 
 
 def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes]) -> list[Path]:

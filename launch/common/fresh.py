@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 
 KEPT = "a flush does not clear a HiCache storage (L3)"
 FIX = f"{KEPT}: drop --hicache-storage-backend, or give it an empty folder or namespace of its own"

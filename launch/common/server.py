@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import functools
 import json
@@ -20,6 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.error import HTTPError
+
+from sglang_hisa.launch.common import session
+from sglang_hisa.launch.common.ends import how
+from sglang_hisa.launch.common.refusal import message, words
 
 Progress = Callable[[float, str], None]
 """Called now and then while a server starts: (seconds so far, last line of its log)."""
@@ -43,10 +47,15 @@ def fetch(url: str, body: Mapping[str, Any] | None = None, timeout: float = 600)
     """GET, or POST of a JSON body, from a server of this machine; the text of the answer.
 
     Raises:
-        OSError: no answer, or a refusal (``urllib.error.HTTPError``).
+        OSError: no answer, or a refusal (``urllib.error.HTTPError``, with the server's own words).
     """
-    with _open(url, body, timeout) as answer:
-        text: str = answer.read().decode()
+    try:
+        with _open(url, body, timeout) as answer:
+            text: str = answer.read().decode()
+    except HTTPError as error:
+        # The reason beside the code is that of the code; why this request was refused is in the body.
+        error.msg = f"{error.msg}: {words(error.read().decode(errors='replace'))}".rstrip(": ")
+        raise
     return text
 
 
@@ -125,36 +134,13 @@ def _die_with(owner: int) -> None:
         os._exit(1)
 
 
-def _session(pid: int) -> list[int]:
-    """Processes of the session that ``pid`` leads (its workers live in it)."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:  # bytes: the name of a process may be cut in the middle of a character
-            fields = Path("/proc", name, "stat").read_bytes().rsplit(b")", 1)[1].split()
-        except OSError:  # it ended since, however the kernel says so
-            continue
-        if int(fields[3]) == pid and fields[0] != b"Z":
-            found.append(int(name))
-    return found
-
-
-def _end_session(leader: int, timeout: float = 20) -> None:
-    """SIGKILL every process of a session until none is left."""
-    deadline = time.monotonic() + timeout
-    while (alive := _session(leader)) and time.monotonic() < deadline:
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError):  # it ended between listing and signal
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-
-
 def _start_guard(leader: int) -> subprocess.Popen[bytes]:
     """A process that ends the session once this process is gone, however it went.
 
     SGLang's workers die with their parent only after 10 seconds of imports; until then nothing else would
     end them.
     """
-    argv = [sys.executable, "-I", __file__, str(leader)]
+    argv = [sys.executable, "-I", session.__file__, str(leader)]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -254,7 +240,7 @@ class ServerProcess:
             elapsed = time.monotonic() - self._begin
             code = self.exit_code()
             if code is not None:
-                raise ServerFailed(f"the server exited with code {code}\n{self.tail()}")
+                raise ServerFailed(f"the server {how(code, self.tail())}\n{self.tail()}")
             if progress is not None and elapsed >= told:
                 progress(elapsed, self.tail(1))
                 told = elapsed + every
@@ -293,7 +279,7 @@ class ServerProcess:
                 child.wait(grace)
             except subprocess.TimeoutExpired:
                 child.kill()
-        _end_session(child.pid)
+        session.end(child.pid)
         child.wait(5)
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.stdin.close()
@@ -320,12 +306,19 @@ class ServerProcess:
         return answer
 
     def stream(self, prompt: str | Sequence[int], max_new_tokens: int = 16) -> Iterator[dict[str, Any]]:
-        """As :meth:`generate`; the answer so far, each time that it has grown."""
+        """As :meth:`generate`; the answer so far, each time that it has grown.
+
+        Raises:
+            OSError: the server refused the request, with status 200 too.
+        """
         body = _generation(prompt, max_new_tokens, stream=True)
         with _open(f"{self.url}/generate", body, 600) as answer:
             for line in answer:
                 if line.startswith(b"data: {"):
-                    yield json.loads(line.removeprefix(b"data: "))
+                    data = json.loads(line.removeprefix(b"data: "))
+                    if (refusal := message(data)) is not None:
+                        raise OSError(refusal)
+                    yield data
 
     def receipts(self) -> list[dict[str, Any] | None]:
         """HISA's receipt of each scheduler in ``/server_info``; None where it serves stock DSA."""
@@ -392,8 +385,3 @@ def cpu_env(base: Mapping[str, str], hisa: str | None, *, fused: bool = False) -
         TRITON_INTERPRET="1",  # 0.5.17's page allocator has Triton kernels only
         PYTHONUNBUFFERED="1",
     )
-
-
-if __name__ == "__main__":  # the guard
-    sys.stdin.buffer.read()  # returns when the owner's end of the pipe closes
-    _end_session(int(sys.argv[1]))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from sglang_hisa.launch.common.refusal import message
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.eval.tasks import Sample
 
@@ -19,7 +20,7 @@ def complete(url: str, model: str, sample: Sample, timeout: float = 600) -> tupl
     """Greedy continuation, as long as the answer, and the prompt's length in the server's tokens.
 
     Raises:
-        OSError: no answer, or a refusal.
+        OSError: no answer, a refusal, or an answer that the server aborted; with the server's own words.
     """
     body = {
         "model": model,
@@ -28,7 +29,12 @@ def complete(url: str, model: str, sample: Sample, timeout: float = 600) -> tupl
         "temperature": 0,
     }
     found = json.loads(fetch(f"{url}/v1/completions", body, timeout))
-    return str(found["choices"][0]["text"]), int(found["usage"]["prompt_tokens"])
+    if (refusal := message(found)) is not None:  # of status 200 all the same
+        raise OSError(refusal)
+    choice = found["choices"][0]
+    if choice.get("finish_reason") == "abort":
+        raise OSError(f"the server aborted an answer of a prompt of {found['usage']['prompt_tokens']} tokens")
+    return str(choice["text"]), int(found["usage"]["prompt_tokens"])
 
 
 def ask_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_hisa.launch.common import text
+from sglang_hisa.launch.common import pruning, text
 
 SURE = 0.05
 """A loss is called one below this p."""
@@ -30,6 +30,11 @@ def scored(record: dict[str, Any]) -> bool:
 def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know before any number."""
     found = [f"REFUSED: {why}" for why in record["refusals"]]
+    for name, arm in record["arms"].items():
+        if tail := arm.get("log_tail"):
+            found += [f"arm {name}, end of its log: {line[:200]}" for line in tail.splitlines()[-3:]]
+        if idle := pruning.note(f"arm {name}", arm.get("rows")):
+            found.append(idle)
     if not record["complete"]:
         found.append(f"PARTIAL: {len(record['answers']):,} answers, then it ended")
     return found

@@ -14,6 +14,7 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.common import ends, pruning
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 from sglang_hisa.launch.eval import client, longbench, report, ruler
@@ -155,8 +156,9 @@ def run_arms(
             with nullcontext() if together else server:
                 problems = _run_arm(record, plan, arm, server, folder, tell, timeout, lock)
         except (ServerFailed, OSError) as error:
-            tell(f"{arm.name}: {error}")
-            problems, code = [f"arm {arm.name}: {str(error).splitlines()[0]}"], 1
+            said = str(error)
+            tell(f"{said}; its log: {server.log}")
+            problems, code = [f"{said.splitlines()[0]}; its log: {server.log}"], 1
         else:
             code = 2 if problems else 0
         with lock:
@@ -195,27 +197,41 @@ def _run_arm(
     timeout: float,
     lock: Lock,
 ) -> list[str]:
-    """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing."""
+    """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing.
+
+    Raises:
+        ServerFailed: it ended, or stopped answering; the record has the end of its log.
+    """
 
     def starting(seconds: float, line: str) -> None:
         tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
 
-    facts: dict[str, Any] = {"starts_s": round(server.wait_ready(timeout, starting, every=5), 1)}
+    facts: dict[str, Any] = {"starts_s": None}
     record["arms"][arm.name] = facts
-    receipts = server.receipts()
-    problems = validity.arm_problems(arm.name, arm.setting, receipts)
-    if not problems:
-        ask(record, plan, arm.name, server.url, folder, tell, lock)
+    try:
+        facts["starts_s"] = round(server.wait_ready(timeout, starting, every=5), 1)
         receipts = server.receipts()
+        problems = validity.arm_problems(arm.name, arm.setting, receipts)
+        if not problems:
+            ask(record, plan, arm.name, server.url, folder, tell, lock)
+            receipts = server.receipts()
+    except (ServerFailed, OSError) as error:
+        said, ended = ends.explain(server, f"arm {arm.name}", error)
+        facts |= ended
+        raise ServerFailed(said) from error
     facts["receipt"] = receipts[0]  # after the answers: with what was pruned for them
+    facts["rows"] = pruning.of_receipts(receipts)
     return problems
 
 
 def run_urls(record: dict[str, Any], plan: Plan, urls: Sequence[str], folder: Path, tell: Told) -> int:
     """Ask servers that run already; arm and URL have the same place. 0, or 1 where one stopped answering."""
     for arm, url in zip(plan.arms, urls):
+        before = pruning.of_server(url)
         try:
             ask(record, plan, arm.name, url, folder, tell)
+            rows = pruning.since(before, pruning.of_server(url))
+            record["arms"].setdefault(arm.name, {})["rows"] = rows
         except OSError as error:
             record["refusals"].append(f"{url}: {error}")
             report.save(record, folder)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_hisa.launch.common import text
+from sglang_hisa.launch.common.ends import how
 
 NONE = "–"
 UNPAIRED = "The arms got different requests: there are no pairs, so no verdict. `hisa ab` gives one."
@@ -74,8 +75,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         if arm["died"] is not None:
             code, seconds, busy = (arm["died"][key] for key in ("code", "seconds", "busy"))
             found.append(
-                f"arm {name} ended with code {code} after {seconds:.0f} s: the requests on it are lost "
-                f"(it last said {busy}); the other arm got the later ones"
+                f"arm {name} {how(code, arm.get('log_tail') or '')} after {seconds:.0f} s: the requests on "
+                f"it are lost (it last said {busy}); the other arm got the later ones"
             )
     if record["cut"]:
         found.append(f"requests were cut off at the end of --drain-timeout (the arms said {record['cut']})")

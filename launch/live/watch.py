@@ -15,6 +15,7 @@ from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm
 from sglang_hisa.launch.ab.runner import Invalid
 from sglang_hisa.launch.ab.start import Told, new_facts, started
 from sglang_hisa.launch.common import auth
+from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, check_free, fetch
 from sglang_hisa.launch.live import formatting, report
@@ -177,7 +178,8 @@ class Runner:
                 seconds = round(time.monotonic() - self._begin, 1)
                 facts["died"] = {"code": code, "seconds": seconds, "busy": self._busy([arm])}
                 facts["log_tail"] = server.tail()
-                self.tell(f"arm {arm.name} DIED with code {code}; end of {server.log}:\n{facts['log_tail']}")
+                said = how(code, facts["log_tail"])
+                self.tell(f"arm {arm.name} DIED ({said}); end of {server.log}:\n{facts['log_tail']}")
         return alive
 
     def _busy(self, arms: Sequence[Arm]) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from sglang_hisa.launch.common import text
+from sglang_hisa.launch.common import pruning, text
+from sglang_hisa.launch.common.refusal import words
 from sglang_hisa.launch.load import goodput
 
+RATE_OFF = 0.1
+"""Share by which an arrived rate may miss the one asked before a note says so."""
 UNITS = {"concurrency": "at once", "rate": "a second"}
 
 
@@ -26,8 +29,20 @@ def load(record: dict[str, Any], amount: float) -> str:
 def head(record: dict[str, Any]) -> tuple[str, ...]:
     """Head of :func:`rows`; times in ms."""
     unit = load(record, 0).removeprefix("0 ")
+    came = ("came",) if _by_rate(record) else ()
     times = ("TTFT p50 / p99 ms", "ITL p50 / p99 ms", "e2e p99 ms")
-    return (unit, "requests", *times, "output tok/s", "good", "good/s", "miss")
+    return (unit, *came, "requests", *times, "output tok/s", "good", "good/s", "miss")
+
+
+def _by_rate(record: dict[str, Any]) -> bool:
+    """Whether loads are rates: what was asked is then not what arrived, at random moments."""
+    return bool(record["plan"]["sweep"]["kind"] == "rate")
+
+
+def came(point: dict[str, Any]) -> str:
+    """The rate that arrived at a point; a dash where it is not known."""
+    rate = point.get("arrived")
+    return "–" if rate is None else f"{rate:.2f}"
 
 
 def slo(record: dict[str, Any]) -> str:
@@ -65,12 +80,16 @@ def served(record: dict[str, Any]) -> str:
 def verdict(record: dict[str, Any]) -> str:
     """The knee in a sentence."""
     found = stats(record)
+    if not found["points"]:
+        return "No load was measured."
     if not record["slo"]:
         return "No knee: no limits were given (--slo ttft=2,itl=0.05)."
     share = f"at least {found['enough']:.0%} of the requests met {slo(record)}"
     if found["knee"] is None:
         return f"No knee: at no measured load {share}."
     at = load(record, found["knee"])
+    if _by_rate(record):
+        at += f" asked, {came(next(p for p in found['points'] if p['load'] == found['knee']))} came"
     if record["complete"] and found["knee"] == max(p["load"] for p in found["points"]):
         return f"Knee: at least {at}, the highest load measured: there {share}."
     return f"Knee: {at}, the highest measured load at which {share}."
@@ -86,10 +105,12 @@ def notes(record: dict[str, Any]) -> list[str]:
     asked, single = record["plan"]["workload"]["input_tokens"], record["plan"]["workload"]["turns"] == 1
     for point, kept in zip(found["points"], record["points"]):
         at = f"At {load(record, point['load'])}"
+        rate = point.get("arrived")
+        if rate is not None and abs(rate / point["load"] - 1) > RATE_OFF:
+            out.append(f"{at}: {rate:.2f} came; more --seconds or --requests come closer to what was asked")
         if point["failed"]:
             reason = next(r["error"] for r in kept["requests"] if r["error"])
-            last = reason.strip().splitlines()[-1]
-            out.append(f"{at}: {point['failed']} of {point['sent']} requests failed ({last})")
+            out.append(f"{at}: {point['failed']} of {point['sent']} requests failed ({words(reason)})")
         if point["unseen"]:
             out.append(f"{at}: {point['unseen']} answers without a first token (ids without text?)")
         lengths = [r["input"] for r in kept["requests"] if r["error"] is None]
@@ -102,6 +123,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         below = found["knee"] is not None and point["load"] < found["knee"]
         if below and point["goodput_share"] < found["enough"]:
             out.append(f"{at}: fewer good requests than at the knee above it; measure again with more")
+    if idle := pruning.note("the server", record.get("rows")):
+        out.append(idle)
     return out
 
 
@@ -139,6 +162,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
         out.append(
             (
                 f"{p['load']:g}" + " (knee)" * (p["load"] == stats(record)["knee"]),
+                *((came(p),) if _by_rate(record) else ()),
                 f"{p['sent'] - p['failed']} of {p['sent']}" if p["failed"] else str(p["sent"]),
                 _ms(p["ttft"], "p50", "p99"),
                 _ms(p["itl"], "p50", "p99"),

@@ -24,8 +24,8 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 def requests(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each request of a benchmark result: times in seconds (None where there is none), tokens, error.
 
-    ``itl`` is the 99th percentile of the request's own gaps, ``tpot`` their mean over tokens: a chunk may
-    bring several. The answer ends with its last token.
+    ``itl`` is the 99th percentile of the request's own gaps between tokens, ``tpot`` their mean. The answer
+    ends with its last token.
     """
     out = []
     for i, error in enumerate(result["errors"]):
@@ -41,10 +41,17 @@ def requests(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "input": result["input_lens"][i],
                 "output": count,
                 "cached": result["cached_tokens"][i] if result.get("cached_tokens") else None,
-                "error": error[-300:] or None,
+                "error": error or None,
             }
         )
     return out
+
+
+def arrived(moments: Sequence[float]) -> float | None:
+    """Requests (conversations) a second from the first of ``moments`` to the last; None of fewer than two."""
+    if len(moments) < 2 or moments[-1] <= moments[0]:
+        return None
+    return (len(moments) - 1) / (moments[-1] - moments[0])
 
 
 def meets(request: Mapping[str, Any], slo: Mapping[str, float]) -> bool:
@@ -56,10 +63,10 @@ def point(kept: Mapping[str, Any], slo: Mapping[str, float]) -> dict[str, Any]:
     """Figures of one point of the record.
 
     Returns:
-        ``sent``, ``failed``, ``unseen`` (answered, but no first token seen); p50, p90 and p99 of each time
-        in s; ``output_tok_s``, ``requests_s`` (answered); ``goodput_share`` of all requests and ``goodput_s``
-        good requests a second; ``met``: share of requests that meet each limit alone. The last three are
-        None without limits.
+        ``arrived`` (requests a second that came, where a rate was asked); ``sent``, ``failed``, ``unseen``
+        (answered, but no first token seen); p50, p90 and p99 of each time in s; ``output_tok_s``,
+        ``requests_s`` (answered); ``goodput_share`` of all requests and ``goodput_s`` good requests a second;
+        ``met``: share of requests that meet each limit alone. The last three are None without limits.
     """
     every, seconds = kept["requests"], kept["duration_s"]
     answered = [r for r in every if r["error"] is None]
@@ -68,6 +75,7 @@ def point(kept: Mapping[str, Any], slo: Mapping[str, float]) -> dict[str, Any]:
     known = bool(slo and every)
     return {
         "load": kept["load"],
+        "arrived": kept.get("arrived"),
         "sent": len(every),
         "failed": len(every) - len(answered),
         "unseen": len(answered) - len(seen),

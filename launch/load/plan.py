@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common.limits import Limits
 
 WORKLOADS = ("random", "shared-prefix", "multi-turn")
 SLOS = {
@@ -101,6 +102,20 @@ def old_prompts(work: Workload, requests: Sequence[Mapping[str, Any]]) -> list[i
     least = sorted(told, key=lambda r: r["cached"])[: max(firsts, 0)]
     share = work.prefix_tokens / work.input_tokens  # the tokenizer may cut text into more or fewer tokens
     return fresh.old([r["cached"] for r in least if 2 * r["cached"] >= share * r["input"]])
+
+
+def fits(known: Limits, work: Workload, sweep: Sweep) -> tuple[str | None, list[str]]:
+    """Why the server would refuse the prompts (None: it takes them), and which loads wait in its queue.
+
+    Only the lengths of ``random`` are exact: of the others nothing is refused, what may be is told.
+    """
+    sizes = (work.input_tokens, work.output_tokens)
+    why = known.refusal(*sizes)
+    told = [f"prompts are of about that length: {why}"] if why and work.name != "random" else []
+    if sweep.kind == "concurrency":
+        waits = ((load, known.crowding(*sizes, int(load))) for load in sweep.loads)
+        told += [f"concurrency {load:g}: {wait}" for load, wait in waits if wait]
+    return (why if work.name == "random" else None), told
 
 
 def parse_loads(text: str, kind: str) -> tuple[float, ...]:

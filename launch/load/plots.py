@@ -12,7 +12,9 @@ def _frame(record: dict[str, Any], name: str) -> tuple[Any, Any]:
     figure, axis = pyplot().subplots(figsize=(7.5, 4.4), layout="constrained")
     loads = record["plan"]["sweep"]["loads"]
     many = " of conversations" if record["plan"]["workload"]["turns"] > 1 else ""
-    unit = {"concurrency": "requests at once", "rate": "requests a second"}[record["plan"]["sweep"]["kind"]]
+    unit = {"concurrency": "requests at once", "rate": "requests a second, asked"}[
+        record["plan"]["sweep"]["kind"]
+    ]
     axis.set(xlabel=unit.replace("requests", "conversations") if many else unit)
     axis.set_xscale("log")
     axis.set_xticks(loads, [f"{load:g}" for load in loads])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.common import auth, fresh
+from sglang_hisa.launch.common import auth, fresh, pruning
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import fetch
@@ -110,8 +110,11 @@ class Runner:
             "plan": plan.as_json(self.work, self.sweep),
             "nonce": fresh.nonce(),
             "slo": self.slo,
+            "limits": None,
+            "rows": None,
             "points": [],
         }
+        self._before: list[dict[str, Any]] | None = None
 
     def run(self) -> int:
         """Measure every load, lightest first.
@@ -152,6 +155,7 @@ class Runner:
     def _warm_up(self, client: Client) -> None:
         """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
         self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
+        self._before = pruning.of_server(self.url)
 
     def _point(self, client: Client, index: int) -> None:
         before = retracted(self.url)
@@ -162,19 +166,24 @@ class Runner:
             "duration_s": round(result["duration"], 4),
             "requests": goodput.requests(result),
             "retractions": None if before is None or after is None else after - before,
+            "arrived": goodput.arrived(result["arrivals"]) if self.sweep.kind == "rate" else None,
         }
         if old := plan.old_prompts(self.work, kept["requests"]):
             raise NotNew(fresh.was_old(old, len(kept["requests"]), f"load {kept['load']:g}"))
+        self.record["rows"] = pruning.since(self._before, pruning.of_server(self.url))
         self.record["points"].append(kept)
         self.save(self.record)
         self.tell(kept)
         if all(r["error"] for r in kept["requests"]):
             server_facts(self.url, None)
-            raise ClientFailed(f"load {kept['load']:g}: every request failed")
+            raise ClientFailed(
+                f"load {kept['load']:g}: every request failed ({kept['requests'][0]['error']})"
+            )
 
 
 def line(kept: Mapping[str, Any], kind: str) -> str:
     """A point in one line, for the progress."""
     seen = [r["ttft"] for r in kept["requests"] if r["ttft"] is not None]
     ttft = f"TTFT {statistics.median(seen):.3f} s" if seen else "no first token seen"
-    return f"{kind} {kept['load']:g}: {len(kept['requests'])} requests, {ttft}"
+    came = f" ({kept['arrived']:.2f} came)" if kept.get("arrived") is not None else ""
+    return f"{kind} {kept['load']:g}{came}: {len(kept['requests'])} requests, {ttft}"

@@ -14,6 +14,7 @@ from sglang_hisa.patches.table import V17, V23, VERSIONS
 ROOT = Path(__file__).parents[2]
 
 _SERVER = "tests/server/test_real_server.py::"
+_BUSY = "tests/server/test_canary.py::"
 _SPECULATIVE = "tests/server/test_speculative.py::"
 _MOVERS = "tests/server/test_movers.py::"
 _STORM = "tests/server/test_storm.py::"
@@ -64,11 +65,11 @@ class Coverage:
 V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
 
 COVERAGE: tuple[Coverage, ...] = (
-    Coverage(V32, "decode and chunked prefill", (f"{_SERVER}test_small_budget_under_load", _SERVE)),
+    Coverage(V32, "decode and chunked prefill", (f"{_BUSY}test_small_budget_under_load", _SERVE)),
     Coverage(
         V32,
         "mixed batches, radix cache, pool below the load",
-        (f"{_SERVER}test_small_budget_under_load",),
+        (f"{_BUSY}test_small_budget_under_load",),
         cases=("no-overlap",),
     ),
     Coverage(

@@ -108,7 +108,7 @@ def render() -> str:
         "## Models and features",
         "*CPU server*: a test with a real server of a tiny model. A GPU's name: the record of a run on it,",
         "with dummy weights (`quality`: the trained model). *Not run*: served by the same code, but",
-        "nobody has run it here. `make test` runs cases marked `once(VERSION)` with that SGLang only (of",
+        "nobody has run it here. `make test-all` runs cases marked `once(VERSION)` with that SGLang only (of",
         "sinks and windows the unfused form with 0.5.17 and the fused one with 0.5.23, drafts of GLM-5 and",
         "drafts with PD disaggregation with 0.5.17, servers that share a storage with 0.5.23); `pytest` runs",
         "all with the SGLang it is called with.",

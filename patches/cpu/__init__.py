@@ -265,4 +265,4 @@ def register() -> None:
             _stop(version, missed, f"load no other plugins: {only_ours(cpu=True)}")
 
     # Not called here: hooks of plugins loaded after us on the same targets must still be applied.
-    HookRegistry.apply_hooks = staticmethod(apply_and_verify)  # type: ignore[method-assign]
+    HookRegistry.apply_hooks = staticmethod(apply_and_verify)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from sglang_hisa.patches.cpu.tiles import tiles
+
 
 def flashmla_sparse(
     self: Any,
@@ -28,16 +30,32 @@ def flashmla_sparse(
     if topk_length is not None:
         slots = slots.masked_fill(torch.arange(slots.shape[1]) >= topk_length[:, None], -1)
     slots = slots.sort(dim=1).values
+    flat = kv_cache.reshape(-1, q_all.shape[-1])
+    out = q_all.new_empty(*q_all.shape[:2], v_head_dim)
+    for part in tiles(slots.shape[0], 4 * slots.shape[1] * q_all.shape[-1]):
+        out[part] = _attend(q_all[part], flat, slots[part], v_head_dim, sm_scale, attn_sink)
+    return out
+
+
+def _attend(
+    q: torch.Tensor,
+    flat: torch.Tensor,
+    slots: torch.Tensor,
+    v_head_dim: int,
+    sm_scale: float,
+    attn_sink: torch.Tensor | None,
+) -> torch.Tensor:
+    """:func:`flashmla_sparse` of a few rows: flat ``[slots, d]``, slots int64 ``[rows, k]``, ascending."""
     valid = slots >= 0
-    keys = kv_cache.reshape(-1, q_all.shape[-1])[slots.clamp_min(0)].float()
-    keys = keys.masked_fill(~valid[..., None], 0)  # nobody wrote slot 0: it may hold NaN
-    scores = torch.einsum("rhd,rkd->rhk", q_all.float(), keys) * sm_scale
+    keys = flat[slots.clamp_min(0)].float()
+    keys.masked_fill_(~valid[..., None], 0)  # nobody wrote slot 0: it may hold NaN
+    scores = torch.einsum("rhd,rkd->rhk", q.float(), keys) * sm_scale
     # A padded row has no slot at all: its output is zero, not NaN.
     scores = scores.masked_fill(~valid[:, None], float("-inf"))
     if attn_sink is not None:
         scores = torch.cat((scores, attn_sink.float()[:, None].expand(*scores.shape[:2], 1)), dim=-1)
     weights = torch.softmax(scores, dim=-1).nan_to_num()[..., : keys.shape[1]]
-    return torch.einsum("rhk,rkd->rhd", weights, keys[..., :v_head_dim]).to(q_all.dtype)
+    return torch.einsum("rhk,rkd->rhd", weights, keys[..., :v_head_dim]).to(q.dtype)
 
 
 def rotate(x: torch.Tensor, table: torch.Tensor, size: int, *, neox: bool) -> torch.Tensor:

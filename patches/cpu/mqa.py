@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from sglang_hisa.patches.cpu.tiles import tiles
+
 PAGE, DIM = 64, 128
 NUM_SMS = 132
 """SMs of the H100 that the stand-ins imitate; stock splits larger batches."""
@@ -15,8 +17,12 @@ NUM_SMS = 132
 
 def _scores(q: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """q ``[t, h, d]``, keys fp32 ``[t or 1, n, d]``, weights ``[t, h]`` -> fp32 ``[t, n]``."""
-    dots = torch.relu(torch.matmul(keys, q.float().transpose(1, 2)))
-    return torch.einsum("tnh,th->tn", dots, weights.float())
+    out = torch.empty(q.shape[0], keys.shape[1])
+    for part in tiles(q.shape[0], 4 * keys.shape[1] * q.shape[1]):
+        mine = keys if keys.shape[0] == 1 else keys[part]
+        dots = torch.matmul(mine, q[part].float().transpose(1, 2)).relu_()
+        out[part] = torch.einsum("tnh,th->tn", dots, weights[part].float())
+    return out
 
 
 def flat_logits(
@@ -69,14 +75,16 @@ def paged_logits(
     rows = q.shape[0]
     lengths = context_lens.reshape(rows)
     pages = min(block_table.shape[1], -(-max_len // PAGE))
-    inside = torch.arange(pages) * PAGE < lengths[:, None]
-    raw = kv_cache.view(kv_cache.shape[0], -1)[block_table[:, :pages].masked_fill(~inside, 0).long()]
-    keys = raw[..., : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).float().view(rows, -1, DIM)
-    scales = raw[..., PAGE * DIM :].contiguous().view(torch.float32).view(rows, -1, 1)
+    table = block_table[:, :pages].masked_fill(torch.arange(pages) * PAGE >= lengths[:, None], 0).long()
     nothing = float("-inf") if clean_logits else float("nan")
     out = torch.full((rows, -(-max_len // 4) * 4), nothing)[:, :max_len]
-    scores = _scores(q, keys * scales, weights)[:, :max_len]
-    out[:, : scores.shape[1]] = scores
+    for part in tiles(rows, pages * PAGE * DIM * 4):
+        raw = kv_cache.view(kv_cache.shape[0], -1)[table[part]]
+        count = raw.shape[0]
+        keys = raw[..., : PAGE * DIM].contiguous().view(torch.float8_e4m3fn).float().view(count, -1, DIM)
+        scales = raw[..., PAGE * DIM :].contiguous().view(torch.float32).view(count, -1, 1)
+        scores = _scores(q[part], keys.mul_(scales), weights[part])[:, :max_len]
+        out[part, : scores.shape[1]] = scores
     return out.masked_fill_(torch.arange(max_len) >= lengths[:, None], nothing)
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import budget, indexer
-from sglang_hisa.config import PAGE, Config
+from sglang_hisa import PAGE, budget, indexer
+from sglang_hisa import plan as planning
+from sglang_hisa.config import Config
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
 from sglang_hisa.summaries import LayerSummaries
 
 TOPK, HEADS = 80, 2
-HOST: Any = SimpleNamespace(
+STOCK: Any = SimpleNamespace(
     index_topk=TOPK, init_tokens=0, local_tokens=0, table_topk=False, schedule=None, topk_plan=None
 )
 
@@ -27,7 +28,7 @@ def query(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return q, torch.randn(rows, HEADS, generator=random)
 
 
-def rows_of(requests: list[torch.Tensor], config: Config) -> indexer.Rows:
+def rows_of(requests: list[torch.Tensor], config: Config) -> planning.Rows:
     """A decode step of requests with these slots; what is left of a table row holds other rows' pages."""
     lengths = [len(slots) for slots in requests]
     pages = [(slots[::PAGE] // PAGE).int() for slots in requests]
@@ -36,12 +37,23 @@ def rows_of(requests: list[torch.Tensor], config: Config) -> indexer.Rows:
     table = torch.stack([torch.cat((part, stale[: width - len(part)])) for part in pages])
     rule = budget.make_rule(config, "decode", TOPK, 0, 0)
     bound = table.shape[1] * PAGE
-    view = (torch.tensor(lengths, dtype=torch.int32), table, None, bound)
-    return indexer.Rows(*view, rule.blocks, rule.share, rule.width(bound))
+    return planning.Rows(
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        table=table,
+        table_rows=None,
+        max_length=bound,
+        blocks=rule.blocks,
+        share=rule.share,
+        width=rule.width(bound),
+    )
 
 
-def plan(rows: indexer.Rows, config: Config) -> indexer.Plan:
-    return indexer.make_decode_plan(rows, config, HOST, "triton", seals=False)
+def setup(config: Config) -> planning.Setup:
+    return planning.Setup(config, STOCK, "torch")
+
+
+def plan(rows: planning.Rows, config: Config) -> planning.Plan:
+    return planning.make_decode_plan(rows, setup(config), "triton", seals=False)
 
 
 def check(requests: list[torch.Tensor], layer: LayerSummaries, config: Config) -> int:
@@ -53,8 +65,8 @@ def check(requests: list[torch.Tensor], layer: LayerSummaries, config: Config) -
     rows = rows_of(requests, config)
     made = plan(rows, config)
     q, weights = query(len(requests))
-    args = (q, weights, layer, None, made, made.chunks[0], config, HOST)
-    physical, logical = indexer.candidates(*args, logical=True, backend="torch")
+    queries = indexer.Queries(q, weights, layer)
+    physical, logical = indexer.candidates(queries, made, made.chunks[0], setup(config), None, logical=True)
     assert logical is not None
     for row, slots in enumerate(requests):
         length, tokens = len(slots), int(made.chunks[0].candidates[row])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE
 from sglang_hisa.patches import contract
 from sglang_hisa.patches import pool as pool_hooks
 from sglang_hisa.patches.cpu import hicache

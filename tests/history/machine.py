@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sglang_hisa import kernels
-from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.config import from_mapping
 from sglang_hisa.patches import pool as pool_hooks
 from tests.history import candidates, truth
 from tests.history.host_tier import HostTier, slots_of
@@ -35,8 +35,8 @@ WEIGHTS = {
     "abort": 1,
     "offload": 1,
     "load": 1,
-    "back_up": 1,
-    "load_back": 1,
+    "back_up": 2,
+    "load_back": 2,
     "evict": 1,
     "flush": 1,
 }

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import budget, indexer, kernels
-from sglang_hisa.config import PAGE
+from sglang_hisa import PAGE, budget, kernels, plan
 from sglang_hisa.patches import pool as pool_hooks
 from sglang_hisa.summaries import PageSummaries
 
@@ -102,17 +101,13 @@ def _host_load(change: Callable[[torch.Tensor, int], tuple[torch.Tensor, int]]) 
 
 
 def _pick(**changes: Any) -> Callable[[Any], None]:
-    """A mutant whose page choice gets other arguments (their positions in ``kernels.pick_pages``)."""
-    positions = {"lengths": 1, "sink_blocks": 6, "local_tokens": 7}
+    """A mutant whose page choice gets other arguments."""
 
     def apply(monkeypatch: Any) -> None:
         right = kernels.pick_pages
 
         def wrong(*args: Any, **kwargs: Any) -> None:
-            given = list(args)
-            for name, change in changes.items():
-                given[positions[name]] = change(given[positions[name]])
-            right(*given, **kwargs)
+            right(*args, **{**kwargs, **{name: change(kwargs[name]) for name, change in changes.items()}})
 
         monkeypatch.setattr(kernels, "pick_pages", wrong)
 
@@ -120,13 +115,13 @@ def _pick(**changes: Any) -> Callable[[Any], None]:
 
 
 def _candidates_past_the_length(monkeypatch: Any) -> None:
-    right = indexer.plan_rows
+    right = plan.plan_rows
 
     def wrong(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
         picks, tokens = right(*args)
         return picks, tokens + 1
 
-    monkeypatch.setattr(indexer, "plan_rows", wrong)
+    monkeypatch.setattr(plan, "plan_rows", wrong)
 
 
 def _budget_below_topk(monkeypatch: Any) -> None:

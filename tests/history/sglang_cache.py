@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.config import parse
-from sglang_hisa.kernels.layout import PAGE
 from sglang_hisa.patches import contract, runtime
 from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches import pool as pool_hooks

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
 from sglang_hisa.summaries import LayerSummaries
 from tests.history.sglang_cache import LAYERS
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sglang_hisa import kernels
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, seal
-from sglang_hisa.kernels.settings import DEFAULT
+from sglang_hisa.kernels.tuning import DEFAULT
 
 POINTERS = {
     **dict.fromkeys(("q_ptr", "key_ptr", "raw_key_ptr"), "*fp8e4nv"),

@@ -5,19 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sglang_hisa import budget, kernels
-from sglang_hisa.kernels.layout import PAGE
+from sglang_hisa import PAGE, budget, kernels
 from sglang_hisa.kernels.pick import FEW
-from sglang_hisa.kernels.settings import DEFAULT
+from sglang_hisa.kernels.tuning import DEFAULT
 from tests.kernels.conftest import make_case
 
 SEARCH = replace(DEFAULT, rank_pairs=0)
 COUNT = replace(DEFAULT, rank_pairs=1 << 40, rank_tile=32)  # few programs, for the interpreter's sake
 COUNT_SMALL = replace(COUNT, rank_tile=4, rank_chunk=16, coarse_pages=32)
-WAYS = pytest.mark.parametrize("settings", [SEARCH, COUNT], ids=["search", "count"])
+WAYS = pytest.mark.parametrize("tuning", [SEARCH, COUNT], ids=["search", "count"])
 """A row's threshold searched by one program, and its blocks ranked by many."""
 WAYS_OF_FEW = pytest.mark.parametrize(
-    "settings", [SEARCH, COUNT, COUNT_SMALL], ids=["search", "count", "chunks"]
+    "tuning", [SEARCH, COUNT, COUNT_SMALL], ids=["search", "count", "chunks"]
 )
 
 RAGGED = [0, 1, 63, 64, 65, 64 * 9 + 1, 64 * 20, 64 * 37 + 13, 64 * 33 - 1]
@@ -42,12 +41,12 @@ def overlaps(device):
     return (False, True) if device.type == "cuda" else (False,)
 
 
-def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE, overlap=False, settings=None):
+def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE, overlap=False, tuning=None):
     scores, physical, logical = poisoned(case, columns, width)
     args = (case.table, case.table_rows, case.lengths, picks, per_block)
     summaries = (case.keys, case.scales)
     kernels.coarse_scores(
-        case.q, case.weights, *summaries, *args, scores, backend, overlap=overlap, settings=settings
+        case.q, case.weights, *summaries, *args, scores, backend, overlap=overlap, tuning=tuning
     )
     kernels.pick_pages(
         scores,
@@ -63,7 +62,7 @@ def run(case, picks, per_block, columns, width, backend, sink=1, local=PAGE, ove
         backend,
         overlap,
         early=overlap,
-        settings=settings,
+        tuning=tuning,
     )
     return scores, physical, logical
 
@@ -87,13 +86,13 @@ def same_choice(case, picks, per_block, ours, truth):
 @pytest.mark.parametrize("per_block", [1, 2, 4])
 @pytest.mark.parametrize("heads", [4, 32, 64])
 @WAYS_OF_FEW
-def test_scores_and_choice(device, heads, per_block, mapped, settings):
+def test_scores_and_choice(device, heads, per_block, mapped, tuning):
     case = make_case(device, RAGGED, heads=heads, mapped=mapped, seed=heads + per_block)
     picks, _, width, columns = plan(case, 640, per_block)
     truth = run(case, picks, per_block, columns, width, "torch")
     scored = ~truth[0].isnan()
     for overlap in overlaps(device):
-        ours = run(case, picks, per_block, columns, width, "triton", overlap=overlap, settings=settings)
+        ours = run(case, picks, per_block, columns, width, "triton", overlap=overlap, tuning=tuning)
         assert torch.equal(scored, ~ours[0].isnan()), "a score was written outside, or not written"
         difference = (ours[0] - truth[0])[scored].abs().max()
         # Hopper's fp8 tensor cores add up with fewer bits than fp32.
@@ -103,16 +102,16 @@ def test_scores_and_choice(device, heads, per_block, mapped, settings):
 
 @pytest.mark.parametrize("sink,local", [(1, 64), (3, 64), (1, 333)])
 @WAYS_OF_FEW
-def test_forced_blocks_and_order(device, sink, local, settings):
+def test_forced_blocks_and_order(device, sink, local, tuning):
     case = make_case(device, RAGGED, heads=16, seed=3)
     picks, candidates, width, columns = plan(case, 12 * PAGE, 1)
-    found = run(case, picks, 1, columns, width, "triton", sink, local, settings=settings)
+    found = run(case, picks, 1, columns, width, "triton", sink, local, tuning=tuning)
     _, physical, logical = found
     for row, length in enumerate(case.lengths.tolist()):
         pages = -(-int(candidates[row]) // PAGE)
         kept = logical[row, :pages].tolist()
         assert len(kept) == len(set(kept)), "pages must be distinct"
-        if settings is SEARCH or int(picks[row]) >= (length - 1) // PAGE:
+        if tuning is SEARCH or int(picks[row]) >= (length - 1) // PAGE:
             assert kept == sorted(kept), "the search leaves pages ascending, and so does a row that keeps all"
         if not length:
             assert pages == 0
@@ -134,10 +133,10 @@ TIES = [(1, 1), (17, 3), (100, 99), (1000, 128), (3000, 700)]
 
 
 @pytest.mark.parametrize(
-    "count,keep,settings",
+    "count,keep,tuning",
     [(*one, way) for one in TIES for way in (SEARCH, COUNT)] + [(*one, COUNT_SMALL) for one in TIES[:3]],
 )
-def test_ties_go_to_the_earlier_block(device, count, keep, settings):
+def test_ties_go_to_the_earlier_block(device, count, keep, tuning):
     """Scores of few distinct values, both infinities among them, against a stable sort."""
     generator = torch.Generator().manual_seed(count)
     length = (count + 1) * PAGE
@@ -148,13 +147,13 @@ def test_ties_go_to_the_earlier_block(device, count, keep, settings):
     picks = torch.tensor([keep, max(1, keep - 1)], dtype=torch.int32, device=device)
     physical = torch.full((2, keep + 1), -7, dtype=torch.int32, device=device)
     args = (scores, lengths, picks, table, None, 1, 0, 0, physical, None, "triton")
-    kernels.pick_pages(*args, settings=settings)
+    kernels.pick_pages(*args, tuning=tuning)
     for row in range(2):
         # -0.0 sorts below 0.0 in the kernel's bit order; make the reference agree.
         key = scores[row].cpu().double()
         key[(key == 0) & torch.signbit(scores[row].cpu())] = -1e-30
         want = torch.sort(key, descending=True, stable=True).indices[: int(picks[row])]
-        if settings is SEARCH:
+        if tuning is SEARCH:
             want = want.sort().values
         assert physical[row, : int(picks[row])].tolist() == want.tolist()
         assert int(physical[row, int(picks[row])]) == count
@@ -198,7 +197,7 @@ def test_groups_keep_the_best_sums(device, rows, per_block):
 
 
 @WAYS
-def test_short_rows_of_a_long_graph(device, settings):
+def test_short_rows_of_a_long_graph(device, tuning):
     """Rows on both sides of each branch of the kernel, in one call whose bound is the longest."""
     earlier = [5, 900, FEW, FEW + 1, 2 * FEW, 2 * FEW + 1, 2499]
     scores = torch.randn((len(earlier), max(earlier)), generator=torch.Generator().manual_seed(4))
@@ -212,13 +211,13 @@ def test_short_rows_of_a_long_graph(device, settings):
     for backend in ("triton", "torch"):
         physical = torch.full((len(earlier), 140), -7, dtype=torch.int32, device=device)
         args = (scores.to(device), *which, None, 1, 1, PAGE, physical, None, backend)
-        kernels.pick_pages(*args, settings=settings)
+        kernels.pick_pages(*args, tuning=tuning)
         found.append(physical.cpu())
     ours, truth = found
     for row, pick in enumerate(picks.tolist()):
         assert set(ours[row, :pick].tolist()) == set(truth[row, :pick].tolist()), row
     assert torch.equal(ours[:, 130:], truth[:, 130:])
-    if settings is SEARCH:
+    if tuning is SEARCH:
         assert torch.equal(ours, truth)
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sglang_hisa import kernels
+from sglang_hisa import PAGE, kernels
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, PAGE
+from sglang_hisa.kernels.layout import FP8
 from sglang_hisa.kernels.refine import pages_of_program
-from sglang_hisa.kernels.settings import DEFAULT
+from sglang_hisa.kernels.tuning import DEFAULT
 from tests.kernels.conftest import make_case
 from tests.kernels.test_filter import overlaps
 
@@ -66,15 +66,15 @@ def test_refine_of_odd_steps(device, seed):
     if group == 2:
         table[1::2] = table[::2][: len(table[1::2])]
     most = rng.choice([1, 2, 8])
-    settings = replace(DEFAULT, refine_programs=1, refine_pages=most)
-    assert pages_of_program(len(lengths), table.shape[1], settings) <= most
+    tuning = replace(DEFAULT, refine_programs=1, refine_pages=most)
+    assert pages_of_program(len(lengths), table.shape[1], tuning) <= most
     shape = (len(lengths), table.shape[1] * PAGE)
     args = (case.q, case.weights, case.index_k, table, case.lengths)
     truth = torch.full(shape, float("nan"), device=device)
     kernels.refine_logits(*args, truth, "torch")
     for overlap in overlaps(device):
         ours = torch.full(shape, float("nan"), device=device)
-        kernels.refine_logits(*args, ours, "triton", group=group, overlap=overlap, settings=settings)
+        kernels.refine_logits(*args, ours, "triton", group=group, overlap=overlap, tuning=tuning)
         assert torch.equal(ours.isnan(), truth.isnan()), "other columns were written than those of tokens"
         written = ~truth.isnan()
         if written.any():

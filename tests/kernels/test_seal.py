@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sglang_hisa import kernels
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, dequantised_pages
+from sglang_hisa import PAGE, kernels
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, dequantised_pages
 from tests.kernels.conftest import index_cache
 
 both = pytest.mark.parametrize("salient", [False, True], ids=["mean", "salient"])

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.canary import SAMPLE_EVERY, SAMPLE_PAGES
-from sglang_hisa.config import PAGE, from_mapping
+from sglang_hisa.config import from_mapping
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import canary, contract, runtime
 from sglang_hisa.summaries import PageSummaries

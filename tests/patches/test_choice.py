@@ -16,8 +16,8 @@ def given(monkeypatch):
     """What ``select`` was given to fill: None, or a tensor; it chooses 7 for the two real rows."""
     seen = []
 
-    def select(q, weights, layer, plan, config, host, output, backend, out=None):
-        assert len(q) == len(weights) == ROWS
+    def select(queries, plan, setup, output, out=None):
+        assert len(queries.q) == len(queries.weights) == ROWS
         seen.append(out)
         chosen = torch.full((ROWS, TOPK), 7, dtype=torch.int32) if out is None else out
         chosen[:ROWS] = 7
@@ -30,7 +30,7 @@ def given(monkeypatch):
     monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
     monkeypatch.setattr(indexer, "_cached_step", lambda *args: indexer.Step(plan))
     monkeypatch.setattr(indexer, "output_of", lambda *args: None)
-    monkeypatch.setattr(indexer, "SglangHost", lambda *args, **how: how)
+    monkeypatch.setattr(indexer, "SglangKernels", lambda *args, **how: how)
     monkeypatch.setattr(indexer.paths, "select", select)
     return seen
 
@@ -62,10 +62,15 @@ def test_the_choice_is_returned_as_it_is(given, hook, monkeypatch):
 
 @pytest.mark.parametrize("hook,how", [(decode, {}), (prefill, {"prefill": True})])
 def test_deepgemm_is_called_as_stock_does_in_this_phase(given, hook, how, monkeypatch):
-    hosts = []
-    monkeypatch.setattr(indexer.paths, "select", lambda *args, out=None: hosts.append(args[5]) or args[0])
+    called = []
+
+    def select(queries, plan, setup, output, out=None):
+        called.append(setup.stock)
+        return queries.q
+
+    monkeypatch.setattr(indexer.paths, "select", select)
     hook(ROWS)
-    assert hosts == [how]
+    assert called == [how]
 
 
 @pytest.mark.parametrize("hook", [decode, prefill])

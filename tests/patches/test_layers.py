@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang_hisa.config import check_model, parse
-from sglang_hisa.kernels import settings as kernel_settings
+from sglang_hisa.kernels import tuning
 from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract, indexer, runtime, scheduler
 
@@ -88,8 +88,8 @@ def test_budgets_below_the_models_are_refused_with_a_setting_that_fits(state, pr
 
 def test_wrong_kernel_settings_are_refused(state, tmp_path, monkeypatch):
     (tmp_path / "H100.json").write_text('{"coarse_warps": 0}')
-    monkeypatch.setattr(kernel_settings, "TUNED", tmp_path)
-    monkeypatch.setattr(indexer, "for_device", lambda device: kernel_settings.load("NVIDIA H100"))
+    monkeypatch.setattr(tuning, "TUNED", tmp_path)
+    monkeypatch.setattr(indexer, "for_device", lambda device: tuning.load("NVIDIA H100"))
     message = refused()
     assert "coarse_warps=0 " in message and "\n    fix: hisa bench tune --apply" in message
     assert not state.layers

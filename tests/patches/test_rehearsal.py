@@ -24,10 +24,11 @@ from sglang_hisa.summaries import PageSummaries
 
 case = json.loads(sys.argv[1])
 steps, real = [], rehearsal.rehearse
-def rehearse(rule, bound, layer, heads, *args, **more):
-    assert args[2] == case["refine"]
-    steps.append(7 if args[2] == "deepgemm" else real(rule, bound, layer, heads, *args, **more))
-    form = more["output_of"](torch.zeros(7, dtype=torch.int32))
+def rehearse(rule, bound, layer, heads, setup, refine, output_of):
+    assert refine == case["refine"] and setup.backend == "torch"
+    made = (rule, bound, layer, heads, setup, refine, output_of)
+    steps.append(7 if refine == "deepgemm" else real(*made))
+    form = output_of(torch.zeros(7, dtype=torch.int32))
     facts = {"bound": bound, "heads": heads, "block": rule.block, "physical": form.physical}
     facts["offsets"] = 0 if form.offsets is None else len(form.offsets)
     print(json.dumps({**facts, "served": layer is summaries.layer(2), "steps": steps[-1]}))
@@ -37,9 +38,9 @@ torch.cuda.is_available = lambda: case["gpu"]
 torch.cuda.synchronize = lambda: None
 torch.cuda.get_device_name = lambda index: "a Hopper GPU"
 torch.cuda.get_device_capability = lambda index=None: (9, 0)
-def check_split(config, host, device):
+def check_split(config, stock, device):
     assert config is state.config and device == torch.device("cpu")
-    print(json.dumps({"compared for": [host.device.processors, host.device.capability]}))
+    print(json.dumps({"compared for": [stock.device.processors, stock.device.capability]}))
 rehearsal.check_split = check_split
 rehearsal.hooks.refine_of = lambda state, q: case["refine"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.ab import formatting
+from sglang_hisa.launch.common import pruning
 from sglang_hisa.launch.common.models import make_tiny
 from tests.server.conftest import PLUGINS
 
@@ -98,7 +98,7 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
     assert len(other["overlap"]) == 2 and max(other["overlap"]) < 0.9
     assert kept["arms"]["slow"]["retractions"] == 0
     assert kept["arms"]["stock"]["rows"] is None and len(kept["arms"]["slow"]["rows"]) == 1
-    assert 0 < formatting.shares(kept["arms"]["slow"])["prefill"] < 0.5
+    assert 0 < pruning.shares(kept["arms"]["slow"]["rows"])["prefill"] < 0.5
 
 
 def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path)
         run.kill()
     assert run.returncode == 1, text
     kept = record(tmp_path)
-    assert not kept["complete"] and "the server ended with code -9" in kept["stopped_by"]
+    assert not kept["complete"] and "the server was killed from outside by SIGKILL" in kept["stopped_by"]
     assert len(kept["measurements"]) >= 2
     assert any(arm["log_tail"] for arm in kept["arms"].values())
     assert servers_of(tmp_path) == []

@@ -60,6 +60,7 @@ def hicache(tmp_path_factory, tiny):
     return seen
 
 
+@pytest.mark.promise(1)
 def test_hicache_brings_pages_back_with_their_summaries(hicache):
     # Answers are not compared: on some CPUs stock DSA's, too, are rounded by where a prompt's pages lie.
     assert hicache.first.rebuilt == {}
@@ -70,6 +71,7 @@ def test_hicache_brings_pages_back_with_their_summaries(hicache):
     assert hicache.load.wrong == ([], 0)
 
 
+@pytest.mark.promise(1)
 def test_the_canary_names_a_hicache_load_that_was_not_resealed(hicache):
     assert from_host(hicache.forgot) > 0 and hicache.last.canary["violations"] > 0
     assert hicache.last.canary["first"].endswith(", hicache_load")
@@ -105,6 +107,7 @@ def disaggregated(tmp_path, model, flags=(), **decode_env):
         yield pair, ask
 
 
+@pytest.mark.promise(1)
 def test_pd_decode_seals_what_a_prefill_server_sent(tmp_path, tiny, hicache):
     """A prefill and a decode server answer as one server does; decode retracts to the host and resumes."""
     forget = tmp_path / "forget"

@@ -25,14 +25,17 @@ def test_stock_retrieves_and_hisa_within_its_budget_answers_the_same(tmp_path: P
     smaller = ["--json-model-override-args", '{"index_topk": 512}', "--chunked-prefill-size", "512"]
     assert main([*words, *asked, "--at-once", "1", *smaller]) == 0
     record = json.loads((tmp_path / "quality.json").read_text())
-    assert record["complete"]
+    assert record["complete"] and all(row["ci_low"] <= row["accuracy"] for row in record["rows"])
     right = {(a["arm"], a["context"], a["depth"]): a["right"] for a in record["answers"]}
     assert len(right) == 2 * 2 * 5
     assert sum(ok for (who, _, _), ok in right.items() if who == "stock") >= 9, "of ten"
     for (who, context, depth), ok in right.items():
         if who == "tight" and context == FITS:
             assert ok == right["stock", context, depth]
+    assert record["arms"]["stock"]["receipt"] is None
+    assert record["arms"]["tight"]["prompt_tokens"] == {str(FITS): FITS, str(TIGHT): TIGHT}
     receipt = record["arms"]["tight"]["receipt"]
+    assert receipt["active"]
     rows = receipt["rows"]
     assert rows["stock"]["prefill: within the budget"] >= 5 * FITS
     assert 0.5 < rows["prefill"]["candidate_share"] < 1

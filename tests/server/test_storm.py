@@ -14,7 +14,7 @@ from sglang_hisa.patches.table import V23
 from tests.server.conftest import PLUGINS, shared_prefix_load, text, watched
 from tests.server.test_real_server import SMALL
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.promise(1)]
 
 SAVER = PLUGINS / "saver"
 STORM = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.launch.research.train.export import export
 from sglang_hisa.launch.research.train.model import Model
@@ -59,24 +57,3 @@ def test_log_probabilities_are_sglangs(trained: tuple[Model, Path], tmp_path: Pa
                 assert off[None] > 3 * off[TOPK]
             else:
                 assert int(model(tokens)[0, -1].argmax()) == answer["output_ids"][0]
-
-
-def test_eval_of_cpu_servers(trained: tuple[Model, Path], tmp_path: Path) -> None:
-    """Both arms start, are what they say, and get every question; untrained weights know no answer."""
-    tight = "tight=paper:block=64:prefill_tokens=128:decode_tokens=128"
-    words = [
-        "eval",
-        "--cpu",
-        str(trained[1]),
-        "--arms",
-        f"stock,{tight}",
-        "--out",
-        str(tmp_path),
-        "--together",
-    ]
-    assert main([*words, "--contexts", "256,391", "--samples", "1", "--tasks", "needle,tracking"]) == 0
-    record = json.loads((tmp_path / "quality.json").read_text())
-    assert record["complete"] and len(record["answers"]) == 2 * 2 * 2 * 5
-    assert all(row["ci_low"] <= row["accuracy"] < 0.5 for row in record["rows"])
-    assert record["arms"]["stock"]["receipt"] is None and record["arms"]["tight"]["receipt"]["active"]
-    assert record["arms"]["tight"]["prompt_tokens"] == {"256": 256, "391": 391}

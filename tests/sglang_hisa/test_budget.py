@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.budget import KEEP_EVERYTHING, make_rule, plan_rows, sink_blocks
-from sglang_hisa.config import PAGE, parse
+from sglang_hisa.config import parse
 
 TOPK = 2048
 

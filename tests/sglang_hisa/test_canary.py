@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.canary import SAMPLE_EVERY, SAMPLE_PAGES, Canary, CanaryViolation
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
 from sglang_hisa.summaries import PageSummaries
 from tests.plugins.oracle.hisa_rebuild import stale_pages
 

@@ -5,11 +5,12 @@ import torch
 
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import from_mapping
-from sglang_hisa.indexer import Output, Rows, make_decode_plan, make_prefill_plan, select
+from sglang_hisa.indexer import Output, Queries, select
+from sglang_hisa.plan import Rows, Setup, make_decode_plan, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
 from tests.kernels.conftest import make_case
-from tests.sglang_hisa.test_indexer import TOPK, Host
+from tests.sglang_hisa.test_indexer import TOPK, CpuKernels
 
 CONTEXT = 64 * 40
 """The last row's local window begins with a page: one token more is a page more."""
@@ -31,13 +32,13 @@ def chosen(case, config, numbers, *, decode=False):
     lengths = case.lengths[index]
     owners = [number // 2 for number in numbers]
     rule = rule_of(config)
-    host = Host(True)
+    setup = Setup(config, CpuKernels(True), "torch")
     layer = LayerSummaries(case.index_k, case.keys, case.scales)
     if decode:
         table = case.table[owners]
         longest = int(lengths.max())
         rows = Rows(lengths, table, None, longest, rule.blocks, rule.share, rule.width(longest))
-        plan = make_decode_plan(rows, config, host, "triton", seals=False)
+        plan = make_decode_plan(rows, setup, "triton", seals=False)
     else:
         segments = []
         for owner in dict.fromkeys(owners):
@@ -46,9 +47,9 @@ def chosen(case, config, numbers, *, decode=False):
             segments += of_request(mine[0], len(mine), context, rule, context + 999, 0)
         rows = Rows.of_segments(lengths, case.table, torch.tensor(owners, dtype=torch.int32), segments)
         contexts = [CONTEXT, 64 * 33 + 2]
-        plan = make_prefill_plan(rows, contexts, config, host, "triton", segments)
-    q, weights = case.q[index], case.weights[index]
-    found = select(q, weights, layer, plan, config, host, Output(physical=True), "torch")
+        plan = make_prefill_plan(rows, contexts, setup, "triton", segments)
+    queries = Queries(case.q[index], case.weights[index], layer)
+    found = select(queries, plan, setup, Output(physical=True))
     return {number: set(row.tolist()) - {-1} for number, row in zip(numbers, found)}
 
 

@@ -42,12 +42,13 @@ def test_json_changes_a_preset():
         ('{"block": 64', ["not readable JSON", '{"block": 64']),
         ("[1]", ["preset name or a JSON object", "[1]"]),
         ('{"blok": 64}', ["unknown key", "blok", "64", "did you mean 'block'", "decode_tokens"]),
+        ('{"short_graphs": false}', ["short_graphs", "false", "it is called 'stock_decode_graphs' now"]),
         ('{"block": 96}', ['"block": 96', "64, 128, 256", "page"]),
         ('{"block": "64"}', ['"block": "64"', "64, 128, 256"]),
         ('{"decode_tokens": true}', ['"decode_tokens": true', "index_topk"]),
         ('{"decode_tokens": 1.5}', ['"decode_tokens": 1.5']),
         ('{"prefill_fraction": 2}', ['"prefill_fraction": 2', "0 to 1"]),
-        ('{"short_graphs": 1}', ['"short_graphs": 1', "true or false"]),
+        ('{"stock_decode_graphs": 1}', ['"stock_decode_graphs": 1', "true or false"]),
         ('{"dense_tail_tokens": -1}', ['"dense_tail_tokens": -1', "0 or more"]),
         ('{"refine": "cuda"}', ['"refine": "cuda"', "auto, deepgemm, triton"]),
         ('{"sink_tokens": -1}', ['"sink_tokens": -1', "0 or more, at most 2147483647"]),
@@ -136,7 +137,7 @@ COMPUTED = {
     "dense_tail_tokens": 0,
     "sink_tokens": 128,
     "local_tokens": 128,
-    "short_graphs": False,
+    "stock_decode_graphs": False,
 }
 """A value unlike the default of each setting that changes what is computed."""
 WATCHES = {"audit": 0.5, "canary": "full", "canary_stop": True, "workspace_mb": 64, "unverified_gpu": True}

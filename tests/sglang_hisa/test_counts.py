@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sglang_hisa.counts import KINDS, STOCK_DECODE, RowCounts
+from sglang_hisa.counts import KINDS, RowCounts, StockReason
 
 
 def ints(*values):
@@ -16,7 +16,7 @@ def test_rows_and_tokens_add_up_by_kind():
     counts.add("decode", ints(900, 1, 70, 1), ints(320, 1, 70, 1), 1)  # two padded rows
     counts.add("decode", ints(900, 901, 2, 3), ints(320, 320, 2, 3), 3)  # verify two tokens each: one padded
     counts.add("prefill", ints(1, 2, 700), ints(1, 2, 320))
-    counts.add(STOCK_DECODE, ints(5, 1), ints(5, 1), 1)
+    counts.add(StockReason.DECODE_OFF, ints(5, 1), ints(5, 1), 1)
     report = counts.report()
     assert set(report) == set(KINDS)
     assert report["decode"] == {
@@ -26,7 +26,7 @@ def test_rows_and_tokens_add_up_by_kind():
         "candidate_share": pytest.approx(1030 / 2771),
     }
     assert report["prefill"]["rows"] == 3 and report["prefill"]["context_tokens"] == 703
-    assert report[STOCK_DECODE]["rows"] == 1
+    assert report[StockReason.DECODE_OFF]["rows"] == 1
 
 
 def test_sums_hold_more_than_an_int32_and_are_made_once():

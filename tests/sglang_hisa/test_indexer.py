@@ -6,21 +6,15 @@ import math
 import pytest
 import torch
 
-from sglang_hisa import indexer, kernels
+from sglang_hisa import PAGE, kernels
+from sglang_hisa import plan as planning
 from sglang_hisa.audit import Audit, kept, summarise
 from sglang_hisa.budget import KEEP_ALL, Rule
-from sglang_hisa.config import PAGE, from_mapping
-from sglang_hisa.indexer import (
-    Output,
-    Rows,
-    _spans,
-    make_decode_plan,
-    make_prefill_plan,
-    refine_kernel,
-    select,
-)
-from sglang_hisa.kernels.settings import DEFAULT
+from sglang_hisa.config import from_mapping
+from sglang_hisa.indexer import Output, Queries, select
+from sglang_hisa.kernels.tuning import DEFAULT
 from sglang_hisa.patches.cpu import mqa, topk
+from sglang_hisa.plan import Rows, Setup, _spans, make_decode_plan, make_prefill_plan, refine_kernel
 from sglang_hisa.schedule import Device
 from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
@@ -32,7 +26,7 @@ BLACKWELL = Device(9, (10, 0))
 """With few multiprocessors, so that a few rows are several calls."""
 
 
-class Host:
+class CpuKernels:
     """The stock kernels of the CPU stand-ins; ``table_topk`` as asked."""
 
     index_topk, init_tokens, local_tokens = TOPK, 0, 0
@@ -67,6 +61,10 @@ class Host:
         return topk.positions(logits, lengths, TOPK)
 
 
+def queries_of(case):
+    return Queries(case.q, case.weights, LayerSummaries(case.index_k, case.keys, case.scales))
+
+
 def brute_force(case, row, table_row, keep, block, partner=None, window=PAGE + 1):
     """The row's chosen positions: best blocks by reference scores, then best tokens inside.
 
@@ -97,7 +95,7 @@ def brute_force(case, row, table_row, keep, block, partner=None, window=PAGE + 1
 
 @pytest.mark.parametrize("few", [0, 16])
 def test_few_decode_rows_are_refined_by_our_own_kernel(monkeypatch, few):
-    monkeypatch.setattr(indexer, "for_device", lambda device: dataclasses.replace(DEFAULT, refine_rows=few))
+    monkeypatch.setattr(planning, "for_device", lambda device: dataclasses.replace(DEFAULT, refine_rows=few))
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for heads in (32, 64):
         assert refine_kernel("auto", gpu, heads) == "deepgemm", "prefill"
@@ -120,10 +118,10 @@ def test_decode_rows(block, table_topk, refine):
     rule = Rule(5, 0, block)
     longest = max(LENGTHS)
     rows = Rows(case.lengths, case.table, None, longest, rule.blocks, rule.share, rule.width(longest))
-    plan = make_decode_plan(rows, config, Host(table_topk), refine, seals=False)
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    setup = Setup(config, CpuKernels(table_topk), "torch")
+    plan = make_decode_plan(rows, setup, refine, seals=False)
     for output in (Output(physical=True), Output(physical=False)):
-        got = select(case.q, case.weights, layer, plan, config, Host(table_topk), output, "torch")
+        got = select(queries_of(case), plan, setup, output)
         for row in range(len(LENGTHS)):
             want = brute_force(case, row, row, rule.count(LENGTHS[row]), block)
             if output.physical:
@@ -145,13 +143,12 @@ def test_prefill_rows_of_two_requests(workspace_mb):
     share = torch.zeros_like(blocks)
     contexts = [max(ends), 0, 64 * 6 + 4]
     rows = Rows(case.lengths, case.table, owner_t, max(ends), blocks, share, 7)
-    host = Host(True)
-    plan = make_prefill_plan(rows, contexts, config, host, "triton")
+    setup = Setup(config, CpuKernels(True), "torch")
+    plan = make_prefill_plan(rows, contexts, setup, "triton")
     assert len(plan.chunks) == (3 if workspace_mb == 0 else 1)
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
     offsets = torch.tensor([1000 if o == 0 else 5000 for o in owner], dtype=torch.int32)
     out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
-    got = select(case.q, case.weights, layer, plan, config, host, Output(False, offsets), "torch", out=out)
+    got = select(queries_of(case), plan, setup, Output(False, offsets), out=out)
     assert got is out and (out[len(ends) :] == -1).all()
     for row, (end, table_row) in enumerate(zip(ends, owner)):
         keep = 4 if table_row == 0 else KEEP_ALL
@@ -205,16 +202,15 @@ def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
     keep = torch.tensor([5 if o != 2 else 4 for o in owner], dtype=torch.int32)
     rows = Rows(case.lengths, case.table, owner_t, max(ends), keep, torch.zeros_like(keep), 10)
     contexts = [max([e for e, o in zip(ends, owner) if o == request], default=0) for request in range(3)]
-    host = Host(True)
-    plan = make_prefill_plan(rows, contexts, config, host, refine, segments_of(owner, contexts, block))
+    setup = Setup(config, CpuKernels(True), "torch")
+    plan = make_prefill_plan(rows, contexts, setup, refine, segments_of(owner, contexts, block))
     assert plan.group == 2 and (plan.order is None) == (len(requests) == 1)
     own = case.lengths - torch.div(case.lengths - 1, block, rounding_mode="floor") * block
     expected = torch.where(keep * block < case.lengths, (keep - 1) * block + own, case.lengths)
     assert torch.equal(plan.of_rows("candidates"), expected.int())
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
     for output in (Output(True), Output(False), Output(False, torch.arange(len(ends)).int() * 10_000)):
         out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
-        args = (case.q, case.weights, layer, plan, config, host, output, "torch")
+        args = (queries_of(case), plan, setup, output)
         assert (
             torch.equal(select(*args, out=out)[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
         )
@@ -247,13 +243,13 @@ def test_rows_that_end_a_prompt_keep_everything(block, group):
     assert rows.share.eq(0).all() and sum(a != b for a, b in zip(kept, keep)) == 2, "of pairs at two odd cuts"
     widest = -(-max(ends) // PAGE)
     assert (rows.max_length, rows.width) == (max(ends), widest)
-    plan = make_prefill_plan(rows, contexts, config, Host(True), "deepgemm", segments)
+    setup = Setup(config, CpuKernels(True), "torch")
+    plan = make_prefill_plan(rows, contexts, setup, "deepgemm", segments)
     narrow, wide = 4 * block // PAGE, max(segment.width for segment in segments)
     assert {chunk.width for chunk in plan.chunks} == {narrow, wide} and wide == widest
     assert plan.of_rows("candidates").gt(4 * block).tolist() == [one == KEEP_ALL for one in kept]
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
     out = torch.full((len(ends) + 3, TOPK), -1, dtype=torch.int32)
-    args = (case.q, case.weights, layer, plan, config, Host(True), Output(physical=True), "torch")
+    args = (queries_of(case), plan, setup, Output(physical=True))
     select(*args, out=out)
     assert torch.equal(out[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
     for row, table_row in enumerate(owner):
@@ -273,19 +269,17 @@ def test_elsewhere_than_on_hopper_rows_stand_alone_in_several_calls(phase):
     rows = Rows(case.lengths, case.table, None, context, rule.blocks, 0, rule.width(context))
     if phase == "prefill":
         rows = dataclasses.replace(rows, table_rows=torch.zeros(41, dtype=torch.int32))
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
 
     def chosen(device, group):
         window = 66 - group  # the same for both groups, whose second widens it by a token
         given = {"prefill_group": group, "local_tokens": window}
-        host, config = Host(True, device), from_mapping(given)
+        setup = Setup(from_mapping(given), CpuKernels(True, device), "torch")
         if phase == "decode":
-            plan = make_decode_plan(rows, config, host, "deepgemm", seals=False)
+            plan = make_decode_plan(rows, setup, "deepgemm", seals=False)
         else:
             segments = [Segment(0, 41, context, rule)]
-            plan = make_prefill_plan(rows, [context], config, host, "deepgemm", segments)
-        args = (case.q, case.weights, layer, plan, config, host, Output(physical=True), "torch")
-        return select(*args), host.asked
+            plan = make_prefill_plan(rows, [context], setup, "deepgemm", segments)
+        return select(queries_of(case), plan, setup, Output(physical=True)), setup.stock.asked
 
     alone, calls = chosen(CPU, 1)
     assert calls == [(41, 1)]
@@ -298,11 +292,12 @@ def test_elsewhere_than_on_hopper_rows_stand_alone_in_several_calls(phase):
 def test_rows_that_do_not_follow_one_another_choose_alone():
     case = make_case(torch.device("cpu"), [64 * 9, 64 * 7 + 1], heads=16, mapped=True)
     rows = Rows(case.lengths, case.table, case.table_rows, 64 * 9, 4, 0, 4)
-    config, host, contexts = from_mapping({"prefill_group": 2}), Host(True), [64 * 9, 64 * 7 + 1]
+    config, contexts = from_mapping({"prefill_group": 2}), [64 * 9, 64 * 7 + 1]
 
     def group(config, *counts):
         segments = [Segment(i, n, contexts[i], Rule(4, 0, 64)) for i, n in enumerate(counts)] or None
-        return make_prefill_plan(rows, contexts, config, host, "triton", segments).group
+        setup = Setup(config, CpuKernels(True), "torch")
+        return make_prefill_plan(rows, contexts, setup, "triton", segments).group
 
     assert group(config) == 1
     assert group(config, 1, 1) == 1, "one row each: twice the work for nothing"
@@ -337,16 +332,16 @@ def test_audit_counts_only_pruned_rows(form):
     config = from_mapping({})
     rule = Rule(4, 0, 64)
     rows = Rows(case.lengths, case.table, case.table_rows, 64 * 25 + 7, rule.blocks, 0, rule.width(64 * 26))
-    host = Host(True)
+    setup = Setup(config, CpuKernels(True), "torch")
     contexts = case.lengths.tolist()
-    plan = make_prefill_plan(rows, contexts, config, host, "triton")
-    layer = LayerSummaries(case.index_k, case.keys, case.scales)
+    plan = make_prefill_plan(rows, contexts, setup, "triton")
+    queries = queries_of(case)
     offsets = torch.tensor([7, 5000, 90], dtype=torch.int32) if form == "offsets" else None
     output = Output(form == "slots", offsets)
-    chosen = select(case.q, case.weights, layer, plan, config, host, output, "torch")
+    chosen = select(queries, plan, setup, output)
     audit = Audit(1.0)
-    sample = audit.sample(plan, contexts, config, host, "triton")
-    audit.observe(7, sample, chosen, case.q, case.weights, layer, config, host, output, "torch")
+    sample = audit.sample(plan, contexts, setup)
+    audit.observe(7, sample, chosen, queries, setup, output)
     want, mass = [], []
     for row in (1, 2):
         dense = brute_force(case, row, row, KEEP_ALL, 64)
@@ -361,16 +356,15 @@ def test_audit_counts_only_pruned_rows(form):
     assert all(0.01 < share < 0.99 for share in mass) and abs(sum(mass) - 1) > 0.05
     assert report["missed_mass"] == pytest.approx(sum(mass) / 2, rel=1e-3)
     assert report["worst_missed_mass"] == report["missed_mass"]
-    assert Audit(0).sample(plan, contexts, config, host, "triton") is None
+    assert Audit(0).sample(plan, contexts, setup) is None
     tenth = Audit(0.1)
-    steps = [tenth.sample(plan, contexts, config, host, "triton") for _ in range(10)]
+    steps = [tenth.sample(plan, contexts, setup) for _ in range(10)]
     taken = [None if step is None else step.rows.tolist() for step in steps]
     assert taken == [[1], [2], *[None] * 7, [0]], "steps of fewer rows than the stride take turns"
     audited = []
     for step in (steps[0], steps[1]):
         for layer_id in range(12):
-            args = (layer_id, step, chosen, case.q, case.weights, layer, config, host, output, "torch")
-            tenth.observe(*args)
+            tenth.observe(layer_id, step, chosen, queries, setup, output)
         audited.append(tenth.totals()[0])
     assert audited == [[1, 10], [1, 2, 10, 11]], "a ninth of the layers a step, others at the next"
     assert Audit(0.5).report() == {

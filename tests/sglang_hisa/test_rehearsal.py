@@ -8,16 +8,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from sglang_hisa import indexer, kernels
+from sglang_hisa import PAGE, indexer, kernels
 from sglang_hisa.budget import Rule, make_rule
-from sglang_hisa.config import PAGE, from_mapping
-from sglang_hisa.indexer import Output, Rows, make_prefill_plan, select
+from sglang_hisa.config import from_mapping
+from sglang_hisa.indexer import Output, Queries, select
 from sglang_hisa.kernels import pick
+from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.rehearsal import lengths_of, rehearse
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
 from tests.kernels.conftest import index_cache
-from tests.sglang_hisa.test_indexer import TOPK, Host
+from tests.sglang_hisa.test_indexer import TOPK, CpuKernels
 
 HEADS, BOUND = 2, 200 * PAGE + 5
 
@@ -57,12 +58,14 @@ def compiled(monkeypatch):
     real = kernels.pick_pages
 
     def pick_pages(*args, **more):
-        real(*args[:-1], "triton", **more)
+        real(*args, **{**more, "backend": "triton"})
 
     monkeypatch.setattr(kernels, "pick_pages", pick_pages)
     for name in ("coarse_scores", "refine_logits"):
         monkeypatch.setattr(kernels, name, lambda *args, **more: None)
-    monkeypatch.setattr(Host, "topk_slots", lambda self, logits, *args: logits.new_empty((len(logits), TOPK)))
+    monkeypatch.setattr(
+        CpuKernels, "topk_slots", lambda self, logits, *args: logits.new_empty((len(logits), TOPK))
+    )
     return seen
 
 
@@ -74,9 +77,9 @@ def config(tail):
 @pytest.mark.parametrize("tail", [0, 300])
 def test_no_prompt_needs_another_kernel(layer, compiled, tail):
     """But one within a block of a power of two, or which ends its prompt there."""
-    setting, host = config(tail), Host(True)
-    rule = make_rule(setting, "prefill", host.index_topk, 0, 0)
-    steps = rehearse(rule, BOUND, layer, HEADS, setting, host, "triton", lambda rows: Output(True), "torch")
+    setup = Setup(config(tail), CpuKernels(True), "torch")
+    rule = make_rule(setup.config, "prefill", TOPK, 0, 0)
+    steps = rehearse(rule, BOUND, layer, HEADS, setup, "triton", lambda rows: Output(True))
     assert steps == 4 * len(list(lengths_of(rule, BOUND))) > 12
     ready, picks = set(compiled), random.Random(0)
     for _ in range(200):
@@ -90,18 +93,18 @@ def test_no_prompt_needs_another_kernel(layer, compiled, tail):
         table = torch.zeros(1, BOUND // PAGE + 1, dtype=torch.int32)
         which = torch.zeros(count, dtype=torch.int32)
         rows = Rows.of_segments(lengths, table, which, segments)
-        plan = make_prefill_plan(rows, [context], setting, host, "triton", segments)
+        plan = make_prefill_plan(rows, [context], setup, "triton", segments)
         q, weights = torch.zeros(count, HEADS, 128).to(torch.float8_e4m3fn), torch.zeros(count, HEADS)
-        select(q, weights, layer, plan, setting, host, Output(True), "torch")
+        select(Queries(q, weights, layer), plan, setup, Output(True))
     assert compiled - ready == set()
 
 
 @pytest.mark.parametrize("table_topk", [True, False])
 def test_nothing_of_the_server_is_written(layer, table_topk):
     before = [x.view(torch.uint8).clone() for x in (layer.index_k, layer.keys, layer.scales)]
-    setting, host = config(300), Host(table_topk)
-    args = (Rule(16, 0, 64), 64 * 40, layer, HEADS, setting, host, "triton")
-    rehearse(*args, lambda offsets: Output(False, offsets), "torch")
+    setup = Setup(config(300), CpuKernels(table_topk), "torch")
+    args = (Rule(16, 0, 64), 64 * 40, layer, HEADS, setup, "triton")
+    rehearse(*args, lambda offsets: Output(False, offsets))
     for was, now in zip(before, (layer.index_k, layer.keys, layer.scales)):
         assert torch.equal(was, now.view(torch.uint8))
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang_hisa.config import PAGE, from_mapping, parse
+from sglang_hisa import PAGE
+from sglang_hisa.config import from_mapping, parse
 from sglang_hisa.patches import rehearsal
 from sglang_hisa.schedule import (
     SPLIT,
@@ -106,7 +107,7 @@ class Sm100:
 SCHEDULERS = {HOPPER: Sm90, BLACKWELL: Sm100}
 
 
-class Host:
+class Splits:
     """A GPU of this capability: its scheduler makes splits, and its kernel is walked."""
 
     def __init__(self, capability, processors):
@@ -116,11 +117,11 @@ class Host:
     def schedule(self, lengths):
         return torch.tensor(self.scheduler.metadata(lengths.tolist(), self.device.processors)).int()
 
-    def paged_logits(self, q, index_k, weights, lengths, table, split, width):
+    def paged_logits(self, q, index_k, weights, lengths_2d, table, schedule, max_length):
         """How often each piece of each row is scored, with the number of the row's page table."""
-        self.calls.append(len(lengths))
-        scored = torch.zeros(lengths.numel(), width)
-        for _, row, of, piece in self.scheduler.walk(split.tolist(), lengths.tolist()):
+        self.calls.append(len(lengths_2d))
+        scored = torch.zeros(lengths_2d.numel(), max_length)
+        for _, row, of, piece in self.scheduler.walk(schedule.tolist(), lengths_2d.tolist()):
             scored[row, piece] += table[of, 0]
         return scored
 
@@ -132,12 +133,12 @@ def ragged(rows, group, seed=0):
     return torch.stack([(last - back).clamp_min(1) for back in range(group - 1, -1, -1)], dim=1)
 
 
-def scored(host, calls, lengths):
+def scored(stock, calls, lengths):
     """What the calls score, and what must be: each piece of each row once, of its own table."""
     groups, group = lengths.shape
     width, table = _pieces(9000), torch.arange(1, groups + 1)[:, None]
     q = torch.zeros(groups * group, 1)
-    found = paged_logits(host, calls, q, None, q, lengths, table, width)
+    found = paged_logits(stock, calls, q, None, q, lengths, table, width)
     pieces = torch.div(lengths[:, -1] + SPLIT - 1, SPLIT, rounding_mode="floor").repeat_interleave(group)
     expected = (torch.arange(width) < pieces[:, None]) * table.repeat_interleave(group, dim=0)
     return found, expected.float()
@@ -148,16 +149,16 @@ def scored(host, calls, lengths):
 @pytest.mark.parametrize("rows", [1, 3, 133, 401])
 @pytest.mark.parametrize("calls_of", [prefill_calls, decode_calls])
 def test_each_piece_is_scored_once_by_the_scheduler_of_the_gpu(capability, processors, rows, calls_of):
-    host = Host(capability, processors)
-    for group in {1, host.device.group if calls_of is prefill_calls else 1}:
+    stock = Splits(capability, processors)
+    for group in {1, stock.device.group if calls_of is prefill_calls else 1}:
         lengths = ragged(rows, group, seed=rows)
-        found, expected = scored(host, calls_of(lengths, host), lengths)
+        found, expected = scored(stock, calls_of(lengths, stock), lengths)
         assert torch.equal(found, expected), group
-    assert sum(host.calls) >= rows
+    assert sum(stock.calls) >= rows
     if capability == BLACKWELL:
-        assert max(host.calls) <= processors, "SGLang 0.5.23: batch_size <= num_sms"
+        assert max(stock.calls) <= processors, "SGLang 0.5.23: batch_size <= num_sms"
     else:
-        assert max(host.calls) == rows, "one call"
+        assert max(stock.calls) == rows, "one call"
 
 
 def test_hoppers_split_is_not_one_of_blackwell():
@@ -186,7 +187,7 @@ def test_our_split_is_hoppers(rows, processors):
 @pytest.mark.parametrize("capability", [HOPPER, BLACKWELL])
 def test_no_rows_need_no_call(capability):
     none = torch.zeros(0, 1, dtype=torch.int32)
-    assert decode_calls(none, Host(capability, 7)) == ()
+    assert decode_calls(none, Splits(capability, 7)) == ()
     assert paged_logits(None, (), none, None, none, none, none, 128).shape == (0, 128)
 
 
@@ -204,10 +205,10 @@ def test_lengths_of_the_comparison_are_ragged(group):
     assert len(set(last.tolist())) > 30 and (lengths[:, 0] <= last).all() and last.max() > 30 * SPLIT
 
 
-def wrong_host(change):
-    host = Host(HOPPER, 11)
+def wrong_splits(change):
+    stock = Splits(HOPPER, 11)
     return SimpleNamespace(
-        device=host.device, schedule=lambda lengths: change(host.schedule(lengths), lengths)
+        device=stock.device, schedule=lambda lengths: change(stock.schedule(lengths), lengths)
     )
 
 
@@ -221,12 +222,12 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_deepgemm_that_splits_in_another_way_is_refused(change):
     cpu, config = torch.device("cpu"), parse('{"preset": "paper", "audit": 0.5}')
-    rehearsal.check_split(config, Host(HOPPER, 11), cpu)
-    rehearsal.check_split(config, Host(BLACKWELL, 11), cpu)  # where our split is not used
-    host = wrong_host(CHANGES[change])
-    assert differences(host, cpu)
+    rehearsal.check_split(config, Splits(HOPPER, 11), cpu)
+    rehearsal.check_split(config, Splits(BLACKWELL, 11), cpu)  # where our split is not used
+    stock = wrong_splits(CHANGES[change])
+    assert differences(stock, cpu)
     with pytest.raises(SystemExit, match="splits the work") as caught:
-        rehearsal.check_split(config, host, cpu)
+        rehearsal.check_split(config, stock, cpu)
     message = str(caught.value)
     assert "45 x 2 rows: " in message and "not [" in message
     typed = message.partition("export SGLANG_HISA='")[2].partition("'")[0]
@@ -239,14 +240,14 @@ def test_it_is_what_deepgemm_itself_says():
 
     processors = deep_gemm.get_num_sms()
     for count in (processors, processors - 1):  # a stage of a pipeline
-        host = SimpleNamespace(
+        stock = SimpleNamespace(
             device=Device(count, torch.cuda.get_device_capability()),
             schedule=lambda lengths, count=count: deep_gemm.get_paged_mqa_logits_metadata(
                 lengths, PAGE, count
             ),
         )
-        assert host.device.hopper and differences(host, torch.device("cuda")) == []
+        assert stock.device.hopper and differences(stock, torch.device("cuda")) == []
     assert from_mapping({}).prefill_group == 2
     for rows, group in ((1024, 1), (4000, 2)):
         lengths = ragged(rows, group).cuda()
-        assert torch.equal(work_split(lengths[:, -1], count), host.schedule(lengths))
+        assert torch.equal(work_split(lengths[:, -1], count), stock.schedule(lengths))

@@ -5,10 +5,10 @@ import torch
 
 from sglang_hisa.budget import Rule
 from sglang_hisa.config import from_mapping
-from sglang_hisa.indexer import Rows, make_prefill_plan
+from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.transfer import to_device
-from tests.sglang_hisa.test_indexer import Host
+from tests.sglang_hisa.test_indexer import CpuKernels
 
 
 def test_on_a_cpu_nothing_is_pinned():
@@ -25,13 +25,12 @@ def test_a_prefill_plan_waits_for_nothing():
     lengths = torch.cat((torch.arange(8192, 16383), torch.arange(8491, 9002))).int().to(device)
     table = torch.arange(2 * 256, dtype=torch.int32, device=device).view(2, 256)
     owner = torch.tensor([0] * 8191 + [1] * 511, dtype=torch.int32, device=device)
-    config, host = from_mapping({}), Host(False)
-    host.processors = 132
+    setup = Setup(from_mapping({}), CpuKernels(False), "triton")
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         rows = Rows.of_segments(lengths, table, owner, segments)
-        plan = make_prefill_plan(rows, [16382, 9001], config, host, "deepgemm", segments)
+        plan = make_prefill_plan(rows, [16382, 9001], setup, "deepgemm", segments)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert plan.order is not None and plan.gathered is not None

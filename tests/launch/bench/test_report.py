@@ -28,7 +28,7 @@ def colours(picture):
 
 def test_every_row_is_in_the_csv_and_the_curves_are_drawn(record, capsys):
     assert kernels.main(["--render", str(record)]) == 0
-    rows = json.loads(record.read_text())["rows"]
+    rows = report.read(record)["rows"]
     with record.with_suffix(".csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) > 100
@@ -96,3 +96,17 @@ def test_refine_is_what_a_server_takes_unless_asked_for(capsys):
     with pytest.raises(SystemExit):
         kernels.parse(["--refine", "fast"])
     assert "invalid choice: 'fast'" in capsys.readouterr().err
+
+
+def test_an_older_record_says_that_prefills_pick_was_timed_with_the_coarse_scores(record):
+    """Schema 1 timed coarse and pick together in prefill and apart in decode, under one name."""
+    old = json.loads(record.read_text())
+    assert old["schema_version"] == 1
+    new = report.read(record)
+    assert new["schema_version"] == 2
+    for before, after in zip(old["rows"], new["rows"], strict=True):
+        both = (before["phase"], before["stage"]) == ("prefill", "pick")
+        assert after == {**before, "stage": "coarse+pick" if both else before["stage"]}
+    assert any(row["stage"] == "coarse+pick" for row in new["rows"])
+    record.write_text(json.dumps({**old, "schema_version": 2}))
+    assert report.read(record)["rows"] == old["rows"], "a new record is what it says"

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from sglang_hisa.config import PAGE
-from sglang_hisa.kernels.settings import DEFAULT, Settings
+from sglang_hisa import PAGE
+from sglang_hisa.kernels.tuning import DEFAULT, Tuning
 from sglang_hisa.launch.bench import tune
 
 
@@ -23,7 +23,7 @@ def rows(kernel, times):
 
 
 def test_tried_values_are_settings_and_the_default_is_among_them():
-    known = {field.name for field in fields(Settings)}
+    known = {field.name for field in fields(Tuning)}
     for kernel, names in tune.FIELDS.items():
         assert set(names) <= known
         assert all(len(values) == len(names) for values in tune.TRIED[kernel]), kernel
@@ -35,7 +35,7 @@ def test_the_least_product_over_all_shapes_wins():
     """(4) is best at one shape, (8) at both together."""
     shapes = {(4,): {(1, 4096): 2.0, (64, 4096): 40.0}, (8,): {(1, 4096): 3.0, (64, 4096): 20.0}}
     assert tune.best(rows("pick", shapes), "pick") == {"pick_warps": 8}
-    assert tune.settings_of(rows("pick", shapes)) == replace(DEFAULT, pick_warps=8)
+    assert tune.tuning_of(rows("pick", shapes)) == replace(DEFAULT, pick_warps=8)
 
 
 @pytest.mark.parametrize("slow", [1.0, 100.0], ids=["counting wins at few rows", "counting never wins"])
@@ -44,7 +44,7 @@ def test_counting_is_tuned_where_it_beats_a_search(slow):
     few, many = (1, 64 * 1024), (64, 64 * 1024)
     small, large = (8, 1024, 4), (16, 1024, 4)
     counted = {small: {few: 2.5 * slow, many: 90.0}, large: {few: 3.0 * slow, many: 40.0}}
-    found = tune.settings_of(rows("rank", counted) + rows("pick", {(8,): {few: 5.0, many: 7.0}}))
+    found = tune.tuning_of(rows("rank", counted) + rows("pick", {(8,): {few: 5.0, many: 7.0}}))
     if slow > 1:
         assert found.rank_pairs == 0
     else:
@@ -67,7 +67,7 @@ def test_our_refine_kernel_is_taken_up_to_the_first_size_where_it_is_not_faster(
     layers = [{(r, 131072): us for r, us in times.items()} for times in (theirs, ours)]
     told = rows("refine_rows", dict(zip(tune.TRIED["refine_rows"], layers)))
     assert tune.best(told, "refine_rows") == {"refine_rows": found}
-    assert tune.settings_of(told) == replace(DEFAULT, refine_rows=found)
+    assert tune.tuning_of(told) == replace(DEFAULT, refine_rows=found)
     lines = tune.table(told).splitlines()
     assert lines[0] == f"refine_rows: refine_rows={found}"
     assert lines[1] == f"    128K x 1        14.00 -> {ours[1]:8.2f} us"

@@ -95,11 +95,11 @@ def test_own_options_may_follow_the_model() -> None:
 
 
 def test_settings_keep_their_types() -> None:
-    pairs = ("short_graphs=false", "refine=triton", "prefill_fraction=0.5", "block=256")
+    pairs = ("stock_decode_graphs=false", "refine=triton", "prefill_fraction=0.5", "block=256")
     done = serve(*(word for pair in pairs for word in ("--set", pair)), "m")
     assert json.loads(done.env["SGLANG_HISA"]) == {
         "preset": "balanced",
-        "short_graphs": False,
+        "stock_decode_graphs": False,
         "refine": "triton",
         "prefill_fraction": 0.5,
         "block": 256,
@@ -133,7 +133,7 @@ BAD = [
     (["--set", "decode_token=4096"], ['"decode_token"', "4096", "did you mean 'decode_tokens'?"]),
     (["--set", "block=two"], ['"block"', '"two"', "64, 128, 256"]),
     (["--set", "block=96"], ['"block"', "96", "64, 128, 256", "64-token page"]),
-    (["--set", "short_graphs=1"], ['"short_graphs"', "1", "true or false"]),
+    (["--set", "stock_decode_graphs=1"], ['"stock_decode_graphs"', "1", "true or false"]),
     (["--set", "decode_tokens=8192.5"], ['"decode_tokens"', "8192.5", "index_topk"]),
     (["--set", "prefill_fraction=25"], ['"prefill_fraction"', "25", "0 to 1"]),
     (["--set", "refine=fast"], ['"refine"', '"fast"', "auto, deepgemm, triton"]),

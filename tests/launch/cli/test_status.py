@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sglang_hisa.config import parse
+from sglang_hisa.counts import StockReason
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.server import free_port
 from sglang_hisa.patches.runtime import Runtime
@@ -26,7 +27,7 @@ def receipt(
     lengths = torch.tensor([40000, 20000], dtype=torch.int32)
     state.rows.add("decode", lengths, torch.tensor([8192, 8192], dtype=torch.int32))
     state.layers, state.summary_bytes = set(range(61)), 3 << 20
-    state.stock_rows["prefill: end of prompts"] = 1234
+    state.stock_rows[StockReason.PREFILL_END_OF_PROMPTS] = 1234
     return json.loads(json.dumps(state.receipt()))
 
 

@@ -27,10 +27,17 @@ for line in sys.stdin:
 """
 
 
+def use(monkeypatch, tmp_path, script):
+    """Let ``script`` be the load generator."""
+    path = tmp_path / "stand_in.py"
+    path.write_text(script)
+    monkeypatch.setattr(client, "GENERATOR", path)
+
+
 @pytest.fixture
 def make(monkeypatch, tmp_path):
     def make(script):
-        monkeypatch.setattr(client, "_SERVE_JOBS", script)
+        use(monkeypatch, tmp_path, script)
         return client.Client(os.environ, tmp_path / "client.log")
 
     return make
@@ -60,7 +67,7 @@ def test_the_end_of_the_log_says_why_there_is_no_result(make):
     [(SLOW, 0.6, 0, "load 1: not done after 1 s"), (BROKEN, 60, 1, "no SGLang server")],
 )
 def test_a_sweep_that_cannot_go_on_is_kept_as_partial(monkeypatch, tmp_path, script, limit, code, why):
-    monkeypatch.setattr(client, "_SERVE_JOBS", script)
+    use(monkeypatch, tmp_path, script)
     saved = []
     runner = sweep.Runner(
         url="http://127.0.0.1:9",

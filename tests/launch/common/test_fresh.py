@@ -24,6 +24,8 @@ from tests.launch.ab.json_server import serving
 
 GENERATOR = """
 import json, sys, types
+ASYNC_REQUEST_FUNCS = {}
+get_request = None
 class Tokenizer: vocab_size = 500
 def get_dataset(args, tokenizer, model_id=None):
     rows = [list(range(7, 7 + 100)), list(range(9, 9 + 33)), "text", ["turn", "turn"]]

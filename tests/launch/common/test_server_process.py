@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from sglang_hisa.launch.common import session
 from sglang_hisa.launch.common.server import (
     ServerFailed,
     ServerProcess,
-    _session,
     check_free,
     child_env,
     cpu_env,
@@ -207,7 +207,7 @@ def test_names_of_processes_need_not_be_text() -> None:
     before = name.read_bytes()
     try:
         name.write_bytes("fifteen bytes \u20ac".encode())
-        assert os.getpid() in _session(os.getsid(0))
+        assert os.getpid() in session.processes(os.getsid(0))
     finally:
         name.write_bytes(before)
 

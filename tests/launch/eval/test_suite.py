@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from sglang_hisa.config import ConfigError
+from sglang_hisa.launch.ab.plan import Arm
 from sglang_hisa.launch.cli import eval as evaluate
 from sglang_hisa.launch.cli import main
-from sglang_hisa.launch.eval import client, report, stats, tasks
+from sglang_hisa.launch.eval import client, report, stats, suite, tasks
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
 
@@ -135,3 +136,80 @@ def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as stop:
         main(["eval", *words])
     assert stop.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+class Killed:
+    """A server that answers until a signal ends it."""
+
+    def __init__(self, flags: Any, *, env: Any, log: Path) -> None:
+        self.url, self.log, self.code = "http://127.0.0.1:9", log, None
+
+    def __enter__(self) -> Killed:
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self.code = None  # as a stopped server, which has no exit code any more
+
+    def wait_ready(self, *given: object, **more: object) -> float:
+        return 1.0
+
+    def receipts(self) -> list[None]:
+        return [None]
+
+    def exit_code(self) -> int | None:
+        return -9
+
+    def tail(self) -> str:
+        return "one\ntwo\nPrefill batch, #new-seq: 1\nOut of memory? no: an unrelated line"
+
+
+def test_a_killed_server_is_told_by_its_signal_with_log_and_last_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suite, "ServerProcess", Killed)
+    plan = suite.Plan((Arm("stock", None), Arm("paper", '{"preset": "paper"}')), ("needle",), (256,), 1, 1, 1)
+    record = suite.new_record(plan, "m")
+    told: list[str] = []
+    code = suite.run_arms(
+        record,
+        plan,
+        flags=[],
+        make_env=lambda setting: {},
+        folder=tmp_path,
+        tell=told.append,
+        timeout=1,
+        together=False,
+    )
+    (why,) = record["refusals"]
+    assert code == 1 and not record["complete"]
+    assert why.startswith("arm stock: the server was killed from outside by SIGKILL")
+    assert why.endswith(f"its log: {tmp_path / 'server-stock.log'}") and "\n" not in why
+    report.print_report(record)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "SIGKILL" in shown and "arm stock, end of its log: Prefill batch" in shown
+    assert record["arms"]["stock"]["killed"].startswith("was killed")
+
+
+def test_an_arm_that_pruned_nothing_is_named() -> None:
+    def rows(candidates: int) -> list[dict[str, Any]]:
+        one = {"rows": 1, "context_tokens": 900, "candidate_tokens": candidates}
+        return [{"prefill": one, "decode": one}]
+
+    arms = {"stock": {"rows": None}, "idle": {"rows": rows(900)}, "busy": {"rows": rows(300)}}
+    notes = report.notes({"refusals": [], "arms": arms})
+    assert notes == ["arm idle pruned nothing: its rows fit their budgets or were left to stock DSA"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"error": {"message": "longer than the context"}}, "longer than the context"),
+        (
+            {"choices": [{"text": "", "finish_reason": "abort"}], "usage": {"prompt_tokens": 256}},
+            "the server aborted an answer of a prompt of 256 tokens",
+        ),
+    ],
+)
+def test_an_answer_that_is_none_is_no_answer(answer: dict[str, Any], why: str) -> None:
+    with serving(lambda path, given: answer) as url, pytest.raises(OSError, match=f"^{why}$"):
+        client.complete(url, "m", tasks.make("needle", 256, 0.5, 1))

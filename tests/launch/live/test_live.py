@@ -177,7 +177,11 @@ def test_a_report_starts_with_what_went_wrong() -> None:
     kept = record(cut="2 running, 1 queued", complete=False, stopped_by="no arm is left")
     kept["arms"]["wide"]["died"] = {"code": -9, "seconds": 41.0, "busy": "1 running, 0 queued"}
     text = shown(kept)
-    for words_of_it in ("arm wide ended with code -9 after 41 s", "2 running, 1 queued", "PARTIAL (no arm"):
+    for words_of_it in (
+        "was killed from outside by SIGKILL",
+        "2 running, 1 queued",
+        "PARTIAL (no arm",
+    ):
         assert words_of_it in text
     refused = shown(record(refusals=["arm wide: no HISA receipt"], complete=False, seconds=None))
     assert "REFUSED: arm wide: no HISA receipt" in refused and "PARTIAL" not in refused

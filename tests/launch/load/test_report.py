@@ -82,7 +82,7 @@ def test_plots_show_lines_and_the_page_holds_them(tmp_path):
 @pytest.mark.parametrize("given", [make({}), make(points(0), slo={}), make({1: [answer(None, error="x")]})])
 def test_a_record_with_little_in_it_is_reported(given, tmp_path):
     given["plan"]["sweep"]["loads"] = [1]
-    assert "No knee" in terminal(given)
+    assert ("No knee" if given["points"] else "No load was measured") in terminal(given)
     report.write(given, tmp_path)
 
 
@@ -105,10 +105,37 @@ def test_hostile_text_is_shown_as_text(tmp_path):
 
 def test_from_renders_again_under_other_limits(tmp_path, capsys):
     report.write(make(points(10, 5)), tmp_path)
-    assert main(["load", "--from", str(tmp_path), "--slo", "ttft=4"]) == 0
+    assert main(["load", "--from", str(tmp_path), "--slo", "ttft=4", "--out", str(tmp_path / "new")]) == 0
     assert "at least 2 at once" in " ".join(capsys.readouterr().out.split())
-    assert report.load(tmp_path)["slo"] == {"ttft": 4.0}
+    assert report.load(tmp_path / "new")["slo"] == {"ttft": 4.0}
     (tmp_path / "report.json").write_text('{"kind": "hisa-ab", "schema_version": 1}')
     with pytest.raises(SystemExit) as stop:
         main(["load", "--from", str(tmp_path)])
     assert stop.value.code == 2 and "hisa-load" in capsys.readouterr().err
+
+
+def test_a_rate_is_shown_as_asked_and_as_it_came(tmp_path):
+    given = make({0.5: [answer(1.5)] * 10, 2: [answer(1.5)] * 10}, kind="rate")
+    given["points"][0]["arrived"], given["points"][1]["arrived"] = 1.03, 2.1
+    for text in forms(given, tmp_path):
+        assert "came" in text and "1.03" in text and "2.10" in text
+        assert "At 0.5 a second: 1.03 came" in text and "At 2 a second: " not in text
+        assert "Knee: at least 2 a second asked, 2.10 came" in text
+    older = make({0.5: [answer(1.5)] * 10}, kind="rate")
+    assert "0.5 a second asked, – came" in terminal(older)
+
+
+def test_with_no_point_measured_there_is_no_word_of_a_knee(tmp_path):
+    given = make({}, complete=False, stopped_by="interrupt")
+    given["plan"]["sweep"]["loads"] = [1, 2]
+    for text in forms(given, tmp_path):
+        assert "No load was measured." in text and "No knee" not in text
+
+
+def test_a_server_that_pruned_nothing_is_named(tmp_path):
+    one = {"rows": 3, "context_tokens": 900, "candidate_tokens": 900}
+    given = make(points(10), rows=[{"prefill": one, "decode": one}])
+    for text in forms(given, tmp_path):
+        assert "the server pruned nothing: its rows fit their budgets" in text
+    pruned = {**one, "candidate_tokens": 300}
+    assert "pruned nothing" not in terminal(make(points(10), rows=[{"prefill": pruned, "decode": one}]))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
-from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, PAGE, ROW_BYTES
+from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, ROW_BYTES
 from sglang_hisa.launch.research import recall, scorers
 
 MODEL = Path(__file__).parents[3] / "launch" / "research" / "retriever"

@@ -40,9 +40,9 @@ def register():
     choose, synchronise, apply = indexer.select, ForwardBatch.prepare_mlp_sync_batch, HookRegistry.apply_hooks
     last = {"plan": None, "mode": None}
 
-    def select(q, weights, layer, plan, *args, **kwargs):
+    def select(queries, plan, *args, **kwargs):
         last["plan"] = plan
-        return choose(q, weights, layer, plan, *args, **kwargs)
+        return choose(queries, plan, *args, **kwargs)
 
     def synchronise_and_note(batch, runner):
         before = batch.forward_mode.name

@@ -4,12 +4,14 @@ The functions of top-k and of speculative decoding work (in PyTorch); every othe
 raises when called.
 """
 
+from typing import Any, NoReturn
+
 import torch
 
 __version__ = "0.4.10"
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     from sglang_hisa.patches.cpu import speculative
@@ -17,20 +19,29 @@ def __getattr__(name):
     if hasattr(speculative, name):
         return getattr(speculative, name)
 
-    def missing(*args, **kwargs):
+    def missing(*args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError(f"sgl_kernel.{name} has no CPU stand-in")
 
     missing.__name__ = name
     return missing
 
 
-def fast_topk_v2(score, lengths, topk, row_starts=None):
+def fast_topk_v2(
+    score: torch.Tensor, lengths: torch.Tensor, topk: int, row_starts: torch.Tensor | None = None
+) -> torch.Tensor:
     from sglang_hisa.patches.cpu.topk import positions
 
     return positions(score, lengths, topk, row_starts)
 
 
-def fast_topk_transform_fused(score, lengths, page_table_size_1, cu_seqlens_q, topk, row_starts=None):
+def fast_topk_transform_fused(
+    score: torch.Tensor,
+    lengths: torch.Tensor,
+    page_table_size_1: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    topk: int,
+    row_starts: torch.Tensor | None = None,
+) -> torch.Tensor:
     from sglang_hisa.patches.cpu.topk import positions, through_table
 
     rows = score.shape[0]
@@ -39,7 +50,13 @@ def fast_topk_transform_fused(score, lengths, page_table_size_1, cu_seqlens_q, t
     return through_table(positions(score, lengths, topk, row_starts), page_table_size_1[owner], 1)
 
 
-def fast_topk_transform_ragged_fused(score, lengths, topk_indices_offset, topk, row_starts=None):
+def fast_topk_transform_ragged_fused(
+    score: torch.Tensor,
+    lengths: torch.Tensor,
+    topk_indices_offset: torch.Tensor,
+    topk: int,
+    row_starts: torch.Tensor | None = None,
+) -> torch.Tensor:
     from sglang_hisa.patches.cpu.topk import positions
 
     at = positions(score, lengths, topk, row_starts)

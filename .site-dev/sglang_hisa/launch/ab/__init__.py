@@ -1,1 +1,0 @@
-"""Arms of one server compared in interleaved rounds: plan, measurements, statistics, report."""

@@ -1,1 +1,0 @@
-"""Kernel benchmark: the stock indexer against HISA, same inputs, same run."""

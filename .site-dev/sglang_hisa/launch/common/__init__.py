@@ -1,1 +1,0 @@
-"""What the reports of `hisa ab` and `hisa load` share: record files, Markdown, plots, page style."""

@@ -1,1 +1,0 @@
-"""What pruning costs in answers: retrieval tasks against a server (`hisa eval`)."""

@@ -1,1 +1,0 @@
-"""Load test of one running server: a sweep of concurrency or request rate, goodput and the knee."""

@@ -1,0 +1,219 @@
+"""Run by :class:`client.Client` in a process of its own: SGLang's benchmark, and what each answer was.
+
+The benchmark counts an answer with status 200 as one that it got, whatever stands in it, and takes the gap
+between two chunks for the time of a token, except where it asks ``/generate``. Here every stream is watched
+while the benchmark reads it: a refusal or a cut answer fails with the server's own words, and times are those
+of tokens, which the server counts in each chunk.
+
+Imports nothing of this project: its folder is not on the child's path.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+from sglang.benchmark import serving
+
+_refusal = runpy.run_path(str(pathlib.Path(__file__).with_name("refusal.py")))
+message, words = _refusal["message"], _refusal["words"]
+
+
+class Refused(Exception):
+    """The server's own words."""
+
+
+class Answer:
+    """The stream of one request: when its tokens came, and how it ended."""
+
+    def __init__(self) -> None:
+        self.begin = self.last = time.perf_counter()
+        self.ttft = 0.0
+        self.gaps: list[float] = []
+        self.tokens = 0
+        self.counted = self.ended = False
+        self.refusal: str | None = None
+        self.reason = ""
+        """The server's ``finish_reason``, with its words where it has some."""
+
+    def take(self, line: bytes) -> None:
+        """One line of the stream. Raises :class:`Refused`."""
+        text = line.strip().removeprefix(b"data:").strip()
+        if text == b"[DONE]":
+            self.ended = True
+        if not text.startswith(b"{"):
+            return
+        now, data = time.perf_counter(), json.loads(text)
+        self.refusal = message(data)
+        if self.refusal is not None:
+            raise Refused(self.refusal)  # to the benchmark, which then gives up the request
+        meta = data.get("usage") or data.get("meta_info") or {}
+        if (count := meta.get("completion_tokens")) is not None:
+            self.counted = True
+            self._tokens(now, count - self.tokens)
+        choices = data.get("choices") or [{}]
+        if reason := meta.get("finish_reason") or choices[0].get("finish_reason"):
+            kind, said = (reason["type"], reason.get("message")) if isinstance(reason, dict) else (reason, "")
+            self.reason = f"{kind}: {said}" if said else str(kind)
+
+    def _tokens(self, now: float, new: int) -> None:
+        if new < 1:
+            return
+        if self.tokens:
+            self.gaps += [(now - self.last) / new] * new
+        else:
+            self.ttft = now - self.begin
+        self.last, self.tokens = now, self.tokens + new
+
+    def problem(self, asked: int, whole: bool) -> str | None:
+        """Why this is no whole answer of ``asked`` tokens; shorter ones are none if ``whole``."""
+        if self.reason.startswith("abort"):
+            return f"the server aborted the answer after {self.tokens} of {asked} tokens ({self.reason})"
+        if not self.ended and not self.reason:
+            return f"the stream broke off after {self.tokens} of {asked} tokens"
+        if whole and self.counted and self.tokens < asked:
+            return f"the server ended the answer after {self.tokens} of {asked} tokens ({self.reason})"
+        return None
+
+
+_ANSWER: ContextVar[Answer] = ContextVar("answer")
+
+
+class _Watched:
+    """A response's body whose lines its answer sees first."""
+
+    def __init__(self, content: Any, answer: Answer) -> None:
+        self._content, self._answer = content, answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for line in self._content:
+            self._answer.take(line)
+            yield line
+
+
+_start = aiohttp.ClientResponse.start
+
+
+async def _watch(self: aiohttp.ClientResponse, connection: Any) -> aiohttp.ClientResponse:
+    found = await _start(self, connection)
+    answer = _ANSWER.get(None)
+    if answer is not None and self.status == 200:
+        self.content = _Watched(self.content, answer)  # type: ignore[assignment]
+    return found
+
+
+def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
+    """``ask``, one of the benchmark's request functions, with tokens' times and whole answers only."""
+
+    async def asked(request_func_input: Any, pbar: Any = None) -> Any:
+        request = request_func_input  # the benchmark names its arguments
+        if request.api_url.endswith("completions"):  # /generate counts tokens unasked
+            options = {"include_usage": True, "continuous_usage_stats": True}
+            request.extra_request_body = {**request.extra_request_body, "stream_options": options}
+        answer = Answer()
+        _ANSWER.set(answer)
+        output = await ask(request_func_input=request, pbar=pbar)
+        whole = not serving.args.disable_ignore_eos
+        problem = answer.refusal or (
+            answer.problem(request.output_len, whole) if output.success else words(output.error)
+        )
+        if problem:
+            output.success, output.error = False, problem
+            job.failed.append((output.prompt_len, problem))
+            return output
+        job.answered += 1
+        if answer.counted:
+            output.ttft, output.itl, output.output_len = answer.ttft, answer.gaps, answer.tokens
+            # The benchmark's own summary wants a text of at least a token for each gap.
+            output.text_chunks = ["a"] * len(answer.gaps)
+        return output
+
+    return asked
+
+
+class Job:
+    """One run of the benchmark: its flags, its prompts' beginnings, when its requests arrived."""
+
+    def __init__(self) -> None:
+        self.fresh = ""
+        self.arrivals: list[float] = []
+        self.answered = 0
+        self.failed: list[tuple[int, str]] = []
+        """Prompt tokens and reason of each request that failed."""
+        self._get_dataset, self._get_request = serving.get_dataset, serving.get_request
+
+    def get_dataset(self, args: Any, tokenizer: Any, *more: Any) -> Any:
+        """The benchmark's prompts; with ``fresh``, those of ids begin with 64 random ones of their own."""
+        rows = self._get_dataset(args, tokenizer, *more)
+        for number, row in enumerate(rows if self.fresh else ()):
+            if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
+                draw = random.Random(f"{self.fresh} {number}")
+                row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
+        return rows
+
+    async def get_request(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
+        """The benchmark's requests, each at its moment."""
+        async for request in self._get_request(*args, **more):
+            self.arrivals.append(time.perf_counter())
+            yield request
+
+    def run(self, argv: list[str], fresh: str) -> None:
+        """A failed load (SystemExit too) must not end the process."""
+        self.fresh, self.arrivals, self.answered, self.failed = fresh, [], 0, []
+        sys.argv = ["sglang.benchmark.serving", *argv]
+        out = pathlib.Path(argv[argv.index("--output-file") + 1])
+        try:
+            serving.cli_main()
+            found = json.loads(out.read_text().splitlines()[-1])
+        except (Exception, SystemExit):
+            traceback.print_exc()
+            if self.answered or not self.failed:
+                return
+            found = self._nothing()  # the benchmark's summary fails where every request did
+        begin = self.arrivals[0] if self.arrivals else 0.0
+        out.write_text(json.dumps({**found, "arrivals": [moment - begin for moment in self.arrivals]}))
+
+    def _nothing(self) -> dict[str, Any]:
+        """A result of failed requests alone."""
+        count = len(self.failed)
+        return {
+            "completed": 0,
+            "duration": time.perf_counter() - self.arrivals[0],
+            "output_throughput": 0.0,
+            "total_throughput": 0.0,
+            "errors": [error for _, error in self.failed],
+            "input_lens": [tokens for tokens, _ in self.failed],
+            "output_lens": [0] * count,
+            "ttfts": [0.0] * count,
+            "itls": [[] for _ in range(count)],
+            "cached_tokens": [0] * count,
+        }
+
+
+def main() -> None:
+    """A job a line of stdin; each is done when its file ``done`` is there."""
+    job = Job()
+    serving.get_dataset, serving.get_request = job.get_dataset, job.get_request
+    aiohttp.ClientResponse.start = _watch  # type: ignore[method-assign]
+    for name, ask in serving.ASYNC_REQUEST_FUNCS.items():
+        serving.ASYNC_REQUEST_FUNCS[name] = watched(ask, job)
+    for line in sys.stdin:
+        given = json.loads(line)
+        job.run(given["argv"], given["fresh"])
+        pathlib.Path(given["done"]).touch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What a server refuses is known before anything is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_hisa.launch.cli import main
+from sglang_hisa.launch.common import limits
+from sglang_hisa.launch.load import plan
+from tests.launch.common.stream_server import Behaviour, streaming
+
+
+def test_limits_are_asked_of_the_server() -> None:
+    with streaming(Behaviour(context=4096)) as url:
+        found = limits.ask(url)
+    assert found == limits.Limits(context=4096, prompt=4090, pool=8192, running=4)
+    assert limits.ask(url) == limits.Limits(None, None, None, None), "nobody answers any more"
+
+
+def test_what_does_not_fit_is_refused_and_what_waits_is_told() -> None:
+    known = limits.Limits(4096, 4090, 8192, 4)
+    assert known.refusal(4000, 96) is None
+    assert "do not fit the server's context of 4,096 tokens" in str(known.refusal(4000, 97))
+    assert "below 4,090 tokens" in str(known.refusal(4090, 1))
+    assert known.crowding(2000, 48, 4) is None
+    assert "8,196 tokens open, its KV pool has 8,192" in str(known.crowding(2000, 49, 4))
+    assert "5 requests open, 4 run at a time" in str(known.crowding(10, 1, 5))
+    unknown = limits.Limits(None, None, None, None)
+    assert unknown.refusal(10**9, 1) is unknown.crowding(10**9, 1, 99) is None
+
+
+def test_lengths_of_text_are_not_exact_and_so_only_told() -> None:
+    known, sweep = limits.Limits(4096, None, None, None), plan.Sweep("rate", (1.0,), 4, 60, 300, 1)
+    text = plan.Workload("shared-prefix", 9000, 8, prefix_tokens=100)
+    refusal, told = plan.fits(known, text, sweep)
+    assert refusal is None and "prompts are of about that length" in told[0]
+    assert plan.fits(known, plan.Workload("random", 9000, 8), sweep)[0] is not None
+
+
+def test_load_refuses_in_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    with streaming(Behaviour(context=4096)) as url:
+        assert main(["load", url, "--input-tokens", "8k", "--out", str(out)]) == 2
+    assert "do not fit the server's context of 4,096 tokens" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_refusal_has_the_servers_own_words() -> None:
+    from sglang_hisa.launch.common.refusal import message, words
+
+    said = {"error": {"message": "too long", "code": 400}}
+    assert message(said) == "too long" == words(f"Bad Request: {json.dumps(said)}")
+    assert message({"object": "error", "message": "x"}) is not None
+    assert message({"text": "error", "choices": []}) is None and message({"error": None}) is None
+    assert words("Traceback\n  File\nServerDisconnectedError: gone\n") == "ServerDisconnectedError: gone"
+    assert words("") == ""

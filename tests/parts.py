@@ -1,0 +1,49 @@
+"""Which run has which test.
+
+`make test` has the quick part: with the newest SGLang, all tests without a server and those real servers that
+show a promise of docs/reliability.md. `make test-rest` has what that leaves. Each part runs as two processes
+side by side, one of them for the tests with servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_hisa.patches.table import VERSIONS
+
+QUICK, REST = PARTS = ("quick", "rest")
+ONLY, NONE = SERVERS = ("only", "none")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the markers of a test say; pyproject.toml describes them."""
+
+    server: bool = False
+    promise: bool = False
+    once: str | None = None
+    """The one SGLang of the test, where it does not run with each."""
+
+
+def problem(marks: Marks) -> str | None:
+    """Why no run, or another than meant, would have a test with these markers."""
+    if marks.once not in (None, *VERSIONS):
+        return f"no run has SGLang {marks.once}"
+    if marks.promise and marks.once not in (None, VERSIONS[-1]):
+        return f"`make test` has SGLang {VERSIONS[-1]}, so that a promise cannot be shown with {marks.once}"
+    if marks.promise and not marks.server:
+        return "`make test` has it anyway: `promise` chooses among the tests with a server"
+    return None
+
+
+def part_of(marks: Marks, version: str) -> str:
+    """The part that has a test when it runs with SGLang ``version``."""
+    quick = marks.promise or not marks.server
+    return QUICK if quick and version == VERSIONS[-1] else REST
+
+
+def has(part: str | None, servers: str | None, marks: Marks, version: str) -> bool:
+    """Whether ``--part PART --servers SERVERS`` runs a test with SGLang ``version``; None: either."""
+    if part is not None and marks.once not in (None, version):
+        return False
+    return part in (None, part_of(marks, version)) and servers in (None, ONLY if marks.server else NONE)

@@ -25,11 +25,11 @@ def index_layers(config: Mapping[str, Any]) -> int:
     """
     count = int(attribute(config, "num_hidden_layers") or 0)
     if (types := attribute(config, "indexer_types")) is not None:
-        return count - sum(kind == "shared" for kind in types[:count])
+        return count - list(types[:count]).count("shared")
     if (every := attribute(config, "cli_factor") or 1) > 1:
         return sum(layer % every == 0 for layer in range(count))
     if (pattern := attribute(config, "index_topk_pattern")) is not None:
-        return count - sum(letter == "S" for letter in pattern[:count])
+        return count - list(pattern[:count]).count("S")
     freq = attribute(config, "index_topk_freq") or 1
     offset = attribute(config, "index_skip_topk_offset")
     if offset is not None:

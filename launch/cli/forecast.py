@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sglang_hisa import PAGE
 from sglang_hisa import config as settings
-from sglang_hisa.config import PAGE, PHASES, Config
+from sglang_hisa.config import PHASES, Config
 from sglang_hisa.launch.cli import preflight, presets
 from sglang_hisa.launch.common import model_config
 from sglang_hisa.launch.common.text import K, tokens

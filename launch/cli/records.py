@@ -38,6 +38,7 @@ def open_kept(args: argparse.Namespace, load: Callable[[Path], dict[str, Any]]) 
         return load(args.source)
     except (ValueError, OSError) as error:
         args.usage_error(f"--from: {error}")
+        raise
 
 
 def report_folder(args: argparse.Namespace, name: str = "report.json", rewrites: bool = True) -> Path:

@@ -101,7 +101,7 @@ def _canary(one: Mapping[str, Any]) -> str:
 
 def rows(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The receipt of one scheduler, readable."""
-    graphs = f"{one['graphs_with_hisa']} with HISA, {one['stock_decode_graphs']} with stock DSA for short rows"
+    graphs = f"{one['graphs_with_hisa']} with HISA, {one['stock_decode_graphs']} of stock DSA for short rows"
     gpu = one["gpu"]
     found = [
         ("active", "yes" if one["active"] else "NO"),

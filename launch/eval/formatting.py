@@ -116,7 +116,7 @@ def arms(record: dict[str, Any]) -> list[tuple[str, ...]]:
     for answer in record["answers"]:
         counts[answer["arm"]] = counts.get(answer["arm"], 0) + 1
     given = record["plan"].get("settings", {})
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name in record["plan"]["arms"]:
         facts = record["arms"].get(name) or {}
         served = _served(facts.get("receipt"), facts)

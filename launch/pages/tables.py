@@ -20,7 +20,7 @@ from sglang_hisa.launch.acceptance.stress import scene_tables as stress_tables
 from sglang_hisa.launch.bench.report import group_of, totals
 from sglang_hisa.launch.common import flags
 from sglang_hisa.launch.common.text import source, table, together, tokens
-from sglang_hisa.launch.eval.report import SURE
+from sglang_hisa.launch.eval.formatting import SURE
 
 K = 1024
 ROOT = Path(__file__).parents[2]

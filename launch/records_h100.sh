@@ -23,7 +23,7 @@
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
-#   cover       feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
+#   acceptance  feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
 #   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
 #   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
 #   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
@@ -41,7 +41,7 @@
 # takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said. A step that takes longer
 # than its SECONDS is asked to end (SIGTERM).
 #
-# Steps that end early keep what they have. stress* and cover may be called several times at once on a machine with
+# Steps that end early keep what they have. stress* and acceptance may be called several times at once on a machine with
 # more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
 # made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
@@ -132,7 +132,7 @@ case $step in
   stress2) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
     --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
     --hicache-ratio 2 ;;
-  cover) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  acceptance) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
   chunks | chunks2)
     record=coverage-h100.json gpus=1
     [ "$step" = chunks ] || record=two-gpu.json gpus=2

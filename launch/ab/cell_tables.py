@@ -1,4 +1,4 @@
-"""The A/B report as text: for the terminal, as Markdown for a pull request, and as a table of a page."""
+"""The A/B report as text: for the terminal, and as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.ab import formatting, quality, stats
-from sglang_hisa.launch.common.text import plain, table, tokens
+from sglang_hisa.launch.common.text import plain, table
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
 
@@ -72,34 +72,3 @@ def markdown(record: dict[str, Any]) -> str:
         parts.append(table(quality.HEAD, (map(plain, row) for row in rows)))
     parts.append(f"<sub>{plain(formatting.origin(record))}</sub>")
     return "\n\n".join(parts) + "\n"
-
-
-def medians(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows for a page: the baseline's TTFT and ITL, and each arm's speed-up, bold where seen.
-
-    A speed-up of too few pairs for an interval stands alone.
-    """
-    found = {(c["arm"], c["cell"], c["metric"]): c for c in record["stats"]["comparisons"]}
-    baseline = record["plan"]["baseline"]
-    arms = [arm for arm in record["plan"]["arms"] if arm != baseline]
-
-    def effect(one: dict[str, Any]) -> str:
-        if one["low"] is None:
-            return f"{one['speedup']:.2f}×"
-        text = f"{one['speedup']:.2f}× [{one['low']:.2f}, {one['high']:.2f}]"
-        return f"**{text}**" if one["verdict"] in (stats.FASTER, stats.SLOWER) else text
-
-    out = []
-    for number, cell in enumerate(record["plan"]["cells"]):
-        stock = [found[arms[0], number, metric]["baseline_median"] for metric in ("ttft", "itl")]
-        out.append(
-            [
-                f"{tokens(cell['input_tokens'])} × {cell['concurrency']}",
-                f"{stock[0]:.2f} s",
-                *(effect(found[arm, number, "ttft"]) for arm in arms),
-                f"{stock[1] * 1e3:.1f} ms",
-                *(effect(found[arm, number, "itl"]) for arm in arms),
-            ]
-        )
-    names, of = [f"`{arm}`" for arm in arms], baseline if baseline == "stock" else f"`{baseline}`"
-    return ["prompt × at once", f"TTFT, {of}", *names, f"ITL, {of}", *names], out

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sglang_hisa.config import ConfigError, parse
 from sglang_hisa.launch.ab.stats import MIN_PAIRS
-
-STOCK = "stock"
+from sglang_hisa.launch.common.arms import Arm
 
 SHARED_GPU = ("--mem-fraction-static", "0.85")
 """Flags of servers that share a GPU, beside the ``--max-total-tokens`` that bounds each pool: SGLang leaves
@@ -25,14 +22,6 @@ class Cell:
     output_tokens: int
     concurrency: int
     requests: int
-
-
-@dataclass(frozen=True)
-class Arm:
-    """``setting`` is the value of ``SGLANG_HISA``; None serves stock DSA."""
-
-    name: str
-    setting: str | None
 
 
 @dataclass(frozen=True)
@@ -111,30 +100,6 @@ def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
     if not cells:
         raise ValueError("no cell; an example: '8k:1,4 128k:1'")
     return tuple(cells)
-
-
-def parse_arms(text: str, settings: Mapping[str, str]) -> tuple[Arm, ...]:
-    """``stock,balanced,paper`` -> arms; one named twice gets a number (``stock,stock`` is an A/A run).
-
-    ``settings`` are arms of the user's own: name -> value of ``SGLANG_HISA``.
-
-    Raises:
-        ValueError: fewer than two arms, or one that is neither ``stock``, a preset nor a right setting.
-    """
-    names = [name.strip() for name in text.split(",")]
-    arms: list[Arm] = []
-    for name in names:
-        setting = None if name == STOCK else settings.get(name, json.dumps({"preset": name}))
-        if setting is not None:
-            try:
-                parse(setting)
-            except ConfigError as error:
-                raise ValueError(f"arm {name!r}: {error}") from None
-        again = sum(arm.name.partition("#")[0] == name for arm in arms)
-        arms.append(Arm(f"{name}#{again + 1}" if again else name, setting))
-    if len(arms) < 2:
-        raise ValueError("an A/B needs two arms; an example: stock,balanced")
-    return tuple(arms)
 
 
 def visits(plan: Plan) -> Sequence[tuple[Arm, tuple[int, ...]]]:

@@ -13,10 +13,12 @@ from typing import Any
 
 from sglang_hisa.launch.ab import client as loads
 from sglang_hisa.launch.ab import quality, validity
-from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm, Plan, visits
-from sglang_hisa.launch.ab.start import Told, new_facts, started
+from sglang_hisa.launch.ab.plan import SHARED_GPU, Plan, visits
+from sglang_hisa.launch.ab.start import new_facts, started
 from sglang_hisa.launch.common import auth, ends, fresh, limits, pruning
+from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.client import Client, ClientFailed
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
@@ -52,7 +54,7 @@ class Runner:
     make_env: Callable[[str | None], Mapping[str, str]]
     folder: Path
     save: Callable[[dict[str, Any]], object]
-    tell: Told
+    tell: ProgressCallback
     timeout: float = 1800
     prompts: Sequence[quality.Prompt] = ()
     record: dict[str, Any] = field(init=False)

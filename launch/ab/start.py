@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sglang_hisa.launch.ab import validity
-from sglang_hisa.launch.ab.plan import Arm
 from sglang_hisa.launch.common import ends
+from sglang_hisa.launch.common.arms import Arm
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
-
-Told = Callable[[str], None]
-"""Takes one line of progress."""
 
 
 def new_facts(arm: Arm) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def started(
     facts: dict[str, Any],
     baseline: dict[str, Any] | None,
     timeout: float,
-    tell: Told,
+    tell: ProgressCallback,
 ) -> tuple[dict[str, Any], list[str]]:
     """Wait for a server that was started, and fill ``facts``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sglang_hisa.launch.common import fresh
+from sglang_hisa.launch.common import fresh, receipts
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
 _OWN = frozenset(
@@ -19,15 +19,10 @@ _OWN = frozenset(
 which summaries make smaller (reported as memory)."""
 
 
-def arm_problems(name: str, setting: str | None, receipts: list[dict[str, Any] | None]) -> list[str]:
+def arm_problems(name: str, setting: str | None, found: list[dict[str, Any] | None]) -> list[str]:
     """An arm must serve what its name says, on every scheduler."""
-    if setting is None:
-        return [f"arm {name}: serves HISA, not stock DSA"] if any(receipts) else []
-    if not receipts or not all(receipts):
-        return [f"arm {name}: no HISA receipt in /server_info (is the plugin installed there?)"]
-    if not all(receipt and receipt["active"] for receipt in receipts):
-        return [f"arm {name}: the receipt says that HISA is not active"]
-    return []
+    problem = receipts.problem(receipts.typed(found), hisa=setting is not None)
+    return [f"arm {name}: {problem}"] if problem else []
 
 
 def require_arm(name: str, setting: str | None, server: ServerProcess) -> None:

@@ -1,1 +1,1 @@
-"""Server features one after the other, stock and HISA on the same prompts: what serves, and what differs."""
+"""Acceptance: each server feature in turn, stock DSA and HISA on the same prompts."""

@@ -1,14 +1,14 @@
-"""Serve feature after feature, stock and HISA on the same prompts; a record that grows with each call.
+"""Serve each feature with stock DSA and with HISA on the same prompts, and add a row a case to a record.
 
     python -m sglang_hisa.launch.acceptance --out launch/results/coverage-h100.json
     python -m sglang_hisa.launch.acceptance --gpus 2 --out launch/results/two-gpu.json
-    python -m sglang_hisa.launch.acceptance --cpu --out cover.json --cases plain mtp
+    python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json --cases plain mtp
 
-A case is a small model with random weights and SGLang's flags. Both servers answer prompts within the budget
-(HISA must answer as stock does, but for rounding) and HISA prompts beyond it (canary full). A case that fails
-is a row with its problems and the ends of the logs, and the next one runs; the exit code is then 1. A row
-replaces an older one of its case; calls may share a record at the same time, on a GPU each
-(CUDA_VISIBLE_DEVICES).
+A case is a small model with random weights and a set of SGLang's flags. Both servers answer prompts within
+the budget, where HISA must answer as stock DSA does except for rounding; HISA also answers prompts beyond it,
+with the canary on. A case that fails leaves a row with its problems and the ends of the logs; the next case
+still runs, and the exit code is 1. A new row replaces the older one of its case. Several calls may write to
+one record at the same time, each on its own GPU (CUDA_VISIBLE_DEVICES).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance.case_run import Machine, run_case
@@ -28,12 +27,14 @@ from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunks
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
 from sglang_hisa.launch.acceptance.ranks import RANKS, run_ranks
+from sglang_hisa.launch.acceptance.record import CaseRow
 from sglang_hisa.launch.common.rows import RowRecord
+from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the cases; see the module's text."""
+    """Run the cases; see the module docstring."""
     cases = "\n".join(f"  {name:18} {case.shows}" for name, case in CASES.items())
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\ncases:\n{cases}",
@@ -42,30 +43,34 @@ def main(argv: list[str] | None = None) -> int:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
-    parser.add_argument("--gpus", type=int, default=1, help="cases for so many GPUs (1)")
+    parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs (1)")
     parser.add_argument(
         "--missing", action="store_true", help="only cases that the record lacks or has problems with"
     )
-    parser.add_argument("--seconds", type=float, default=0, help="start no case after so many (0: no limit)")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="start no further case after this many seconds (0: no limit)"
+    )
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
     which.add_argument(
         "--disaggregate",
         metavar="BACKEND",
-        help="instead: a prefill and a decode server, a GPU each, HISA on both, on either; nixl or mooncake",
+        help="instead: a prefill and a decode server, HISA on both or on either; nixl or mooncake",
     )
     which.add_argument(
         "--ranks",
         type=Path,
         metavar="DIR",
-        help="instead: what two ranks choose, told by the plugin tests/plugins/ranks of a checkout",
+        help="instead: compare two ranks' choices, as the plugin tests/plugins/ranks of a checkout logs them",
     )
     which.add_argument(
         "--chunks",
         type=Path,
         metavar="DIR",
-        help="instead: small chunks with prefill graphs, told by the plugin tests/plugins/steps",
+        help="instead: small chunks with prefill graphs, as the plugin tests/plugins/steps logs them",
     )
-    parser.add_argument("--sizes", nargs="+", metavar="N", help="with --chunks on one GPU: these chunks only")
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="N", help="with --chunks on one GPU: only these chunk sizes"
+    )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
     args = parser.parse_args(argv)
@@ -77,16 +82,17 @@ def main(argv: list[str] | None = None) -> int:
         and not (args.cpu and case.tiny is None)
         and installed_version() in case.versions
     ]
-    record, begin = RowRecord(args.out, shlex.join(sys.argv), key="case"), time.monotonic()
+    record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
+    begin = time.monotonic()
     if args.missing:
         chosen = [name for name in chosen if name not in right(record)]
     tell = partial(print, flush=True)
     with TemporaryDirectory() as models:
         machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
 
-        def keep(row: dict[str, Any]) -> None:
+        def keep(row: CaseRow) -> None:
             record.put(row)
-            tell(f"{row['case']}: {'; '.join(row['problems']) or 'right'} {row['facts']}")
+            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
 
         if args.disaggregate:
             chosen = list(SIDES)
@@ -104,15 +110,15 @@ def main(argv: list[str] | None = None) -> int:
         else:
             for name in chosen:
                 if args.seconds and time.monotonic() - begin > args.seconds:
-                    tell(f"{name}: not started, {args.seconds:.0f} s are over")
+                    tell(f"{name}: not started, the limit of {args.seconds:.0f} s is over")
                     continue
                 keep(run_case(name, CASES[name], machine))
     return int(not right(record) >= set(chosen))
 
 
-def right(record: RowRecord) -> set[str]:
+def right(record: RowRecord[CaseRow]) -> set[str]:
     """Cases of the record without a problem."""
-    return {row["case"] for row in record.rows() if not row["problems"]}
+    return {row.case for row in record.rows() if not row.problems}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One row of the record: a case served by stock and HISA side by side, and asked all its probes."""
+"""Run one case: serve it with stock DSA and HISA side by side, run its probes, and return its row."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.acceptance.cases import PREFILL_GRAPH, Case
 from sglang_hisa.launch.acceptance.probes import ALWAYS, PROBES, Pair, Sizes
+from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common import models, server
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.progress import ProgressCallback
+from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerProcess
 from sglang_hisa.launch.common.serving import gpu_flags
 
@@ -26,7 +27,7 @@ GPU_ENV = {
 }
 CPU = Sizes(budget=256, short=(1, 65, 190), longest=700, at_once=3)
 
-Probe = Callable[[dict[str, Any], list[str]], None]
+Probe = Callable[[Facts, list[str]], None]
 """Adds to the facts and problems of a row."""
 
 
@@ -38,7 +39,7 @@ class Machine:
     env: Mapping[str, str]
     logs: Path
     models: Path
-    tell: Callable[[str], None]
+    tell: ProgressCallback
     timeout: float = 400
 
     @property
@@ -49,7 +50,7 @@ class Machine:
         return replace(self.usual, longer=case.context or self.usual.longest)
 
     def setting(self, case: Case) -> str:
-        """HISA that prunes at the probes' sizes, with the canary of the case."""
+        """``SGLANG_HISA`` with a budget that prunes the probes' prompts, and with the canary of the case."""
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
         return json.dumps({**given, "canary": case.canary, **case.hisa})
@@ -68,7 +69,7 @@ class Machine:
         return [*given, *graphs, *case.flags]
 
     def write_model(self, case: Case, out: Path) -> Path:
-        """The model of a case, or its tiny form.
+        """Write the model of a case, or on a CPU its tiny form.
 
         Raises:
             ValueError: a CPU has no form of it.
@@ -87,7 +88,7 @@ class Machine:
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
     def wait_ready(self, one: ServerProcess, who: str, case: Case, hisa: bool) -> float:
-        """Seconds that a server took to start, told as they pass.
+        """Wait for a server and report its progress; returns the seconds that it took to start.
 
         Raises:
             ServerFailed: it did not, or it does not serve HISA, or stock, as it should.
@@ -100,38 +101,44 @@ class Machine:
         return ready
 
 
-def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> dict[str, Any]:
-    """A row: ``facts``, ``problems`` (none: it serves) and the ends of the logs where something broke."""
-    row = {"case": name, "shows": case.shows, "flags": list(case.flags), "env": dict(case.env)}
-    facts: dict[str, Any] = {}
+def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
+    """Run ``probe`` and return the row of the case; with the ends of the logs if it raised."""
+    facts, tails = Facts(), None
     problems: list[str] = []
     begin = time.monotonic()
     try:
         probe(facts, problems)
-    except Exception as error:  # whatever it is: the other cases still run
+    except Exception as error:  # of any kind: the other cases must still run
         problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-        logs = sorted(machine.logs.glob(f"cover-{name}-*.log"))
-        row["log_tails"] = {log.stem: log.read_text(errors="replace").splitlines()[-25:] for log in logs}
-    seconds = round(time.monotonic() - begin)
-    return {**row, "facts": facts, "problems": problems, "seconds": seconds, "provenance": provenance()}
+        logs = sorted(machine.logs.glob(f"acceptance-{name}-*.log"))
+        tails = {log.stem: tuple(log.read_text(errors="replace").splitlines()[-25:]) for log in logs}
+    return CaseRow(
+        case=name,
+        shows=case.shows,
+        flags=case.flags,
+        env=dict(case.env),
+        facts=facts,
+        problems=tuple(problems),
+        log_tails=tails,
+        seconds=round(time.monotonic() - begin),
+        provenance=Provenance(**provenance()),
+    )
 
 
-def run_case(name: str, case: Case, machine: Machine) -> dict[str, Any]:
-    """Stock and HISA side by side, asked every probe of the case; see :func:`row_of`."""
+def run_case(name: str, case: Case, machine: Machine) -> CaseRow:
+    """Run every probe of the case on stock DSA and HISA side by side; see :func:`row_of`."""
     return row_of(name, case, machine, partial(_side_by_side, name, case, machine))
 
 
-def _side_by_side(
-    name: str, case: Case, machine: Machine, facts: dict[str, Any], problems: list[str]
-) -> None:
+def _side_by_side(name: str, case: Case, machine: Machine, facts: Facts, problems: list[str]) -> None:
     model = machine.write_model(case, machine.models / name)
-    facts["model"] = models.described(model)
+    facts.model = models.described(model)
     flags = machine.flags(case, model)
     stock, hisa = (
         ServerProcess(
             flags,
             env=machine.server_env(case, arm == "hisa"),
-            log=machine.logs / f"cover-{name}-{arm}.log",
+            log=machine.logs / f"acceptance-{name}-{arm}.log",
         )
         for arm in ("stock", "hisa")
     )
@@ -139,7 +146,7 @@ def _side_by_side(
     with stock, hisa:
         for arm, one in (("stock", stock), ("hisa", hisa)):
             ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
-            facts[f"{arm}_ready_s"] = round(ready)
+            setattr(facts, f"{arm}_ready_s", round(ready))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):
             machine.tell(f"{name}: {probe}")
             PROBES[probe](pair)

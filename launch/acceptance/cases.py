@@ -1,4 +1,4 @@
-"""What is served in turn: a model, SGLang's flags, and what must have happened."""
+"""The cases: what each serves, with which flags, and which probes it runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Case:
     Args:
         shows: what it shows, for a reader of the record.
         flags: SGLang's, beside those of every case.
-        model: how to write it.
-        tiny: what is changed in ``make_tiny`` where the case is rehearsed on a CPU; None: it needs a GPU.
-        gpus: as many are needed.
-        env: of both servers.
+        model: writes the model into a folder.
+        tiny: arguments of ``make_tiny`` for a run on a CPU; None: the case needs a GPU.
+        gpus: how many it needs.
+        env: environment variables of both servers.
         hisa: settings beside those of every case.
         extra: probes of :mod:`.probes` beside those of every case.
         context: longest prompt, in tokens, if longer than usual.

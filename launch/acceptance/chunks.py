@@ -1,7 +1,7 @@
 """Small chunks of prefill, with SGLang's prefill graphs as they are by default: every row has its own budget.
 
-What the rows of a step looked at and chose is told by a plugin of the tests (``tests/plugins/steps`` of a
-checkout). With one GPU a server with prefill graphs and an eager one answer the same prompts; with two, the
+A test plugin (``tests/plugins/steps`` of a checkout) logs what the rows of each step scored and chose.
+With one GPU a server with prefill graphs and an eager one answer the same prompts; with two, the
 ranks of DP attention decode and prefill beside each other.
 """
 
@@ -22,20 +22,23 @@ from sglang_hisa import PAGE
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
 from sglang_hisa.launch.acceptance.cases import DP, Case
 from sglang_hisa.launch.acceptance.probes import keep_receipts
+from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common.server import ServerProcess, with_plugin
 from sglang_hisa.launch.common.serving import prompt
+from sglang_hisa.launch.common.typed import read
 
 EAGER = ("--disable-prefill-cuda-graph",)
 SHARE = 0.01
-"""Relative difference of two candidate shares that are the same."""
+"""Relative difference up to which two candidate shares count as equal."""
 SLACK = 0.005
-"""By how much less two servers may have in common than one has with itself: below the first layer stock's own
-attention rounds differently each time, since its top-k kernel writes a row's tokens in any order."""
+"""Two servers may agree by this much less than one server agrees with itself. Below the first layer even one
+server differs between runs: the top-k kernel writes a row's tokens in any order, so attention rounds
+differently."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """The careful preset's, as small as the prompts of a test."""
+    """Budgets of the shape of ``balanced``, small enough for short prompts."""
 
     decode: int
     prefill: int
@@ -67,7 +70,7 @@ class Budgets:
                 else:
                     looked += context
                 seen += context
-        return looked / seen
+        return float(looked / seen)
 
 
 GPU = Budgets(decode=4096, prefill=4096, tail=1024)
@@ -75,19 +78,44 @@ CPU = Budgets(decode=192, prefill=256, tail=101)
 
 
 @dataclass(frozen=True)
-class Calls:
-    """What a rank's plugin told: a line and the sampled choices of each call."""
+class Call:
+    """One call of the indexer, as the plugin logged it."""
 
-    lines: list[dict[str, Any]]
+    layer: int
+    rows: int
+    context: int
+    """Tokens that all rows see."""
+    candidates: int
+    """Tokens that all rows score."""
+    most: int = 0
+    """Tokens that one row scores at most."""
+    in_graph: bool = False
+    hisa: bool = True
+    """False: the call was left to stock DSA."""
+    relabelled: Any = None
+    """Set where SGLang ran decode rows as an extend."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The log of one rank: a line and the sampled choices of each call."""
+
+    lines: list[Call]
     choices: list[np.ndarray]
 
     def share(self) -> float:
-        return sum(one["candidates"] for one in self.lines) / sum(one["context"] for one in self.lines)
+        """Candidates of all rows over the tokens that they see."""
+        return share_of(self.lines)
+
+
+def share_of(lines: Sequence[Call]) -> float:
+    """Candidates of all rows of these calls over the tokens that the rows see."""
+    return sum(one.candidates for one in lines) / sum(one.context for one in lines)
 
 
 def read_calls(folder: Path, rank: int) -> Calls:
-    """Calls of ``rank`` since the folder was emptied."""
-    lines = [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
+    """The calls of ``rank`` that were logged since the folder was emptied."""
+    lines = [read(Call, json.loads(line)) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
     with (folder / f"{rank}.npy").open("rb") as file:
         return Calls(lines, [np.load(file) for _ in lines])
 
@@ -98,11 +126,11 @@ def common(one: Calls, other: Calls) -> dict[int, float]:
     Raises:
         ValueError: they are not calls of the same rows.
     """
-    if [(a["layer"], a["rows"]) for a in one.lines] != [(a["layer"], a["rows"]) for a in other.lines]:
+    if [(a.layer, a.rows) for a in one.lines] != [(a.layer, a.rows) for a in other.lines]:
         raise ValueError(f"{len(one.lines)} and {len(other.lines)} calls, not of the same rows")
     kept: dict[int, list[int]] = {}
     for line, left, right in zip(one.lines, one.choices, other.choices):
-        total = kept.setdefault(line["layer"], [0, 0])
+        total = kept.setdefault(line.layer, [0, 0])
         for a, b in zip(left, right):
             total[0] += len(np.intersect1d(a[a >= 0], b[b >= 0]))
             total[1] += int((a >= 0).sum())
@@ -112,17 +140,17 @@ def common(one: Calls, other: Calls) -> dict[int, float]:
 def _server(
     stack: ExitStack, machine: Machine, case: Case, plugin: Path, name: str, *flags: str
 ) -> tuple[ServerProcess, Path]:
-    """A HISA server with the plugin, until ``stack`` ends, not ready yet; and the folder of what it tells."""
+    """Start a HISA server with the plugin, until ``stack`` ends; returns it at once, and the log folder."""
     told = machine.models / f"{name}-told"
     told.mkdir(exist_ok=True)
     env = {**with_plugin(machine.server_env(case, True), plugin), "STEPS": str(told)}
     given = machine.flags(case, machine.write_model(case, machine.models / "chunks"))
-    server = ServerProcess([*given, *flags], env=env, log=machine.logs / f"cover-{name}.log")
+    server = ServerProcess([*given, *flags], env=env, log=machine.logs / f"acceptance-{name}.log")
     return stack.enter_context(server), told
 
 
 def _forget(told: Path) -> None:
-    """Drop what was told so far: a server's dummies."""
+    """Empty the log folder: what it holds so far is the server's warm-up."""
     for file in told.iterdir():
         file.unlink()
 
@@ -132,9 +160,7 @@ def _case(budgets: Budgets, chunk: int, *flags: str, gpus: int = 1) -> Case:
     return Case("chunks", given, gpus=gpus, hisa=budgets.config(), default_graphs=True)
 
 
-def _graphs_and_eager(
-    chunk: int, machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]
-) -> None:
+def _graphs_and_eager(chunk: int, machine: Machine, plugin: Path, facts: Facts, problems: list[str]) -> None:
     """One prompt after the other, each in chunks, on both servers."""
     budgets, longest = (CPU if machine.cpu else GPU), machine.usual.longest
     size = chunk // 8 if machine.cpu else chunk
@@ -148,7 +174,7 @@ def _graphs_and_eager(
             case = _case(budgets, size, *flags)
             both[name] = (*_server(stack, machine, case, plugin, f"chunks-{chunk}-{name}"), case)
         for name, (server, told, case) in both.items():
-            facts[f"{name}_ready_s"] = round(machine.wait_ready(server, name, case, True))
+            setattr(facts, f"{name}_ready_s", round(machine.wait_ready(server, name, case, True)))
             for turn in (name, f"{name} again"):
                 _forget(told)
                 for length in lengths:
@@ -158,15 +184,11 @@ def _graphs_and_eager(
             keep_receipts(server, facts, problems)
     same, itself = (common(calls["eager"], calls[name]) for name in ("graphs", "eager again"))
     shares = {name: calls[name].share() for name in ("graphs", "eager")}
-    replayed = sum(one["in_graph"] for one in calls["graphs"].lines)
+    replayed = sum(one.in_graph for one in calls["graphs"].lines)
     expected = budgets.expected_share(lengths, size, topk)
-    facts |= {"prompts": lengths, "expected_share": expected, "shares": shares}
-    facts |= {
-        "calls_in_graphs": replayed,
-        "calls": len(calls["graphs"].lines),
-        "same_choices": same,
-        "same_again": itself,
-    }
+    facts.prompts, facts.expected_share, facts.shares = tuple(lengths), expected, shares
+    facts.calls, facts.calls_in_graphs = len(calls["graphs"].lines), replayed
+    facts.same_choices, facts.same_again = same, itself
     for name, share in {**shares, "the rule": expected}.items():
         if abs(share / shares["eager"] - 1) > SHARE:
             problems.append(f"candidate share of {name} is {share:.4f}, eager's {shares['eager']:.4f}")
@@ -176,27 +198,26 @@ def _graphs_and_eager(
         problems.append("no call came from a prefill graph")
 
 
-def decode_problems(facts: Mapping[str, Any], budget: int, shortest: int) -> list[str]:
+def decode_problems(facts: Facts, budget: int, shortest: int) -> list[str]:
     """What is wrong with decode rows, of at least ``shortest`` tokens, of a rank whose peer prefills.
 
     Steps of decode that were counted are those without a graph: those beside a prefill.
     """
     found = []
-    decoder = facts["ranks"][0]
-    beside = facts["decode_rows_as_extend"] or decoder["hisa_steps"].get("decode", 0)
+    assert facts.ranks is not None, "receipts come before this"
+    decoder = facts.ranks[0]
+    beside = facts.decode_rows_as_extend or decoder.hisa_steps.get("decode", 0)
     if not beside:
         found.append("no decode row came beside a prefill")
-    share = decoder["candidate_share"]["decode"]
+    share = decoder.candidate_share["decode"]
     if share is None or share > (budget + PAGE) / shortest:
         found.append(f"decode rows looked at {share} of their context, more than the decode budget")
-    if (facts["most_candidates_of_a_decode_row"] or 0) > budget + PAGE:
+    if (facts.most_candidates_of_a_decode_row or 0) > budget + PAGE:
         found.append("a decode row beside a prefill has more candidates than the decode budget")
     return found
 
 
-def _beside_a_peers_prefill(
-    machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]
-) -> None:
+def _beside_a_peers_prefill(machine: Machine, plugin: Path, facts: Facts, problems: list[str]) -> None:
     """Rank 0 decodes while rank 1 prefills. SGLang runs such a step without its graph or as an extend:
     either way its rows keep the decode budget."""
     budgets = CPU if machine.cpu else GPU
@@ -206,7 +227,7 @@ def _beside_a_peers_prefill(
     longest = machine.usual.longest
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         server, told = _server(stack, machine, case, plugin, "chunks-dp")
-        facts["ready_s"] = round(machine.wait_ready(server, "chunks-dp", case, True))
+        facts.ready_s = round(machine.wait_ready(server, "chunks-dp", case, True))
         server.flush_cache()
         _forget(told)
         # Its prompt ends where the rule keeps everything: the rows after it are decode rows.
@@ -217,15 +238,16 @@ def _beside_a_peers_prefill(
         decoding.result()
         keep_receipts(server, facts, problems)
     decoder, prefiller = read_calls(told, 0), read_calls(told, 1)
-    most = [one for one in decoder.lines if one["rows"] == 1 and one["context"] > longest - 500]
-    real = [one for one in prefiller.lines if one["relabelled"] is None and one["rows"] > 1]
-    share = sum(one["candidates"] for one in real) / sum(one["context"] for one in real)
+    most = [one for one in decoder.lines if one.rows == 1 and one.context > longest - 500]
+    real = [one for one in prefiller.lines if one.relabelled is None and one.rows > 1]
+    share = share_of(real)
     expected = budgets.expected_share(lengths, chunk, topk)
-    facts |= {"decode_rows_as_extend": len(most), "shares": {"prefill": share}, "expected_share": expected}
-    facts |= {"calls": len(real), "calls_in_graphs": sum(one["in_graph"] for one in real)}
-    facts["most_candidates_of_a_decode_row"] = max((one["most"] for one in most), default=None)
+    facts.shares, facts.expected_share = {"prefill": share}, expected
+    facts.calls, facts.calls_in_graphs = len(real), sum(one.in_graph for one in real)
+    facts.decode_rows_as_extend = len(most)
+    facts.most_candidates_of_a_decode_row = max((one.most for one in most), default=None)
     problems += decode_problems(facts, budgets.decode, longest - 500)
-    if any(not one["hisa"] for one in most):
+    if any(not one.hisa for one in most):
         problems.append("a decode row beside a prefill was left to stock DSA")
     if abs(share / expected - 1) > SHARE:
         problems.append(f"candidate share of the middle chunks' rank is {share:.4f}, expected {expected:.4f}")
@@ -245,9 +267,7 @@ CHUNKS: dict[str, tuple[str, int, Callable[..., None]]] = {
 }
 
 
-def run_chunks(
-    machine: Machine, plugin: Path, names: Sequence[str], save: Callable[[dict[str, Any]], None]
-) -> None:
+def run_chunks(machine: Machine, plugin: Path, names: Sequence[str], save: Callable[[CaseRow], None]) -> None:
     """Rows of ``names`` (of ``CHUNKS``), each saved as soon as it is there."""
     for name in names:
         shows, gpus, probe = CHUNKS[name]

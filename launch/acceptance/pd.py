@@ -1,4 +1,4 @@
-"""A prefill and a decode server, HISA on both, on one and on the other, against one server alone."""
+"""A prefill and a decode server, with HISA on both or on either, compared with a single server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sglang_hisa.launch.acceptance import rounding
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
 from sglang_hisa.launch.acceptance.cases import Case
 from sglang_hisa.launch.acceptance.probes import checked_receipt
+from sglang_hisa.launch.acceptance.record import CaseRow, Facts
+from sglang_hisa.launch.common import receipts
 from sglang_hisa.launch.common.server import ServerProcess, free_port
 from sglang_hisa.launch.common.serving import prompt
 
@@ -37,7 +39,7 @@ def _start(stack: ExitStack, machine: Machine, name: str, hisa: bool, gpu: int, 
     given = machine.flags(CASE, machine.models / "pd")
     if not machine.cpu:
         given += ["--base-gpu-id", str(gpu)]
-    env, log = machine.server_env(CASE, hisa), machine.logs / f"cover-{name}.log"
+    env, log = machine.server_env(CASE, hisa), machine.logs / f"acceptance-{name}.log"
     return stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
 
 
@@ -95,10 +97,10 @@ def _combination(
     backend: str,
     name: str,
     alone_later: Future[Answers],
-    facts: dict[str, Any],
+    facts: Facts,
     problems: list[str],
 ) -> None:
-    """One of ``SIDES``, against the answers of one server alone."""
+    """Compare one of ``SIDES`` with the answers of a single server."""
     alone = alone_later.result()
     within, beyond = _lengths(machine)
     with ExitStack() as stack:
@@ -109,24 +111,25 @@ def _combination(
         agreement = rounding.compare(
             stock, answers[:few], lambda number, at: rounding.likely(stock[number], at)
         )
-        facts.update(agreement.facts("equals_stock_within"))
+        facts.equals_stock_within, facts.gap_nats = agreement.share, agreement.gap_nats
         if agreement.wrong:
             problems.append(f"within the budget not stock's answers: {'; '.join(agreement.wrong)}")
         if len(set(SIDES[name])) == 1:
-            facts["equals_alone_beyond"] = rounding.same_tokens(alone[SIDES[name][0]][few:], answers[few:])
+            facts.equals_alone_beyond = rounding.same_tokens(alone[SIDES[name][0]][few:], answers[few:])
         with ThreadPoolExecutor(4) as several:
             many = list(several.map(ask, [*beyond, *within, *beyond]))
-        facts["requests"] = len(answers) + len(many)
+        facts.requests = len(answers) + len(many)
         if any(len(answer["output_ids"]) != _TOKENS for answer in (*answers, *many)):
             problems.append("an answer is not whole")
         for role, one, hisa in zip(("prefill", "decode"), (prefill, decode), SIDES[name]):
             if hisa:
-                facts[role], wrong = checked_receipt(one.receipts()[0])
+                kept, wrong = checked_receipt(receipts.typed(one.receipts())[0])
+                setattr(facts, role, kept)
                 problems += [f"{role}: {why}" for why in wrong]
 
 
-def run_pd(machine: Machine, backend: str, save: Callable[[dict[str, Any]], None]) -> None:
-    """Rows of all of ``SIDES``, each saved as soon as it is there. On GPUs all start at once."""
+def run_pd(machine: Machine, backend: str, save: Callable[[CaseRow], None]) -> None:
+    """Run all of ``SIDES``, on GPUs all at once; each row is saved as soon as it is complete."""
     machine.write_model(CASE, machine.models / "pd")
     with ThreadPoolExecutor(1 if machine.cpu else 1 + len(SIDES)) as pool:
         alone = pool.submit(_alone, machine)

@@ -1,4 +1,4 @@
-"""Questions to a stock and a HISA server that were started alike; each gives facts, and problems if any."""
+"""Probes: each asks a stock and a HISA server and records facts, and problems if there are any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 
 from sglang_hisa import PAGE
 from sglang_hisa.launch.acceptance import rounding
+from sglang_hisa.launch.acceptance.record import Facts, KeptReceipt
 from sglang_hisa.launch.acceptance.stress import scenes
+from sglang_hisa.launch.common import receipts
+from sglang_hisa.launch.common.receipts import Receipt
 from sglang_hisa.launch.common.server import ServerProcess
 from sglang_hisa.launch.common.serving import prompt
 
@@ -32,23 +35,23 @@ class Sizes:
 
 @dataclass
 class Pair:
-    """The two servers, and what is known of the case so far."""
+    """The two servers, and what the probes have found so far."""
 
     stock: ServerProcess
     hisa: ServerProcess
     sizes: Sizes
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     problems: list[str] = field(default_factory=list)
 
 
 def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
-    """One at a time, with an empty cache."""
+    """Answers to prompts of these lengths, one at a time, starting with an empty cache."""
     server.flush_cache()
     return [server.generate(prompt(n, n), count) for n in lengths]
 
 
 def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens a verify step; None without speculation."""
+    """Tokens that a verify step accepted on average; None without speculative decoding."""
     steps = sum(answer["meta_info"].get("spec_verify_ct") or 0 for answer in answers)
     return sum(len(a["output_ids"]) for a in answers) / steps if steps else None
 
@@ -66,14 +69,14 @@ def within(pair: Pair) -> None:
         return rounding.likely(pair.stock.generate(text, 1, **rounding.LOGPROBS), 0)
 
     agreement = rounding.compare(first, ours, likely_at)
-    pair.facts |= {"stock_repeats": rounding.same_tokens(first, again)}
-    pair.facts |= agreement.facts("hisa_equals_stock")
+    pair.facts.stock_repeats = rounding.same_tokens(first, again)
+    pair.facts.hisa_equals_stock, pair.facts.gap_nats = agreement.share, agreement.gap_nats
     if agreement.wrong:
         pair.problems.append(
             f"within the budget HISA's answers are not stock's: {'; '.join(agreement.wrong)}"
         )
     if (drafted := _accepted(first)) is not None:
-        pair.facts |= {"stock_tokens_a_step": drafted, "hisa_tokens_a_step": _accepted(ours)}
+        pair.facts.stock_tokens_a_step, pair.facts.hisa_tokens_a_step = drafted, _accepted(ours)
 
 
 def beyond(pair: Pair) -> None:
@@ -82,49 +85,50 @@ def beyond(pair: Pair) -> None:
     for _ in range(2):
         found = scenes.radix(pair.hisa, load, source)
         pair.problems += found.problems
-    pair.facts |= {"requests": 2 * found.requests, **found.facts}
+    pair.facts.requests, pair.facts.cached_tokens = 2 * found.requests, found.facts["cached_tokens"]
     if found.facts["cached_tokens"] < PAGE:
         pair.problems.append("no request found a prefix in the cache")
 
 
-def checked_receipt(receipt: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
+def checked_receipt(receipt: Receipt | None) -> tuple[KeptReceipt, list[str]]:
     """What the record keeps of a rank's receipt, and what is wrong with it."""
-    if receipt is None or not receipt["active"]:
-        return {}, ["no active receipt"]
-    steps, canary, rows = receipt["hisa_steps"], receipt["canary"], dict(receipt["rows"])
-    kept = {
-        "layers": receipt["layers"],
-        "hisa_steps": steps,
-        "graphs_with_hisa": receipt["graphs_with_hisa"],
-        "canary_checks": canary["checks"],
-        "violations": canary["violations"],
-        "summary_rebuilds": receipt["summary_rebuilds"],
-        "stock_rows": rows.pop("stock"),
-        "candidate_share": {kind: counts["candidate_share"] for kind, counts in rows.items()},
-    }
-    wrong = [f"canary {canary}"] if canary["violations"] or not canary["checks"] else []
-    if min(filter(None, kept["candidate_share"].values()), default=1) >= 1:
+    if receipt is None or receipts.problem([receipt], hisa=True):
+        return KeptReceipt(), ["no active receipt"]
+    canary = receipt.canary
+    kept = KeptReceipt(
+        layers=receipt.layers,
+        hisa_steps=receipt.hisa_steps,
+        graphs_with_hisa=receipt.graphs_with_hisa,
+        canary_checks=canary.checks,
+        violations=canary.violations,
+        summary_rebuilds=receipt.summary_rebuilds,
+        stock_rows=receipt.rows.stock,
+        candidate_share={name: phase.candidate_share for name, phase in receipt.rows.phases.items()},
+    )
+    wrong = [] if canary.checks else ["canary: it checked no summary"]
+    wrong += [f"canary: {canary.violations} of {canary.checks} summaries wrong"] if canary.violations else []
+    if min(filter(None, kept.candidate_share.values()), default=1) >= 1:
         wrong.append("no row was pruned")
     return kept, wrong
 
 
-def keep_receipts(server: ServerProcess, facts: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
-    """Add what the record keeps of each rank's receipt to ``facts``, and what is wrong; what was kept now."""
+def keep_receipts(server: ServerProcess, facts: Facts, problems: list[str]) -> list[KeptReceipt]:
+    """Add each rank's receipt to ``facts`` and its faults to ``problems``; returns what was added."""
     found = []
-    for rank, receipt in enumerate(server.receipts()):
+    for rank, receipt in enumerate(receipts.typed(server.receipts())):
         kept, wrong = checked_receipt(receipt)
         found.append(kept)
         problems += [f"rank {rank}: {one}" for one in wrong]
-    facts.setdefault("ranks", []).extend(found)
+    facts.ranks = (*(facts.ranks or ()), *found)
     return found
 
 
-def receipts(pair: Pair) -> None:
+def both_phases(pair: Pair) -> None:
     """HISA served every rank's prefill and decode, and no summary was wrong."""
     for rank, kept in enumerate(keep_receipts(pair.hisa, pair.facts, pair.problems)):
-        if kept:
-            steps = kept["hisa_steps"]
-            if not steps.get("prefill") or not (set(steps) - {"prefill"} or kept["graphs_with_hisa"]):
+        if kept != KeptReceipt():
+            steps = kept.hisa_steps
+            if not steps.get("prefill") or not (set(steps) - {"prefill"} or kept.graphs_with_hisa):
                 pair.problems.append(f"rank {rank}: HISA's steps are {steps}")
 
 
@@ -134,20 +138,21 @@ def evicted(pair: Pair) -> None:
     for _ in range(3):
         answers = [pair.hisa.generate(prompt(n, n), 4) for n in lengths]
     back = [(a["meta_info"].get("cached_tokens_details") or {}).get("host", 0) for a in answers]
-    pair.facts["tokens_from_host"] = sum(back)
-    rebuilt = sum((r or {}).get("summary_rebuilds", {}).get("hicache_load", 0) for r in pair.hisa.receipts())
+    pair.facts.tokens_from_host = sum(back)
+    told = filter(None, receipts.typed(pair.hisa.receipts()))
+    rebuilt = sum(one.summary_rebuilds.get("hicache_load", 0) for one in told)
     if not sum(back) or not rebuilt:
         pair.problems.append(f"nothing came back from the host: {back}, {rebuilt} summaries rebuilt")
 
 
 def sleep(pair: Pair) -> None:
-    """The KV cache's memory released and given back; what is asked after it must be right."""
+    """Release and resume the memory of the KV cache; the probes that follow must still pass."""
     for server in (pair.stock, pair.hisa):
         server.generate(prompt(pair.sizes.longest, 3), 4)
         server.flush_cache()
         for path in ("/release_memory_occupation", "/resume_memory_occupation"):
             server.request(path, {"tags": ["kv_cache"]})
-    pair.facts["slept"] = True
+    pair.facts.slept = True
 
 
 def long(pair: Pair) -> None:
@@ -169,16 +174,16 @@ def long(pair: Pair) -> None:
         server.flush_cache()
         (first,) = seconds(server, 1)
         cached, *between = seconds(server, 65)
-        pair.facts[f"{name}_ttft_s"] = round(first, 3)
-        pair.facts[f"{name}_cached_ttft_s"] = round(cached, 3)
-        pair.facts[f"{name}_itl_ms"] = round(statistics.median(between) * 1e3, 3)
-    pair.facts["kv_tokens"] = pair.hisa.request("/server_info")["max_total_num_tokens"]
-    (receipt,) = filter(None, pair.hisa.receipts())
-    pair.facts["summary_mib"] = round(receipt["summary_bytes"] / (1 << 20), 2)
+        setattr(pair.facts, f"{name}_ttft_s", round(first, 3))
+        setattr(pair.facts, f"{name}_cached_ttft_s", round(cached, 3))
+        setattr(pair.facts, f"{name}_itl_ms", round(statistics.median(between) * 1e3, 3))
+    pair.facts.kv_tokens = pair.hisa.request("/server_info")["max_total_num_tokens"]
+    (receipt,) = filter(None, receipts.typed(pair.hisa.receipts()))
+    pair.facts.summary_mib = round(receipt.summary_bytes / (1 << 20), 2)
 
 
 def idle_beside_busy(pair: Pair) -> None:
-    """Ranks of DP attention without a request, then all at once."""
+    """DP attention: one request, so that the other ranks are idle, then several at once."""
     pair.hisa.generate(prompt(pair.sizes.longest, 8), 8)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda n: pair.hisa.generate(prompt(n, n), 8), (pair.sizes.longest, 65, 7)))
@@ -191,7 +196,7 @@ PROBES: dict[str, Callable[[Pair], None]] = {
     "evicted": evicted,
     "idle": idle_beside_busy,
     "long": long,
-    "receipts": receipts,
+    "receipts": both_phases,
 }
-"""In the order in which they are asked."""
+"""In the order in which they run."""
 ALWAYS = ("within", "beyond", "receipts")

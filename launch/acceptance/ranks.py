@@ -1,7 +1,7 @@
 """Two tensor parallel ranks: both choose the same tokens, and ranks that differ stop with one message.
 
-What a rank chose is told by a plugin of the tests (``tests/plugins/ranks`` of a checkout): it keeps a digest
-of each call, which a CUDA graph cannot, so decode runs without graphs here.
+A test plugin (``tests/plugins/ranks`` of a checkout) logs a digest of what each call chose. It cannot do so
+inside a CUDA graph, so decode runs without graphs here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
 from sglang_hisa.launch.acceptance.cases import NO_MULTICAST, Case
 from sglang_hisa.launch.acceptance.probes import checked_receipt
+from sglang_hisa.launch.acceptance.record import CaseRow, Facts
+from sglang_hisa.launch.common import receipts
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, with_plugin
 from sglang_hisa.launch.common.serving import prompt
 
@@ -29,37 +30,37 @@ def _server(name: str, machine: Machine, plugin: Path, **more: str) -> tuple[Ser
     told.mkdir(exist_ok=True)
     env = {**with_plugin(machine.server_env(CASE, True), plugin), "RANKS": str(told), **more}
     flags = machine.flags(CASE, machine.write_model(CASE, machine.models / "ranks"))
-    return ServerProcess(flags, env=env, log=machine.logs / f"cover-{name}-hisa.log"), told
+    return ServerProcess(flags, env=env, log=machine.logs / f"acceptance-{name}-hisa.log"), told
 
 
-def _same(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]) -> None:
+def _same(machine: Machine, plugin: Path, facts: Facts, problems: list[str]) -> None:
     sizes = machine.sizes(CASE)
     server, told = _server("ranks-same", machine, plugin)
     with server:
         machine.wait_ready(server, "ranks-same", CASE, True)
         for length in (*sizes.short, sizes.longest, sizes.longest - 65):
             server.generate(prompt(length, length), 16)
-        facts["receipt"], wrong = checked_receipt(server.receipts()[0])
+        facts.receipt, wrong = checked_receipt(receipts.typed(server.receipts())[0])
         problems += wrong
     seen = [json.loads((told / f"{rank}.json").read_text())["digests"] for rank in (0, 1)]
     differ = sum(one != other for one, other in zip_longest(*seen))
-    facts |= {"calls": len(seen[0]), "calls_that_differ": differ}
+    facts.calls, facts.calls_that_differ = len(seen[0]), differ
     if differ:
         problems.append(f"the ranks chose differently in {differ} of {max(map(len, seen))} calls")
     if not seen[0]:
         problems.append("the indexer was not called")
 
 
-def _differ(machine: Machine, plugin: Path, facts: dict[str, Any], problems: list[str]) -> None:
+def _differ(machine: Machine, plugin: Path, facts: Facts, problems: list[str]) -> None:
     server, _ = _server("ranks-differ", machine, plugin, RANKS_DIFFER="1")
     try:
         with server:
-            facts["ready_s"] = machine.wait_ready(server, "ranks-differ", CASE, True)
+            facts.ready_s = machine.wait_ready(server, "ranks-differ", CASE, True)
             problems.append("a server whose ranks differ started")
     except ServerFailed:
         log = server.log.read_text(errors="replace")
         at = log.find(REFUSAL)
-        facts["message"] = log[at : at + 300] if at >= 0 else None
+        facts.message = log[at : at + 300] if at >= 0 else None
         if at < 0:
             problems.append(f"its log does not say: {REFUSAL}")
 
@@ -70,7 +71,7 @@ RANKS = {
 }
 
 
-def run_ranks(machine: Machine, plugin: Path, save: Callable[[dict[str, Any]], None]) -> None:
-    """Rows of all of ``RANKS``, each saved as soon as it is there."""
+def run_ranks(machine: Machine, plugin: Path, save: Callable[[CaseRow], None]) -> None:
+    """Run all of ``RANKS``; each row is saved as soon as it is complete."""
     for name, (shows, probe) in RANKS.items():
         save(row_of(name, Case(shows, CASE.flags), machine, partial(probe, machine, plugin)))

@@ -1,7 +1,8 @@
-"""Where two greedy answers part: by rounding, or by more.
+"""Whether two greedy answers differ by rounding only.
 
-A small model with random weights often finds two tokens nearly as likely, and a kernel or a batch that rounds
-otherwise takes the other one. So a first difference is judged by how far apart the reference held the two.
+A small model with random weights often finds two tokens almost equally likely, and a kernel or a batch that
+rounds differently picks the other one. So the first difference is judged by the log-probabilities that the
+reference gave to the two tokens.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class Agreement:
     gap: float | None
     wrong: list[str]
 
-    def facts(self, share: str) -> dict[str, float]:
-        """Of a row; ``share`` names the share."""
-        return {share: self.share} | ({} if self.gap is None else {"gap_nats": round(self.gap, 4)})
+    @property
+    def gap_nats(self) -> float | None:
+        """``gap`` as a record keeps it."""
+        return None if self.gap is None else round(self.gap, 4)
 
 
 def likely(answer: Answer, position: int) -> dict[int, float]:

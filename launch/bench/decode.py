@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from sglang_hisa.config import Config
 from sglang_hisa.indexer import Output, Queries, select, token_logits
 from sglang_hisa.kernels.tuning import Tuning
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
+from sglang_hisa.launch.bench.record import KernelRow
 from sglang_hisa.launch.bench.timing import capture, interleave
 from sglang_hisa.patches.stock import StockDecode, serverless_kernels
 from sglang_hisa.plan import Rows, Setup, make_decode_plan, refine_kernel
@@ -143,7 +143,7 @@ def run_case(
     refine: str,
     repeats: int,
     bandwidth: float,
-) -> list[dict[str, Any]]:
+) -> list[KernelRow]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
     step = Step(cache, context, batch, heads, config, refine)
     rule, layer, layers, tables = step.rule, step.layer, step.layers, step.tables
@@ -210,25 +210,25 @@ def run_case(
     for stage in each:
         ours, theirs = times[f"{stage}:hisa"], times.get(f"{stage}:stock")
         rows_out.append(
-            {
-                "phase": "decode",
-                "context": context,
-                "batch": batch,
-                "heads": heads,
-                "budget": rule.count(context) * rule.block,
-                "block": rule.block,
-                "preset": config.preset,
-                "refine": step.kernel,
-                "stage": stage,
-                "layers": layers,
-                "stock_us": theirs and round(theirs[0], 2),
-                "stock_p20_us": theirs and round(theirs[1], 2),
-                "stock_p80_us": theirs and round(theirs[2], 2),
-                "hisa_us": round(ours[0], 2),
-                "hisa_p20_us": round(ours[1], 2),
-                "hisa_p80_us": round(ours[2], 2),
-                "speedup": theirs and round(theirs[0] / ours[0], 3),
-                "floor_us": round(floors(rule, batch, context, bandwidth), 2) if stage == "total" else None,
-            }
+            KernelRow(
+                phase="decode",
+                context=context,
+                batch=batch,
+                heads=heads,
+                budget=rule.count(context) * rule.block,
+                block=rule.block,
+                preset=config.preset,
+                refine=step.kernel,
+                stage=stage,
+                layers=layers,
+                stock_us=theirs and round(theirs[0], 2),
+                stock_p20_us=theirs and round(theirs[1], 2),
+                stock_p80_us=theirs and round(theirs[2], 2),
+                hisa_us=round(ours[0], 2),
+                hisa_p20_us=round(ours[1], 2),
+                hisa_p80_us=round(ours[2], 2),
+                speedup=theirs and round(theirs[0] / ours[0], 3),
+                floor_us=round(floors(rule, batch, context, bandwidth), 2) if stage == "total" else None,
+            )
         )
     return rows_out

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import Config, from_mapping
 from sglang_hisa.launch.bench import report
+from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
+from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.record import load
+from sglang_hisa.launch.common.text import K
+from sglang_hisa.launch.common.typed import as_json
 
-K = 1024
 DECODE_CONTEXTS = [4 * K, 16 * K, 32 * K, 64 * K, 128 * K, 256 * K, 512 * K, 1024 * K]
 BATCHES = [1, 4, 16, 64, 128]
 PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
-
-
-CELL = ("phase", "context", "batch", "rows", "heads", "budget", "block", "refine", "stage")
-
-
-def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What names a row of the record."""
-    return (*(row.get(key) for key in CELL), report.group_of(row), row.get("tail", 0))
 
 
 def _config(budget: str, block: int, group: int = 1, tail: int = 0) -> Config:
@@ -95,22 +90,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _line(row: dict[str, Any]) -> str:
-    size = row.get("batch", row.get("rows"))
-    stock = f"{row['stock_us']:9.1f}" if row["stock_us"] else "        -"
-    speed = f"{row['speedup']:6.2f}x" if row["speedup"] else "      -"
-    floor = f"{row['floor_us']:8.1f}" if row["floor_us"] else "       -"
+def _line(row: KernelRow) -> str:
+    stock = f"{row.stock_us:9.1f}" if row.stock_us else "        -"
+    speed = f"{row.speedup:6.2f}x" if row.speedup else "      -"
+    floor = f"{row.floor_us:8.1f}" if row.floor_us else "       -"
     return (
-        f"{row['phase']:7} {row['context'] // K:5}K x{size:<5} h{row['heads']} "
-        f"budget {row['budget']:6} block {row['block']:3} "
-        f"{'pairs' if report.group_of(row) > 1 else '':5} {row.get('tail') or '':4} "
-        f"{row['refine']:8} {row['stage']:6} stock {stock} hisa {row['hisa_us']:8.1f} us {speed} "
-        f"floor {floor}"
+        f"{row.phase:7} {row.context // K:5}K x{row.size:<5} h{row.heads} "
+        f"budget {row.budget:6} block {row.block:3} {'pairs' if row.group > 1 else '':5} {row.tail or '':4} "
+        f"{row.refine:8} {row.stage:6} stock {stock} hisa {row.hisa_us:8.1f} us {speed} floor {floor}"
     )
 
 
-def _report(record: dict[str, Any], path: Path) -> None:
-    written = report.write(record, path)
+def _report(kept: KernelRecord, path: Path) -> None:
+    written = report.write(kept, path)
     print("wrote " + ", ".join(map(str, written)))
     if path.with_suffix(".png") not in written:
         print("no plot: matplotlib is missing (pip install matplotlib)")
@@ -120,38 +112,34 @@ def main(argv: list[str] | None = None) -> int:
     """Run the grid; a cell whose check fails is reported as failed and gets no speed-up."""
     args = parse(argv)
     if args.render:
-        _report(report.read(args.render), args.render)
+        _report(load(args.render, KernelRecord), args.render)
         return 0
     import torch
 
     from sglang_hisa.kernels.layout import ROW_BYTES
     from sglang_hisa.kernels.tuning import for_device
     from sglang_hisa.launch.bench import cases, decode, prefill
-    from sglang_hisa.launch.common.provenance import provenance
+    from sglang_hisa.launch.common.provenance import Provenance, provenance
 
     torch.manual_seed(0)
     bandwidth, flops = _ceilings()
     cache = cases.make_cache(int(args.cache_gb * (1 << 30)) // ROW_BYTES)
-    rows: list[dict[str, Any]] = []
+    kept = load(args.out, KernelRecord) if args.out and args.out.is_file() else KernelRecord()
+    base = KernelRecord(
+        commands=(*kept.commands, shlex.join(sys.argv)),
+        provenance=Provenance(**provenance()),
+        settings=asdict(for_device(torch.device("cuda"))),
+        ceilings={"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
+    )
+    rows: list[KernelRow] = []
     failures: list[str] = []
 
-    kept: dict[str, Any] = {"rows": [], "failures": [], "commands": []}
-    if args.out and args.out.is_file():
-        kept = report.read(args.out)
-    base = {
-        "schema_version": report.VERSION,
-        "commands": [*kept.get("commands", []), shlex.join(sys.argv)],
-        "provenance": provenance(),
-        "settings": asdict(for_device(torch.device("cuda"))),
-        "ceilings": {"copy_bytes_per_s": bandwidth, "fp8_flops": flops},
-    }
+    def record() -> KernelRecord:
+        fresh = {row.cell for row in rows}
+        merged = [row for row in kept.rows if row.cell not in fresh] + rows
+        return replace(base, failures=(*kept.failures, *failures), rows=tuple(merged))
 
-    def record() -> dict[str, Any]:
-        fresh = {_cell(row) for row in rows}
-        merged = [row for row in kept["rows"] if _cell(row) not in fresh] + rows
-        return {**base, "failures": kept["failures"] + failures, "rows": merged}
-
-    def cell(name: str, work: Callable[[], list[dict[str, Any]]]) -> None:
+    def cell(name: str, work: Callable[[], list[KernelRow]]) -> None:
         try:
             found = work()
         except AssertionError as error:
@@ -162,8 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in found:
             print(_line(row), flush=True)
         if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(record(), indent=1) + "\n")
+            save(as_json(record()), args.out.parent, args.out.name)
         torch.cuda.empty_cache()
 
     for heads, refine, budget, block in itertools.product(args.heads, args.refine, args.budgets, args.blocks):

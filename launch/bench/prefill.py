@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from sglang_hisa.budget import make_rule
 from sglang_hisa.config import Config
 from sglang_hisa.indexer import Output, Queries, block_scores, picked, select, token_logits
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
+from sglang_hisa.launch.bench.record import KernelRow
 from sglang_hisa.launch.bench.timing import host_us, interleave
 from sglang_hisa.patches.stock import StockPrefill, serverless_kernels
 from sglang_hisa.plan import Rows, Setup, make_prefill_plan, refine_kernel
@@ -29,7 +29,7 @@ def run_case(
     refine: str,
     repeats: int,
     flops: float,
-) -> list[dict[str, Any]]:
+) -> list[KernelRow]:
     """Rows of one cell: total and each stage. Raises ``AssertionError`` if HISA chose wrongly."""
     setup = Setup(config, serverless_kernels(TOPK), "triton")
     refine = refine_kernel(refine, torch.device("cuda"), heads)
@@ -134,29 +134,29 @@ def run_case(
         ours, theirs = times[f"{stage}:hisa"], times.get(f"{stage}:stock")
         scale = 1.0 if stage == "total" else share
         out.append(
-            {
-                "phase": "prefill",
-                "context": context,
-                "rows": rows,
-                "heads": heads,
-                "budget": min(budget, context),
-                "block": rule.block,
-                "group": config.prefill_group,
-                "tail": config.dense_tail_tokens,
-                "preset": config.preset,
-                "refine": refine,
-                "stage": stage,
-                "stock_topk": best,
-                "stock_us": theirs and round(theirs[0], 1),
-                "stock_p20_us": theirs and round(theirs[1], 1),
-                "stock_p80_us": theirs and round(theirs[2], 1),
-                "hisa_us": round(ours[0] * scale, 1),
-                "hisa_p20_us": round(ours[1] * scale, 1),
-                "hisa_p80_us": round(ours[2] * scale, 1),
-                "speedup": theirs and round(theirs[0] / (ours[0] * scale), 3),
-                "floor_us": round(floor, 1) if stage == "total" else None,
-                "stock_host_us": round(host_times["stock"], 1) if stage == "total" else None,
-                "hisa_host_us": round(host_times["hisa"], 1) if stage == "total" else None,
-            }
+            KernelRow(
+                phase="prefill",
+                context=context,
+                rows=rows,
+                heads=heads,
+                budget=min(budget, context),
+                block=rule.block,
+                group=config.prefill_group,
+                tail=config.dense_tail_tokens,
+                preset=config.preset,
+                refine=refine,
+                stage=stage,
+                stock_topk=best,
+                stock_us=theirs and round(theirs[0], 1),
+                stock_p20_us=theirs and round(theirs[1], 1),
+                stock_p80_us=theirs and round(theirs[2], 1),
+                hisa_us=round(ours[0] * scale, 1),
+                hisa_p20_us=round(ours[1] * scale, 1),
+                hisa_p80_us=round(ours[2] * scale, 1),
+                speedup=theirs and round(theirs[0] / (ours[0] * scale), 3),
+                floor_us=round(floor, 1) if stage == "total" else None,
+                stock_host_us=round(host_times["stock"], 1) if stage == "total" else None,
+                hisa_host_us=round(host_times["hisa"], 1) if stage == "total" else None,
+            )
         )
     return out

@@ -61,7 +61,7 @@ def interleave(
 
 
 def host_us(run: Work, repeats: int) -> float:
-    """Median microseconds that Python takes to launch ``run``'s kernels, with nothing to wait for."""
+    """Median microseconds that Python takes to launch the kernels of ``run`` on an idle GPU."""
     times = []
     for _ in range(repeats):
         torch.cuda.synchronize()

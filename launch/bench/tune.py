@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import math
 import shlex
 import sys
@@ -17,9 +16,12 @@ from typing import Any
 from sglang_hisa import PAGE
 from sglang_hisa.config import from_mapping
 from sglang_hisa.kernels.tuning import DEFAULT, Tuning, for_device, save
+from sglang_hisa.launch.bench.record import TuneRecord, TuneRow
+from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.text import K
+from sglang_hisa.launch.common.typed import as_json
 
-K = 1024
 FIELDS: dict[str, tuple[str, ...]] = {
     "coarse": ("coarse_pages", "coarse_warps", "coarse_programs"),
     "rank": ("rank_tile", "rank_chunk", "rank_warps"),
@@ -78,83 +80,78 @@ PREFILL = ((8192, 64 * K), (8192, 128 * K))
 LAYER = tuple((rows, 128 * K) for rows in (1, 4, 16, 32, 64, MOST))
 """The same of whole layers."""
 
-Row = dict[str, Any]
+
+def _product(rows: Sequence[TuneRow]) -> float:
+    return sum(math.log(row.us) for row in rows)
 
 
-def _product(rows: Sequence[Row]) -> float:
-    return sum(math.log(row["us"]) for row in rows)
-
-
-def best(rows: Sequence[Row], kernel: str) -> dict[str, int]:
+def best(rows: Sequence[TuneRow], kernel: str) -> dict[str, int]:
     """The values of a kernel's fields with the least product of times over all shapes.
 
     Ranking by counting is meant for few rows: where a search is faster, its times stand for it, and
     ``rank_pairs`` says up to how many pairs of blocks (rows x blocks x blocks) it is not. ``refine_rows`` is
     the most rows up to which a layer with our refine kernel is the faster one at every size tried.
     """
-    mine = [row for row in rows if row["kernel"] == kernel]
+    mine = [row for row in rows if row.kernel == kernel]
     if kernel == "refine_rows":
         return {"refine_rows": _rows_of_ours(mine)}
-    tried = sorted({tuple(row["settings"].items()) for row in mine})
-    if kernel != "rank" or not any(row["kernel"] == "pick" for row in rows):
-        return dict(min(tried, key=lambda one: _product([r for r in mine if r["settings"] == dict(one)])))
+    tried = sorted({tuple(row.settings.items()) for row in mine})
+    if kernel != "rank" or not any(row.kernel == "pick" for row in rows):
+        return dict(min(tried, key=lambda one: _product([r for r in mine if r.settings == dict(one)])))
     search = best(rows, "pick")
-    other = [row for row in rows if row["kernel"] == "pick" and row["settings"] == search]
+    other = [row for row in rows if row.kernel == "pick" and row.settings == search]
     pairs = sorted({_pairs(row) for row in other})
 
     def cost(choice: tuple[tuple[tuple[str, int], ...], int]) -> float:
         one, limit = choice
-        counted = [r for r in mine if r["settings"] == dict(one) and _pairs(r) <= limit]
+        counted = [r for r in mine if r.settings == dict(one) and _pairs(r) <= limit]
         return _product(counted + [row for row in other if _pairs(row) > limit])
 
     one, limit = min(itertools.product(tried, (0, *pairs)), key=cost)
     return {**dict(one), "rank_pairs": limit}
 
 
-def _rows_of_ours(layers: Sequence[Row]) -> int:
+def _rows_of_ours(layers: Sequence[TuneRow]) -> int:
     """The largest size up to which all sizes are faster with our kernel; 0 for none."""
     found = 0
-    for size in sorted({row["rows"] for row in layers}):
-        same = [row for row in layers if row["rows"] == size]
-        ours, theirs = (
-            [r for r in same if bool(r["settings"]["refine_rows"]) == own] for own in (True, False)
-        )
+    for size in sorted({row.rows for row in layers}):
+        same = [row for row in layers if row.rows == size]
+        ours, theirs = ([r for r in same if bool(r.settings["refine_rows"]) == own] for own in (True, False))
         if _product(ours) >= _product(theirs):
             break
         found = size
     return found
 
 
-def _pairs(row: Row) -> int:
-    return int(row["rows"] * (row["context"] // PAGE) ** 2)
+def _pairs(row: TuneRow) -> int:
+    return int(row.rows * (row.context // PAGE) ** 2)
 
 
-def tuning_of(rows: Sequence[Row], used: Tuning = DEFAULT) -> Tuning:
+def tuning_of(rows: Sequence[TuneRow], used: Tuning = DEFAULT) -> Tuning:
     """The fastest settings that the rows show; fields of kernels without rows are those used so far."""
     found = {}
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+    for kernel in dict.fromkeys(row.kernel for row in rows):
         found.update(best(rows, kernel))
     return replace(used, **found)
 
 
-def table(rows: Sequence[Row], now: Tuning = DEFAULT) -> str:
+def table(rows: Sequence[TuneRow], now: Tuning = DEFAULT) -> str:
     """The best values of each kernel and what they gain over those used so far, shape by shape.
 
     Of ``refine_rows``: a layer with DeepGEMM's kernel and with ours.
     """
     lines = []
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+    for kernel in dict.fromkeys(row.kernel for row in rows):
         chosen = best(rows, kernel)
         used = {name: getattr(now, name) for name in FIELDS[kernel]}
         lines.append(f"{kernel}: {' '.join(f'{name}={value}' for name, value in chosen.items())}")
         if kernel == "refine_rows":
             used, chosen = {"refine_rows": 0}, {"refine_rows": MOST}
-        mine = [row for row in rows if row["kernel"] == kernel]
+        mine = [row for row in rows if row.kernel == kernel]
         for old, new in itertools.product(mine, mine):
-            same = (old["rows"], old["context"]) == (new["rows"], new["context"])
-            if same and old["settings"] == used and new["settings"].items() <= chosen.items():
-                shape = f"{old['context'] // K:5}K x {old['rows']:<5}"
-                lines.append(f"  {shape} {old['us']:8.2f} -> {new['us']:8.2f} us")
+            same = (old.rows, old.context) == (new.rows, new.context)
+            if same and old.settings == used and new.settings.items() <= chosen.items():
+                lines.append(f"  {old.shape} {old.us:8.2f} -> {new.us:8.2f} us")
     return "\n".join(lines)
 
 
@@ -209,8 +206,8 @@ def _prefill(cache: Any, rows: int, context: int) -> dict[str, Callable[[Tuning]
     return {"pick_many": pick, "refine": refine}
 
 
-def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[Row], None]) -> None:
-    """Time every variant of every kernel; each row is told as soon as it is there."""
+def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callable[[TuneRow], None]) -> None:
+    """Time every variant of every kernel; ``tell`` gets each row as soon as it is measured."""
     import torch
 
     from sglang_hisa.kernels.layout import ROW_BYTES
@@ -227,15 +224,15 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
         times = interleave({str(values): graph.replay for values, graph in graphs.items()}, repeats, layers)
         for values, (median, low, high) in zip(graphs, times.values()):
             tell(
-                {
-                    "kernel": kernel,
-                    "rows": rows,
-                    "context": context,
-                    "settings": dict(zip(FIELDS[kernel], values)),
-                    "us": round(median, 2),
-                    "p20_us": round(low, 2),
-                    "p80_us": round(high, 2),
-                }
+                TuneRow(
+                    kernel=kernel,
+                    rows=rows,
+                    context=context,
+                    settings=dict(zip(FIELDS[kernel], values)),
+                    us=round(median, 2),
+                    p20_us=round(low, 2),
+                    p80_us=round(high, 2),
+                )
             )
 
     used = for_device(torch.device("cuda"))
@@ -282,30 +279,27 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     import torch
 
-    from sglang_hisa.launch.common.provenance import provenance
+    from sglang_hisa.launch.common.provenance import Provenance, provenance
 
-    rows: list[Row] = []
+    rows: list[TuneRow] = []
 
-    def tell(row: Row) -> None:
+    def tell(row: TuneRow) -> None:
         rows.append(row)
-        values = " ".join(f"{name}={value}" for name, value in row["settings"].items())
-        shape = f"{row['context'] // K:5}K x {row['rows']:<5}"
-        print(f"{row['kernel']:11} {shape} {row['us']:8.2f} us  {values}", flush=True)
+        values = " ".join(f"{name}={value}" for name, value in row.settings.items())
+        print(f"{row.kernel:11} {row.shape} {row.us:8.2f} us  {values}", flush=True)
 
     measure(args.kernels, args.repeats, args.cache_gb, tell)
     used = for_device(torch.device("cuda"))
     found = tuning_of(rows, used)
     print(f"{table(rows, used)}\n{asdict(found)}")
     if args.out:
-        record = {
-            "schema_version": 1,
-            "commands": [shlex.join(sys.argv)],
-            "provenance": provenance(),
-            "settings": asdict(found),
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        record = TuneRecord(
+            commands=(shlex.join(sys.argv),),
+            provenance=Provenance(**provenance()),
+            settings=asdict(found),
+            rows=tuple(rows),
+        )
+        files.save(as_json(record), args.out.parent, args.out.name)
         print(f"wrote {args.out}")
     if args.apply:
         print(f"wrote {save(torch.cuda.get_device_name(), found)}: used from now on")

@@ -11,6 +11,7 @@ from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.stats import ALPHA, START
 from sglang_hisa.launch.cli import live, preflight, records, words
 from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
 
 _ABOUT = f"""\
@@ -58,7 +59,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
     parser.add_argument(
-        "--arms", default="stock,balanced", help="stock, presets and --arm names; the first is the baseline"
+        "--arms",
+        default="stock,balanced",
+        help="stock, presets, [name=]preset:key=value... and --arm names; the first is the baseline",
     )
     parser.add_argument(
         "--arm",
@@ -115,19 +118,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     words.settle(parser, run)
 
 
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, setting = text.partition("=")
-    if not (name and equals):
-        raise ValueError(f'--arm {text}: expected NAME=JSON, for example wide={{"prefill_tokens": 32768}}')
-    return name, setting
-
-
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
     words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
     try:
-        settings = dict(_setting(text) for text in args.arm)
+        settings = dict(map(parse_named, args.arm))
     except ValueError as error:
         args.usage_error(str(error))
     return live.run(args, settings)
@@ -155,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     prompts: list[quality.Prompt] = []
     try:
         wanted = plan.Plan(
-            plan.parse_arms(args.arms, dict(_setting(text) for text in args.arm)),
+            parse_arms(args.arms, dict(map(parse_named, args.arm))),
             plan.parse_cells(args.cells, args.output_tokens, args.waves),
             args.rounds,
             args.together,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.config import ConfigError, environment, from_mapping
+from sglang_hisa.config import ConfigError, environment
 from sglang_hisa.launch.cli import preflight, records, words
-from sglang_hisa.launch.cli.serve import parse_settings
 from sglang_hisa.launch.common import auth, server
+from sglang_hisa.launch.common.arms import Arm, parse_arm
 from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
@@ -87,26 +86,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     words.settle(parser, run)
 
 
-def parse_arm(text: str) -> tuple[str, str | None]:
-    """``stock``, ``paper``, ``paper:block=64`` or ``NAME=paper:block=64`` -> name and ``SGLANG_HISA``.
-
-    Raises:
-        ConfigError: unknown preset, or a setting that HISA refuses.
-    """
-    head, *pairs = text.strip().split(":")
-    name, equals, preset = head.partition("=")
-    if not equals:
-        name, preset = text.strip(), head
-    if preset == "stock" and not pairs:
-        return name, None
-    wanted = {"preset": preset, **parse_settings(pairs)}
-    from_mapping(wanted)
-    return name, json.dumps(wanted)
-
-
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
-    from sglang_hisa.launch.ab.plan import Arm, parse_tokens
+    from sglang_hisa.launch.ab.plan import parse_tokens
     from sglang_hisa.launch.eval import longbench, report, ruler
     from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.eval.tasks import TASKS
@@ -124,9 +106,7 @@ def run(args: argparse.Namespace) -> int:
         idle += ["--arms", "--cpu", "--together", "--timeout"]
         words.refuse_idle(args, idle, "on servers that run already")
     try:
-        arms = [parse_arm(text) for text in args.arms.split(",")]
-        if urls:
-            arms = [(url, None) for url in urls]
+        arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
         suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"
         usual = {"longbench": longbench.TASKS, "ruler2": ruler.TASKS, "own": TASKS}[suite]
         known = usual + longbench.EVEN if args.longbench else usual
@@ -146,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, ValueError) as error:
         args.usage_error(str(error))
     plan = Plan(
-        tuple(Arm(name, setting) for name, setting in arms),
+        arms,
         tuple(tasks),
         tuple(contexts),
         args.samples,

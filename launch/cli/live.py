@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     """Serve, or show a kept record; see the help for the exit codes. ``settings``: arms of the user's own."""
-    from sglang_hisa.launch.ab import plan
+    from sglang_hisa.launch.common.arms import parse_arms
     from sglang_hisa.launch.live import report, router, split
     from sglang_hisa.launch.live.screen import Screen
     from sglang_hisa.launch.live.watch import Runner
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
         return 0
     flags = [word for word in args.rest if word != "--"]
     try:
-        arms = plan.parse_arms(args.arms, settings)
+        arms = parse_arms(args.arms, settings)
         if len(arms) != 2:
             raise ValueError(f"--live compares two arms; --arms names {len(arms)}")
         share = split.parse_share(args.share)

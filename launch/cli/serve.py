@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
 from sglang_hisa.launch.cli import preflight, presets, words
 from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common.arms import parse_settings
 from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
@@ -64,22 +64,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         help="change one setting of the preset; repeat for more",
     )
-
-
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words -> settings; a VALUE that is not JSON is a string. Raises :class:`ConfigError`."""
-    settings = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {pair!r} is not KEY=VALUE, for example --set prefill_tokens=16384")
-        if key == "preset":
-            raise ConfigError(f"--set {pair!r}: name the preset with --preset")
-        try:
-            settings[key] = json.loads(text)
-        except json.JSONDecodeError:
-            settings[key] = text
-    return settings
 
 
 def requested(preset: str | None, pairs: Sequence[str]) -> Config:

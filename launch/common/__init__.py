@@ -1,1 +1,1 @@
-"""What the reports of `hisa ab` and `hisa load` share: record files, Markdown, plots, page style."""
+"""Shared by the commands: servers, models, records, and the parts of reports."""

@@ -82,7 +82,8 @@ def _share(stock: np.ndarray, hisa: np.ndarray, context: int) -> np.ndarray:
         marked = np.zeros((*chosen.shape[:2], context + 1), dtype=bool)
         np.put_along_axis(marked, chosen, True, axis=2)
         marks.append(marked[..., :-1])
-    return (marks[0] & marks[1]).sum(axis=2) / np.maximum(marks[0].sum(axis=2), 1)
+    both: np.ndarray = (marks[0] & marks[1]).sum(axis=2)
+    return np.asarray(both / np.maximum(marks[0].sum(axis=2), 1))
 
 
 def scored(config: Config, phase: str, topk: int, contexts: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ def scored(config: Config, phase: str, topk: int, contexts: np.ndarray) -> np.nd
     rule = make_rule(config, phase, topk, 0, 0)
     lengths = torch.from_numpy(contexts.astype(np.int32))
     _, candidates = plan_rows(lengths, rule.blocks, rule.share, rule.block)
-    return candidates.numpy() / contexts
+    return np.asarray(candidates.numpy() / contexts)
 
 
 @dataclass(frozen=True)

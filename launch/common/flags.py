@@ -1,12 +1,11 @@
-"""What a table must say of the flags of the servers whose records it puts side by side."""
+"""The note below a table about the server flags by which its records differ."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-Record = Mapping[str, Any]
+from sglang_hisa.launch.common.record import Record
 
 _CAPTURES = "captures CUDA graphs of prefill steps, too"
 NOT_DEFAULT = {
@@ -23,22 +22,12 @@ PLACES = ("--model-path",)
 """Flags whose value is a path: only its last part says what was served."""
 OWN = frozenset(
     (
-        *("--arms", "--tasks", "--ruler2", "--longbench", "--contexts", "--samples", "--at-once", "--seed"),
-        *(
-            "--cpu",
-            "--together",
-            "--timeout",
-            "--out",
-            "--from",
-            "--scenes",
-            "--minutes",
-            "--canary",
-            "--slice",
-        ),
-        *("--longest", "--jitter", "--plugin"),
+        *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--from", "--jitter", "--longbench"),
+        *("--longest", "--minutes", "--out", "--plugin", "--ruler2", "--samples", "--scenes", "--seed"),
+        *("--slice", "--tasks", "--timeout", "--together"),
     )
 )
-"""Options of ``hisa eval`` and ``launch.stress``, whose records keep the command and not the flags."""
+"""Options of ``hisa eval`` and of the stress runs, whose records keep the command and not the flags."""
 
 
 def parse(words: Iterable[str]) -> dict[str, str]:
@@ -56,18 +45,20 @@ def parse(words: Iterable[str]) -> dict[str, str]:
 
 def of_servers(record: Record) -> list[dict[str, str]]:
     """Flags of the servers of ``record``, once for each call that started some; empty if none did."""
-    if "flags" in record:
-        return [parse(record["flags"])]
-    made = [row["provenance"] for row in record.get("rows", ()) if "provenance" in row] or [
-        record.get("provenance", {})
-    ]
+    if record.flags is not None:
+        return [parse(record.flags)]
     given = []
-    for command in dict.fromkeys(where.get("command") or "" for where in made):
+    for command in dict.fromkeys(where.command or "" for where in record.origins):
         words = shlex.split(command)
-        if record.get("kind") == "hisa-eval" or any("stress" in word for word in words[:1]):
+        if record.kind == "hisa-eval" or any("stress" in word for word in words[:1]):
             flags = parse(words).items()
             given.append({flag: value for flag, value in flags if flag not in OWN})
     return given
+
+
+def ranks(record: Record) -> int:
+    """GPUs of one server: its tensor parallel ranks."""
+    return int(parse(record.flags or ()).get("--tp", "1"))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -85,7 +76,7 @@ def _meaning(flag: str, values: Iterable[str]) -> str:
 
 
 def _difference(flag: str, by_record: Mapping[str, str | None]) -> str:
-    """One flag, its values and the records of each; None: the flag was not given."""
+    """One flag with the records that have each of its values; None means that the flag was not given."""
     values = dict.fromkeys(by_record.values())
     parts = []
     for value in sorted(values, key=lambda value: value is None):
@@ -95,10 +86,10 @@ def _difference(flag: str, by_record: Mapping[str, str | None]) -> str:
 
 
 def note(records: Mapping[str, Record]) -> str:
-    """A line on the flags of the servers of ``records`` (by name): those that differ between the records,
-    with the records that have each value, and those that are not SGLang's default. Empty if there are none.
+    """A line about the server flags of ``records`` (by name); empty if there is nothing to say.
 
-    Calls of one record may differ, too, which is for its table to show; here they count as one set of flags.
+    It names the flags that differ, with the records that have each value, and the flags that are not SGLang's
+    default. The calls of one record count as one set of flags; its own table shows where they differ.
     """
     servers = {name: made for name, record in records.items() if (made := of_servers(record))}
     one = {

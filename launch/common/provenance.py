@@ -7,12 +7,58 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.common import auth
 from sglang_hisa.patches import contract
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Machine, versions, commit, command and date (ISO 8601) of a run; None where there was no such thing."""
+
+    gpu: str | None = None
+    driver: str | None = None
+    cpu: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    triton: str | None = None
+    sglang: str | None = None
+    deep_gemm: str | None = None
+    sglang_kernel: str | None = None
+    commit: str | None = None
+    command: str | None = None
+    date: str | None = None
+
+    @property
+    def day(self) -> str:
+        return (self.date or "")[:10]
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Short names of the GPUs, ``H100``; ``CPU`` where there was none."""
+        names = (self.gpu or "CPU").split(", ")
+        return tuple(dict.fromkeys(name.removeprefix("NVIDIA ").split()[0] for name in names))
+
+
+def together(origins: Iterable[Provenance]) -> Provenance:
+    """One provenance for rows that have one each: lists of what differs, and the newest date."""
+    every = list(origins)
+
+    def listed(key: str) -> str | None:
+        values = [getattr(one, key) for one in every]
+        return ", ".join(dict.fromkeys(value for value in values if value)) or None
+
+    return Provenance(
+        gpu=listed("gpu"),
+        sglang=listed("sglang"),
+        torch=listed("torch"),
+        commit=listed("commit"),
+        date=max((one.date for one in every if one.date), default=None),
+    )
 
 
 def _version(name: str) -> str | None:
@@ -41,21 +87,22 @@ def commit() -> str | None:
     return output("git", "describe", "--always", "--dirty", "--abbrev=12")
 
 
-def provenance() -> dict[str, Any]:
-    """GPU, driver, versions, commit, command and date of this run."""
+def provenance() -> dict[str, str | None]:
+    """The :class:`Provenance` of this run, as a record holds it."""
     gpu = output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     first = gpu.splitlines()[0].split(", ") if gpu else [None, None]
-    return {
-        "gpu": first[0],
-        "driver": first[1],
-        "cpu": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "torch": _version("torch"),
-        "triton": _version("triton"),
-        "sglang": contract.installed_version(),
-        "deep_gemm": _version("sgl-deep-gemm"),
-        "sglang_kernel": _version("sglang-kernel"),
-        "commit": commit(),
-        "command": shlex.join(auth.redacted(sys.argv)),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    here = Provenance(
+        gpu=first[0],
+        driver=first[1],
+        cpu=platform.processor() or platform.machine(),
+        python=platform.python_version(),
+        torch=_version("torch"),
+        triton=_version("triton"),
+        sglang=contract.installed_version(),
+        deep_gemm=_version("sgl-deep-gemm"),
+        sglang_kernel=_version("sglang-kernel"),
+        commit=commit(),
+        command=shlex.join(auth.redacted(sys.argv)),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return asdict(here)

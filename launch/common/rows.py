@@ -1,4 +1,4 @@
-"""A record of rows that calls add to, one after another or at the same time."""
+"""A record to which several calls add rows, one after another or at the same time."""
 
 from __future__ import annotations
 
@@ -8,53 +8,57 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.record import Row
+from sglang_hisa.launch.common.typed import as_json, read
+
+R = TypeVar("R", bound=Row)
 
 
-class RowRecord:
+class RowRecord(Generic[R]):
     """The record at ``path``: ``rows``, the ``commands`` that made them, the newest ``provenance``.
 
     Args:
         path: made if it is not there.
         command: of this call; kept.
+        kind: the class of a row.
         key: the field that names a row; a row replaces the older one of its name.
     """
 
-    def __init__(self, path: Path, command: str, key: str) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, command: str, kind: type[R], key: str) -> None:
+        self.path, self.kind, self.key = path, kind, key
         with self._open() as record:
             record["commands"] = [*record.get("commands", []), command]
             record["provenance"] = provenance()
 
     @contextmanager
     def _open(self) -> Iterator[dict[str, Any]]:
-        """The record as it is now, saved at the end; other calls wait for it."""
+        """The current record, locked; it is saved on exit."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            record = {"schema_version": 1, "rows": []} if not self.path.is_file() else self.read()
+            record = {"schema_version": 1, "rows": []} if not self.path.is_file() else self._read()
             yield record
             save(record, self.path.parent, self.path.name)
         finally:
             os.close(lock)
 
-    def read(self) -> dict[str, Any]:
-        """The whole record as it is now."""
+    def _read(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.path.read_text())
         return record
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[R]:
         """Rows of all calls so far."""
-        rows: list[dict[str, Any]] = self.read()["rows"]
-        return rows
+        return [read(self.kind, row) for row in self._read()["rows"]]
 
-    def put(self, row: dict[str, Any]) -> None:
-        """Add ``row``, in the place of the one of its name if there is one."""
+    def put(self, row: R) -> None:
+        """Add ``row``, or replace the row with the same key."""
+        new = as_json(row)
         with self._open() as record:
             names = [old[self.key] for old in record["rows"]]
-            at = names.index(row[self.key]) if row[self.key] in names else len(names)
-            record["rows"][at : at + 1] = [row]
+            at = names.index(new[self.key]) if new[self.key] in names else len(names)
+            record["rows"][at : at + 1] = [new]

@@ -1,4 +1,4 @@
-"""What `cover` and `stress` start a GPU server with, and what they ask it."""
+"""What acceptance and stress runs start a GPU server with, and what they ask it."""
 
 from __future__ import annotations
 

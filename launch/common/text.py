@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sglang_hisa.config import ConfigError, parse
+from sglang_hisa.launch.common.provenance import Provenance
 
 K = 1024
 
@@ -25,13 +26,6 @@ def origin(where: Mapping[str, Any], model: str, *more: str) -> str:
     return ", ".join(str(part) for part in (*parts, *more, (where.get("date") or "")[:10]) if part)
 
 
-def source(where: Mapping[str, Any], path: str, gpus: int = 1) -> str:
-    """The line below a table of a GPU record: machine, versions, commit, date, and the link to ``path``."""
-    gpu = f"{gpus} × {where['gpu']}" if gpus > 1 else where["gpu"]
-    versions = f"SGLang {where['sglang']}, torch {where['torch']}, commit {where['commit']}"
-    return f"<sub>{gpu}, {versions}, {where['date'][:10]}; [`{path.lstrip('./')}`]({path})</sub>"
-
-
 def setting(value: str | None) -> str:
     """A value of ``SGLANG_HISA`` in words: ``stock``, ``paper``, or ``paper, block=64`` if changed."""
     if value is None:
@@ -44,14 +38,13 @@ def setting(value: str | None) -> str:
     return ", ".join((made.preset, *changes))
 
 
-def together(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """One provenance for :func:`source` of rows that have one each: lists of what differs, newest date."""
-    made = [row["provenance"] for row in rows]
-    found = {
-        key: ", ".join(dict.fromkeys(where[key] for where in made))
-        for key in ("gpu", "sglang", "torch", "commit")
-    }
-    return {**found, "date": max(where["date"] for where in made)}
+def source(where: Provenance, path: str, gpus: int = 1) -> str:
+    """The line below a table: machine, versions, commit and date of its record, and the link to ``path``."""
+    machine = where.gpu or "a CPU"
+    parts = [f"{gpus} × {machine}" if gpus > 1 else machine]
+    parts += [f"SGLang {where.sglang}"] if where.gpu else []
+    parts += [f"torch {where.torch}", f"commit {where.commit}", where.day]
+    return f"<sub>{', '.join(parts)}; [`{path.lstrip('./')}`]({path})</sub>"
 
 
 def plain(text: str) -> str:

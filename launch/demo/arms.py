@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from sglang_hisa.launch.common import choices
+from sglang_hisa.launch.common import choices, receipts
 from sglang_hisa.launch.common.choices import Answer
+from sglang_hisa.launch.common.receipts import Receipt
 from sglang_hisa.launch.common.server import Progress, ServerFailed, ServerProcess
 from sglang_hisa.launch.demo import report
 from sglang_hisa.launch.demo.plan import Plan
@@ -30,26 +31,32 @@ of top-k in any order, so it is not 1."""
 
 
 class DemoFailed(RuntimeError):
-    """A server ran, but not what it should."""
+    """A server runs something other than it should."""
 
 
-def check_receipts(plan: Plan, hisa: bool, found: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+def check_receipts(plan: Plan, hisa: bool, found: list[dict[str, Any] | None]) -> Receipt | None:
     """The receipt of an arm's one scheduler, None for stock.
 
     Raises:
         DemoFailed: no receipt where HISA must run, one where it must not, or one that says otherwise.
     """
-    if not hisa:
-        if any(receipt is not None for receipt in found):
-            raise DemoFailed("the stock server shows a HISA receipt: SGLANG_HISA reached it")
-        return None
-    if not found or found[0] is None:
-        raise DemoFailed(
-            "the HISA server has no receipt in /server_info, so it serves stock DSA; run `hisa doctor`"
+    typed = receipts.typed(found)
+    if problem := receipts.problem(typed, hisa):
+        arm, why = (
+            ("HISA", "it serves stock DSA: run `hisa doctor`")
+            if hisa
+            else ("stock", "SGLANG_HISA reached it")
         )
-    receipt = found[0]
-    expected = {"active": True, "layers": plan.layers, "config": dataclasses.asdict(plan.config)}
-    wrong = [f"{k} is {receipt.get(k)}, expected {v}" for k, v in expected.items() if receipt.get(k) != v]
+        raise DemoFailed(f"the {arm} server: {problem}; {why}")
+    if not hisa:
+        return None
+    (receipt,) = filter(None, typed)
+    expected = {"layers": plan.layers, "config": dataclasses.asdict(plan.config)}
+    wrong = [
+        f"{key} is {getattr(receipt, key)}, expected {value}"
+        for key, value in expected.items()
+        if getattr(receipt, key) != value
+    ]
     if wrong:
         raise DemoFailed("the receipt of the HISA server is wrong: " + "; ".join(wrong))
     return receipt
@@ -75,7 +82,7 @@ def _ask(plan: Plan, server: ServerProcess, ids: list[int]) -> Answer:
 
 @contextmanager
 def _progress(console: Console, name: str) -> Iterator[Progress]:
-    """Show that a server is starting: one live line on a terminal, a line each time elsewhere."""
+    """Report that a server is starting: one live line on a terminal, otherwise a line every few seconds."""
     if console.is_terminal:
         with console.status(f"{name}: starting") as status:
             yield lambda elapsed, line: status.update(
@@ -86,7 +93,7 @@ def _progress(console: Console, name: str) -> Iterator[Progress]:
 
 
 def run_arm(plan: Plan, name: str, hisa: bool, model: Path, log: Path, console: Console) -> Arm:
-    """Serve one arm, ask everything, stop it.
+    """Serve one arm, send it all requests, and stop it.
 
     Raises:
         DemoFailed, ServerFailed: see there; the server is stopped.
@@ -103,8 +110,8 @@ def run_arm(plan: Plan, name: str, hisa: bool, model: Path, log: Path, console: 
             of, seconds = len(plan.requests), answers[-1].seconds
             console.print(f"  request {count} of {of}: {len(request.ids)} tokens, {seconds:.1f} s")
         receipt = check_receipts(plan, hisa, server.receipts())  # again: its counts are complete now
-        if receipt is not None and not receipt["hisa_steps"]:
-            raise DemoFailed(f"no step ran HISA; steps left to the stock indexer: {receipt['stock_steps']}")
+        if receipt is not None and not receipt.hisa_steps:
+            raise DemoFailed(f"no step ran HISA; steps left to the stock indexer: {receipt.stock_steps}")
     return Arm(name, receipt, ready, tuple(answers))
 
 

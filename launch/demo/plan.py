@@ -86,7 +86,7 @@ def fixed_budget(tokens: int) -> Config:
 
 
 def _cpu_env(hisa: str | None) -> dict[str, str]:
-    """One thread: so small a model gains nothing from more, and spinning ones take minutes on busy cores."""
+    """One thread: more do not speed up so small a model, and on busy cores their spinning costs minutes."""
     return {**server.cpu_env(environment(), hisa), "OMP_NUM_THREADS": "1"}
 
 

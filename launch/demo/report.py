@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from sglang_hisa.config import Config
 from sglang_hisa.launch.cli import presets
 from sglang_hisa.launch.common.choices import Answer, Bin, summarise
+from sglang_hisa.launch.common.receipts import Receipt
 from sglang_hisa.launch.demo.plan import Plan
 
 _READING = """\
@@ -28,7 +28,7 @@ class Arm:
     """What one served arm showed: its receipt (None: stock) and its answers, in the plan's order."""
 
     name: str
-    receipt: dict[str, Any] | None
+    receipt: Receipt | None
     ready_seconds: float
     answers: tuple[Answer, ...]
 
@@ -45,16 +45,16 @@ def _receipt_cells(arm: Arm) -> dict[str, str]:
     if arm.receipt is None:
         return {"HISA active": "no: stock DSA", "ready after": ready}
     receipt = arm.receipt
-    cells = dict(zip(presets.HEADERS, presets.row(Config(**receipt["config"]))))
-    steps = ", ".join(f"{count} {phase}" for phase, count in sorted(receipt["hisa_steps"].items()))
+    cells = dict(zip(presets.HEADERS, presets.row(Config(**receipt.config))))
+    steps = ", ".join(f"{count} {phase}" for phase, count in sorted(receipt.hisa_steps.items()))
     return {
         "HISA active": "yes",
-        "version": f"{receipt['version']}, SGLang {receipt['sglang']}",
-        "layers": str(receipt["layers"]),
+        "version": f"{receipt.version}, SGLang {receipt.sglang}",
+        "layers": str(receipt.layers),
         **cells,
         "steps run by HISA": steps,
-        "graphs with HISA": str(receipt["graphs_with_hisa"]),
-        "page summaries": f"{receipt['summary_bytes'] / 1024:.0f} KiB",
+        "graphs with HISA": str(receipt.graphs_with_hisa),
+        "page summaries": f"{receipt.summary_bytes / 1024:.0f} KiB",
         "ready after": ready,
     }
 

@@ -27,7 +27,7 @@ def mcnemar(lost: int, won: int) -> float:
     """Exact two-sided p of McNemar's test: were answers lost and won by chance?"""
     trials = lost + won
     tail = sum(math.comb(trials, i) for i in range(min(lost, won) + 1)) / 2**trials
-    return min(1.0, 2 * tail)
+    return float(min(1.0, 2 * tail))
 
 
 def rows(answers: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
@@ -74,12 +74,3 @@ def _compare_scores(mine: Mapping[Hashable, float], base: Mapping[Hashable, floa
         "difference": sum(differences) / len(differences) if differences else None,
         **{"difference_low": below, "difference_high": above, "p": scores.p_of(differences)},
     }
-
-
-def by_depth(answers: Sequence[dict[str, Any]], arm: str, task: str) -> dict[tuple[int, float], float]:
-    """Accuracy by (context, depth)."""
-    cells: dict[tuple[int, float], list[bool]] = {}
-    for one in answers:
-        if (one["arm"], one["task"]) == (arm, task):
-            cells.setdefault((one["context"], one["depth"]), []).append(one["right"])
-    return {place: sum(right) / len(right) for place, right in cells.items()}

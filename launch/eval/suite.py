@@ -13,15 +13,14 @@ from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
-from sglang_hisa.launch.ab.plan import Arm
 from sglang_hisa.launch.common import ends, pruning
+from sglang_hisa.launch.common.arms import Arm
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 from sglang_hisa.launch.eval import client, longbench, report, ruler
 from sglang_hisa.launch.eval.tasks import DEPTHS, Sample, make
 from sglang_hisa.launch.load.sweep import child_env
-
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,13 @@ def new_record(plan: Plan, model: str) -> dict[str, Any]:
 
 
 def ask(
-    record: dict[str, Any], plan: Plan, arm: str, url: str, folder: Path, tell: Told, lock: Lock | None = None
+    record: dict[str, Any],
+    plan: Plan,
+    arm: str,
+    url: str,
+    folder: Path,
+    tell: ProgressCallback,
+    lock: Lock | None = None,
 ) -> None:
     """Put every question to the server at ``url``; the record is saved now and then, under ``lock``.
 
@@ -117,7 +122,7 @@ def ask(
 
 
 def _ask_suite(
-    plan: Plan, arm: str, url: str, folder: Path, tell: Told
+    plan: Plan, arm: str, url: str, folder: Path, tell: ProgressCallback
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Answers of another program, and what else the record says of the arm."""
     given: dict[str, Any] = {"tasks": plan.tasks, "samples": plan.samples, "at_once": plan.at_once}
@@ -135,7 +140,7 @@ def run_arms(
     flags: Sequence[str],
     make_env: Callable[[str | None], Mapping[str, str]],
     folder: Path,
-    tell: Told,
+    tell: ProgressCallback,
     timeout: float,
     together: bool,
 ) -> int:
@@ -193,7 +198,7 @@ def _run_arm(
     arm: Arm,
     server: ServerProcess,
     folder: Path,
-    tell: Told,
+    tell: ProgressCallback,
     timeout: float,
     lock: Lock,
 ) -> list[str]:
@@ -224,7 +229,9 @@ def _run_arm(
     return problems
 
 
-def run_urls(record: dict[str, Any], plan: Plan, urls: Sequence[str], folder: Path, tell: Told) -> int:
+def run_urls(
+    record: dict[str, Any], plan: Plan, urls: Sequence[str], folder: Path, tell: ProgressCallback
+) -> int:
     """Ask servers that run already; arm and URL have the same place. 0, or 1 where one stopped answering."""
     for arm, url in zip(plan.arms, urls):
         before = pruning.of_server(url)

@@ -59,7 +59,7 @@ def write(record: dict[str, Any], source: Path, folder: Path) -> list[Path]:
 
 
 def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:
-    """A column for each window, a row for each of ``words.ROWS`` that has a value."""
+    """A column for each window, a row for each of ``formatting.ROWS`` that has a value."""
     shown = Table(title=title and Text(title))
     for name in ("", *columns):
         shown.add_column(Text(name), justify="right" if name else "left")

@@ -37,7 +37,7 @@ class Screen:
         windows: dict[str, dict[str, Any] | None],
         totals: dict[str, dict[str, Any] | None],
     ) -> None:
-        """The last window of each arm beside all since the start."""
+        """Show the last window of each arm beside its totals since the start."""
         if not self._console.is_terminal:
             for name, window in windows.items():
                 self.tell(f"{seconds:,.0f} s, {name}: {formatting.line(window)}")

@@ -11,11 +11,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.ab.plan import SHARED_GPU, Arm
+from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.runner import Invalid
-from sglang_hisa.launch.ab.start import Told, new_facts, started
+from sglang_hisa.launch.ab.start import new_facts, started
 from sglang_hisa.launch.common import auth
+from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.ends import how
+from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, check_free, fetch
 from sglang_hisa.launch.live import formatting, report
@@ -31,7 +33,7 @@ Shown = Callable[[float, str, Windows, Windows], None]
 
 
 _PATIENCE = 60.0
-"""Seconds for the first and the last metrics, which no later ones make up for."""
+"""Timeout in seconds of the first and the last reading of the metrics, which cannot be repeated."""
 
 
 def read(server: ServerProcess, timeout: float = 5) -> Reading | None:
@@ -70,7 +72,7 @@ class Runner:
     every: float
     drain_s: float
     folder: Path
-    tell: Told
+    tell: ProgressCallback
     show: Shown
     timeout: float = 1800
     record: dict[str, Any] = field(init=False)
@@ -167,7 +169,7 @@ class Runner:
         return router
 
     def _alive(self, servers: Mapping[Arm, ServerProcess]) -> list[Arm]:
-        """Arms whose servers run; a death is told once, with the end of the log."""
+        """The arms whose servers are running; a death is reported once, with the end of the log."""
         alive = []
         for arm, server in servers.items():
             facts = self.record["arms"][arm.name]

@@ -5,13 +5,12 @@ A feature without evidence is served by the same code, but nobody has run it: th
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
+from sglang_hisa.launch.acceptance.record import CaseRecord
+from sglang_hisa.launch.common.record import Record, load
+from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches.table import V17, V23, VERSIONS
-
-ROOT = Path(__file__).parents[2]
 
 _SERVER = "tests/server/test_real_server.py::"
 _BUSY = "tests/server/test_canary.py::"
@@ -32,10 +31,7 @@ _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselve
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
 _AB = "launch/results/ab-defaults.json"
-_AB_LONG = (
-    "launch/results/ab-v32-tp8-rank-h100-256k.json",
-    "launch/results/ab-defaults-256k.json",
-)
+_AB_LONG = ("launch/results/ab-v32-tp8-rank-h100-256k.json", "launch/results/ab-defaults-256k.json")
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2.json"
@@ -257,12 +253,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)", cases=("glm5",)
     ),
-    Coverage(
-        GLM52,
-        "index sharing: `index_topk_freq`",
-        (_SHARED, _STRESS_GLM),
-        cases=("shared-layers",),
-    ),
+    Coverage(GLM52, "index sharing: `index_topk_freq`", (_SHARED, _STRESS_GLM), cases=("shared-layers",)),
     Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),
     Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
@@ -340,19 +331,11 @@ def shown_by(row: Coverage, version: str) -> list[str]:
     """GPUs on which every case of ``row`` was right with SGLang ``version``."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / name for name in CASE_RECORDS):
-        for one in json.loads(path.read_text())["rows"] if path.is_file() else ():
-            if one["case"] in row.cases and not one["problems"] and one["provenance"]["sglang"] == version:
-                found.setdefault(one["provenance"]["gpu"].split()[1], set()).add(one["case"])
+        for one in load(path, CaseRecord).rows if path.is_file() else ():
+            where = one.provenance
+            if one.case in row.cases and not one.problems and where and where.sglang == version:
+                found.setdefault(where.gpus[0], set()).add(one.case)
     return [gpu for gpu, cases in found.items() if cases == set(row.cases)]
-
-
-def origin(record: str) -> dict[str, str]:
-    """Provenance of a record: its own field in JSON, the first line of what tests printed."""
-    text = (ROOT / record).read_text()
-    found: dict[str, str] = (
-        json.loads(text)["provenance"] if record.endswith(".json") else json.loads(text.partition("\n")[0])
-    )
-    return found
 
 
 def cell(row: Coverage, version: str) -> str:
@@ -362,8 +345,8 @@ def cell(row: Coverage, version: str) -> str:
     if row.declined:
         return "declined"
     records = [path for path in row.evidence if "::" not in path]
-    origins = [origin(path) for path in records]
-    gpus = {where["gpu"].split()[1] for where in origins if where["sglang"] == version}
+    origins = [load(ROOT / path, Record).provenance for path in records]
+    gpus = {where.gpus[0] for where in origins if where.sglang == version}
     gpus |= set(shown_by(row, version))
     tests = [path for path in row.evidence if path not in records]
     shown = ["unit test"] if tests else []

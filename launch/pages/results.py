@@ -7,20 +7,21 @@ python -m sglang_hisa.launch.pages.results add DIR...  keep what `hisa ab --out 
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.ab import report
-from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.text import table, together, tokens
+from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common import files, flags
+from sglang_hisa.launch.common.record import Record, load
+from sglang_hisa.launch.common.text import table, tokens
+from sglang_hisa.launch.pages import write
+from sglang_hisa.launch.pages.reader import ROOT
 
-RESULTS = Path(__file__).parents[1] / "results"
-STEPS = Path(__file__).parents[1] / "records_h100.sh"
+RESULTS = ROOT / "launch" / "results"
+STEPS = ROOT / "launch" / "records_h100.sh"
 INDEX = "README.md"
 
 ABOUT = """\
@@ -70,22 +71,16 @@ SHOWS = {
 
 def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
     """Write or check the index, or add records first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
+    parser = write.parser(__doc__)
     adding = parser.add_subparsers(dest="command").add_parser("add", help="keep records of hisa ab")
     adding.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of `hisa ab --out`")
     args = parser.parse_args(argv)
     try:
         for each in args.folders if args.command else ():
             print("\n".join(f"wrote {path}" for path in add(each, folder)))
-        made = render(folder)
+        return write.write({folder / INDEX: render(folder)}, args.check)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    index = folder / INDEX
-    if args.check:
-        return int(not index.is_file() or index.read_text() != made)
-    index.write_text(made)
-    return 0
 
 
 def add(source: Path, folder: Path = RESULTS) -> list[Path]:
@@ -131,21 +126,15 @@ def render(folder: Path = RESULTS) -> str:
 
 
 def _line(path: Path, beside: list[Path]) -> list[str]:
-    text = path.read_text()
-    is_json = path.suffix == ".json"
-    record: dict[str, Any] = (
-        json.loads(text) if is_json else {"provenance": json.loads(text.partition("\n")[0])}
-    )
-    where = _origin(record)
-    links = [f"[`{path.stem if is_json else path.name}`]({path.name})"]
+    record = load(path, Record)
+    where = record.origin
+    links = [f"[`{path.stem if path.suffix == '.json' else path.name}`]({path.name})"]
     links += [f"[{_word(path, other)}]({other.name})" for other in beside]
-    names = (where["gpu"] or "CPU").split(", ")
-    gpus = dict.fromkeys(name.removeprefix("NVIDIA ").split()[0] for name in names)
-    versions = (where["sglang"] or "–", where["commit"] or "–", where["date"][:10])
-    shows = _plan(record) if record.get("kind") == report.KIND else SHOWS.get(path.name)
+    versions = (where.sglang or "–", where.commit or "–", where.day)
+    shows = _plan(load(path, AbRecord)) if record.kind == report.KIND else SHOWS.get(path.name)
     if shows is None:
         raise ValueError(f"{path.name}: say in SHOWS ({Path(__file__).name}) what it shows")
-    return [", ".join(links), shows, ", ".join(gpus), *versions, _command(path, record)]
+    return [", ".join(links), shows, ", ".join(where.gpus), *versions, _command(path, record)]
 
 
 def _word(record: Path, beside: Path) -> str:
@@ -155,32 +144,26 @@ def _word(record: Path, beside: Path) -> str:
     return beside.stem.removeprefix(f"{record.stem}.").replace("-", " ")
 
 
-def _origin(record: dict[str, Any]) -> dict[str, Any]:
-    """Of the record, or of all its rows where each has its own."""
-    rows = record.get("rows", ())
-    return together(rows) if rows and all("provenance" in row for row in rows) else record["provenance"]
-
-
-def _plan(record: dict[str, Any]) -> str:
+def _plan(record: AbRecord) -> str:
     """What an A/B compares, on which model and load."""
-    plan = record["plan"]
-    arms = ", ".join(f"`{arm}`" for arm in plan["arms"] if arm != plan["baseline"]) or "the same again"
+    plan = record.plan
+    arms = ", ".join(f"`{arm}`" for arm in plan.others) or "the same again"
     loads: dict[int, list[str]] = {}
-    for cell in plan["cells"]:
-        loads.setdefault(cell["input_tokens"], []).append(str(cell["concurrency"]))
+    for cell in plan.cells:
+        loads.setdefault(cell.input_tokens, []).append(str(cell.concurrency))
     cells = ", ".join(f"{tokens(size)} × {'/'.join(at_once)}" for size, at_once in loads.items())
-    model = Path(record["model"]).name.removeprefix("model-")
-    cut = ", refused" if record["refusals"] else "" if record["complete"] else ", cut off"
-    ranks = dict(zip(record["flags"], record["flags"][1:])).get("--tp", "1")
-    on = f"`{model}`" + (f", TP {ranks}" if ranks != "1" else "")
-    return f"{arms} against `{plan['baseline']}` on {on}: {cells}; {plan['rounds']} rounds{cut}"
+    model = Path(record.model).name.removeprefix("model-")
+    cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
+    ranks = flags.ranks(record)
+    on = f"`{model}`" + (f", TP {ranks}" if ranks > 1 else "")
+    return f"{arms} against `{plan.baseline}` on {on}: {cells}; {plan.rounds} rounds{cut}"
 
 
-def _command(path: Path, record: dict[str, Any]) -> str:
+def _command(path: Path, record: Record) -> str:
     """What makes it again: the one command, or the steps of the script that made it in several."""
     made = rf"^#   (\S+) .*-> .*OUT/{re.escape(path.name)}(?:,|$)"
     steps = re.findall(made, STEPS.read_text(), re.MULTILINE)
-    commands = record.get("commands", [record["provenance"]["command"]])
+    commands = record.commands or (record.provenance.command or "",)
     if steps and (path.suffix == ".txt" or len(commands) > 1):
         return ", ".join(f"`launch/records_h100.sh {step} OUT`" for step in steps)
     more = f" and {len(commands) - 1} more (`commands`)" if len(commands) > 1 else ""

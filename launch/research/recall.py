@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.eval import tasks
 from sglang_hisa.launch.research.rows import Parts, layers_of, load_model, prompts
@@ -87,11 +88,7 @@ def measure(
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Kept mass against budget, a panel for each layer. Raises ``ImportError`` without matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = figures.pyplot()
     layers = sorted({row["layer"] for row in record["rows"]})
     figure, axes = plt.subplots(
         1, len(layers), figsize=(4 * len(layers), 3.6), sharey=True, layout="constrained"

@@ -28,7 +28,8 @@ def load_model(folder: Path) -> Model:
 
     model = Model(Shape())
     model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Stress of one server with the canary on: what must never make a summary wrong, for minutes."""
+"""Stress: minutes of random load with the canary on, which must never find a wrong summary."""

@@ -1,15 +1,15 @@
-"""Stress a server of a model slice, canary on, for minutes; a record that grows with each call.
+"""Stress a server for minutes with the canary on, and add the scenes' rows to a record.
 
     python -m sglang_hisa.launch.acceptance.stress --out launch/results/stress-h100.json --minutes 1.5
     python -m sglang_hisa.launch.acceptance.stress --cpu --out stress.json --minutes 0.2
     python -m sglang_hisa.launch.acceptance.stress --out race.json --enable-hierarchical-cache \\
         --jitter 20 --plugin tests/plugins/jitter
 
-Arguments that it does not know are SGLang's. A race is seen if it lasts until the canary looks: delays
-(--jitter, by a plugin of the tests) should be longer than a forward.
+Unknown arguments are passed to SGLang. The canary sees a race only if it lasts until the next check, so
+the delays of --jitter (a test plugin makes them) should be longer than a forward pass.
 
-Rows are added to --out, so that long runs may be made of several calls, also at the same time. The exit code
-is 1 if a summary was wrong, a server died or an answer was not whole.
+Rows are added to --out, so a long run may consist of several calls, even at the same time. The exit code is
+1 if a summary was wrong, a server died or an answer was incomplete.
 
 scenes:
   radix    prompts from a random tree of shared prefixes, more than the server has slots
@@ -22,7 +22,6 @@ scenes:
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -30,23 +29,20 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from sglang_hisa.config import CANARY, environment, parse
+from sglang_hisa.config import CANARY, environment
 from sglang_hisa.launch.ab.plan import parse_tokens
+from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load
 from sglang_hisa.launch.acceptance.stress.session import Stress
 from sglang_hisa.launch.common import models, server
+from sglang_hisa.launch.common.arms import parse_arm
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.serving import gpu_flags
 
 
 def _setting(arm: str, canary: str) -> str | None:
     """``SGLANG_HISA`` of ``stock``, a preset or JSON, with the canary. Raises ``ConfigError``."""
-    if arm == "stock":
-        return None
-    given = json.loads(arm) if arm.startswith("{") else {"preset": arm}
-    text = json.dumps({"canary": canary, **given})
-    parse(text)
-    return text
+    return parse_arm(arm, {"canary": canary}).setting
 
 
 def _milliseconds(text: str) -> float:
@@ -61,7 +57,7 @@ def _with_delays(base: Mapping[str, str], plugin: Path, milliseconds: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the scenes; see the module's text."""
+    """Run the scenes; see the module docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -81,13 +77,13 @@ def main(argv: list[str] | None = None) -> int:
         type=_milliseconds,
         default=0.0,
         metavar="MS",
-        help="HISA arms: random delays before stores, selections, loads and seals, up to so long each (0)",
+        help="HISA arms: a random delay of up to MS before each store, selection, load and seal (0)",
     )
     parser.add_argument(
         "--plugin",
         type=Path,
         metavar="DIR",
-        help="what makes these delays: tests/plugins/jitter of a checkout",
+        help="the plugin that makes these delays: tests/plugins/jitter of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="a tiny model on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -95,12 +91,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.jitter and not (args.plugin and (args.plugin / "hisa_jitter.py").is_file()):
         parser.error("--jitter needs --plugin DIR: the folder tests/plugins/jitter of a checkout")
 
-    arms = {(arm if not arm.startswith("{") else "hisa"): _setting(arm, args.canary) for arm in args.arms}
+    arms = {
+        ("hisa" if text.startswith("{") else parse_arm(text).name): _setting(text, args.canary)
+        for text in args.arms
+    }
     longest = args.longest or (900 if args.cpu else 16 << 10)
     base = environment()
     if args.jitter:
         base = _with_delays(base, args.plugin, args.jitter)
-    record = RowRecord(args.out, shlex.join(sys.argv), key="id")
+    record = RowRecord(args.out, shlex.join(sys.argv), StressRow, key="id")
     with tempfile.TemporaryDirectory() as folder:
         if args.cpu:
             model = models.make_tiny(Path(folder) / "model")

@@ -1,4 +1,4 @@
-"""What a server is put through. A scene sends one round of requests and says what was not as it must be."""
+"""The scenes. Each sends one round of requests and reports what went wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Round:
     requests: int = 0
     problems: list[str] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
-    """Largest value of each seen in the round, for the record."""
+    """The largest value of each in this round."""
 
 
 Play = Callable[[ServerProcess, Load, random.Random], Round]
@@ -45,7 +45,7 @@ def _tokens(source: random.Random, length: int, load: Load) -> list[int]:
 
 
 def _lengths(source: random.Random, load: Load, count: int) -> list[int]:
-    """Half of them on a page boundary or a token beside it, where completion goes wrong if it does."""
+    """Random lengths; half of them end at most a token from a page boundary, where errors are likeliest."""
     odd = [source.randint(1, load.longest) for _ in range(count)]
     return [
         n if i % 2 else min(load.longest, max(1, n // PAGE * PAGE + i // 2 % 3 - 1))
@@ -75,7 +75,7 @@ def radix(server: ServerProcess, load: Load, source: random.Random) -> Round:
 
 
 def abort(server: ServerProcess, load: Load, source: random.Random) -> Round:
-    """Requests aborted by name in prefill and in decode; those beside them must come out whole."""
+    """Abort requests by id in prefill and in decode; the requests beside them must be answered in full."""
     done = Round(2 * load.at_once)
     lengths = _lengths(source, load, 2 * load.at_once)
     with ThreadPoolExecutor(2 * load.at_once) as pool:
@@ -93,7 +93,7 @@ def abort(server: ServerProcess, load: Load, source: random.Random) -> Round:
         for job in kept:
             done.problems += _short(job.result(), load.out)
         for name, job in zip(names, cut):
-            if not job.done():  # on a slow machine its abort came before the request
+            if not job.done():  # on a slow machine the abort arrived before the request
                 server.request("/abort_request", {"rid": name})
         ends = [job.result()["meta_info"]["finish_reason"]["type"] for job in cut]
     done.facts["aborted"] = ends.count("abort")
@@ -101,7 +101,7 @@ def abort(server: ServerProcess, load: Load, source: random.Random) -> Round:
 
 
 def pause(server: ServerProcess, load: Load, source: random.Random) -> Round:
-    """Generation paused, in place or with everything retracted, and continued."""
+    """Pause generation, in place and with all requests retracted, and continue it."""
     done = Round(load.at_once)
     with ThreadPoolExecutor(load.at_once) as pool:
         jobs = [

@@ -1,4 +1,4 @@
-"""Play scenes on a server until their time is over; a row a scene, written after every round."""
+"""Play each scene for its time; its row is written after every round."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 from sglang_hisa.launch.ab.runner import retractions
 from sglang_hisa.launch.ab.validity import require_arm
-from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.acceptance.stress.record import StressRow
+from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load, Round
+from sglang_hisa.launch.common import receipts
+from sglang_hisa.launch.common.progress import ProgressCallback
+from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
-
-Told = Callable[[str], None]
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Stress:
     seconds: float
     logs: Path
     model: str
-    record: RowRecord
-    tell: Told
+    record: RowRecord[StressRow]
+    tell: ProgressCallback
     start_timeout: float = 600
     _starts: int = field(default=0, init=False)
 
@@ -59,11 +60,10 @@ class Stress:
                 together = [name for name in left if SCENES[name].env == env]
                 left = [name for name in left if name not in together]
                 self._serve(arm, setting, env, together)
-        bad = [r for r in self.record.rows() if r["violations"] or r["crashes"] or r["problems"]]
-        return int(bool(bad))
+        return int(not all(row.is_right for row in self.record.rows()))
 
     def _serve(self, arm: str, setting: str | None, env: Mapping[str, str], names: list[str]) -> None:
-        """One server plays ``names``. One that dies is told of in its row; the next scene has a new one."""
+        """Play ``names`` on one server. If it dies, the row says so and the next scene gets a new server."""
         while names:
             self._starts += 1
             log = self.logs / f"stress-{os.getpid()}-{arm}-{self._starts}.log"
@@ -78,55 +78,74 @@ class Stress:
                         break
 
     def _scene(self, arm: str, name: str, server: ServerProcess) -> bool:
-        """Rounds of one scene; whether the server is still there."""
-        row: dict[str, Any] = {
-            **{"id": uuid.uuid4().hex[:8], "test": name, "arm": arm, "model": self.model},
-            **{"minutes": 0.0, "rounds": 0, "requests": 0},
-            **{"canary_pages_checked": 0, "violations": 0, "pages_rebuilt": 0},
-            **{"retractions": 0, "crashes": 0},
-            **{"problems": [], "facts": {}, "means": {}, "provenance": provenance()},
-        }
+        """Play rounds of one scene; returns whether the server is still alive."""
+        row = StressRow(
+            id=uuid.uuid4().hex[:8],
+            test=name,
+            arm=arm,
+            model=self.model,
+            means={},
+            provenance=Provenance(**provenance()),
+        )
         before, retracted = _canary(server), retractions(server.log)
-        source, begin, told = random.Random(row["id"]), time.monotonic(), 0.0
+        source, begin, told = random.Random(row.id), time.monotonic(), 0.0
         while True:
             try:
                 found = SCENES[name].play(server, self.load, source)
                 now = _canary(server)
             except (OSError, ServerFailed) as error:
-                row["crashes"] += not isinstance(error, HTTPError)  # who refuses a request is alive
-                row["problems"].append(f"{type(error).__name__}: {error}; exit code {server.exit_code()}")
-                self.tell(f"{arm}, {name}: {row['problems'][-1]}\n{server.tail(20)}")
-                self.record.put(row)
+                said = f"{type(error).__name__}: {error}; exit code {server.exit_code()}"
+                crashed = not isinstance(error, HTTPError)  # a server that refuses a request is alive
+                self.tell(f"{arm}, {name}: {said}\n{server.tail(20)}")
+                self.record.put(replace(row, crashes=row.crashes + crashed, problems=(*row.problems, said)))
                 return False
-            row["rounds"] += 1
-            row["requests"] += found.requests
-            row["problems"] += found.problems
-            for fact, value in found.facts.items():
-                row["facts"][fact] = max(value, row["facts"].get(fact, value))
-                mean = row["means"].get(fact, value)
-                row["means"][fact] = mean + (value - mean) / row["rounds"]
-            row["minutes"] = round((time.monotonic() - begin) / 60, 2)
-            row["canary_pages_checked"] = now["checks"] - before["checks"]
-            row["violations"] = now["violations"] - before["violations"]
-            row["pages_rebuilt"] = now["rebuilt"] - before["rebuilt"]
-            row["retractions"] = retractions(server.log) - retracted
-            if now["first"]:
-                row["first_violation"] = now["first"]
+            row = replace(
+                _with_round(row, found),
+                minutes=round((time.monotonic() - begin) / 60, 2),
+                canary_pages_checked=now.checks - before.checks,
+                violations=now.violations - before.violations,
+                pages_rebuilt=now.rebuilt - before.rebuilt,
+                retractions=retractions(server.log) - retracted,
+                first_violation=now.first or row.first_violation,
+            )
             self.record.put(row)
             over = time.monotonic() - begin >= self.seconds
             if over or time.monotonic() - told > 10:
                 told = time.monotonic()
                 self.tell(
-                    f"{arm}, {name}: {row['minutes']:.1f} min, {row['requests']} requests, "
-                    f"{row['canary_pages_checked']} summaries checked, {row['violations']} wrong"
+                    f"{arm}, {name}: {row.minutes:.1f} min, {row.requests} requests, "
+                    f"{row.canary_pages_checked} summaries checked, {row.violations} wrong"
                 )
             if over:
                 return True
 
 
-def _canary(server: ServerProcess) -> dict[str, Any]:
+def _with_round(row: StressRow, found: Round) -> StressRow:
+    """``row`` with one more round: its requests and problems, the largest and the mean of its facts."""
+    rounds = row.rounds + 1
+    largest, means = dict(row.facts), dict(row.means or {})
+    for name, value in found.facts.items():
+        largest[name] = max(value, largest.get(name, value))
+        mean = means.get(name, value)
+        means[name] = mean + (value - mean) / rounds
+    problems = (*row.problems, *found.problems)
+    requests = row.requests + found.requests
+    return replace(row, rounds=rounds, requests=requests, problems=problems, facts=largest, means=means)
+
+
+@dataclass(frozen=True)
+class _Counts:
     """The canary's counts, and pages that movers (HiCache) brought; zeros of stock DSA, which has none."""
-    receipt = server.receipts()[0]
+
+    checks: int = 0
+    violations: int = 0
+    first: Any = None
+    rebuilt: int = 0
+
+
+def _canary(server: ServerProcess) -> _Counts:
+    receipt = receipts.typed(server.receipts())[0]
     if receipt is None:
-        return {"checks": 0, "violations": 0, "first": None, "rebuilt": 0}
-    return {**receipt["canary"], "rebuilt": sum(receipt["summary_rebuilds"].values())}
+        return _Counts()
+    canary, rebuilt = receipt.canary, sum(receipt.summary_rebuilds.values())
+    return _Counts(canary.checks, canary.violations, canary.first, rebuilt)

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.ab import plan, validity
-from sglang_hisa.launch.ab.plan import Arm, Cell, Plan
+from sglang_hisa.launch.ab.plan import Cell, Plan
+from sglang_hisa.launch.common.arms import parse_arms
 
 ACTIVE = {"active": True, "summary_bytes": 1}
 
 
 def make(rounds: int, arms: str = "stock,balanced,paper") -> Plan:
-    return Plan(plan.parse_arms(arms, {}), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096, 0.05)
+    return Plan(parse_arms(arms), plan.parse_cells("8k:1,4 100", 7, 3), rounds, False, 1, 4096, 0.05)
 
 
 def test_cells() -> None:
@@ -25,14 +26,6 @@ def test_a_warm_up_is_one_request_of_bounded_length() -> None:
     assert [make(1).warmup(cell) for cell in make(1).cells] == [
         *(Cell(4096, 7, 1, 1), Cell(4096, 7, 1, 1), Cell(100, 7, 1, 1))
     ]
-
-
-def test_arms() -> None:
-    first, second = plan.parse_arms("stock,stock", {})
-    assert (first, second) == (Arm("stock", None), Arm("stock#2", None))
-    for wrong in ("stock", "stock,papper", ""):
-        with pytest.raises(ValueError):
-            plan.parse_arms(wrong, {})
 
 
 def test_fresh_servers_measure_every_round_once_and_in_turns() -> None:

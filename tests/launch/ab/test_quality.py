@@ -8,6 +8,7 @@ from scipy.stats import entropy
 
 from sglang_hisa.launch.ab import formatting, plan, quality
 from sglang_hisa.launch.ab.runner import Runner, retractions
+from sglang_hisa.launch.common.arms import parse_arms
 from sglang_hisa.launch.common.server import ServerFailed
 
 
@@ -66,13 +67,6 @@ def test_retractions_are_counted_from_the_log(tmp_path: Path):
     assert retractions(log) == 3
 
 
-def test_arms_of_the_users_own():
-    arms = plan.parse_arms("stock,wide", {"wide": '{"preset": "paper", "prefill_tokens": 32768}'})
-    assert arms[1].setting == '{"preset": "paper", "prefill_tokens": 32768}'
-    with pytest.raises(ValueError, match="wide"):
-        plan.parse_arms("stock,wide", {"wide": '{"prefil_tokens": 1}'})
-
-
 class Server:
     """Answers, refuses or is dead, as told."""
 
@@ -96,7 +90,7 @@ def runner(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(quality, "ask", ask)
     monkeypatch.setattr(quality, "model_shape", lambda model: quality.Shape(300, 2, 64))
-    arms = plan.parse_arms("stock,paper", {})
+    arms = parse_arms("stock,paper")
     wanted = plan.Plan(arms, plan.parse_cells("100:1", 4, 1), 3, True, 1, 100, 0.05)
     return Runner(
         plan=wanted,

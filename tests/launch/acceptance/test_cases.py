@@ -1,4 +1,4 @@
-"""The cover runner's verdicts, on servers that are not there."""
+"""The verdicts of acceptance, on servers that are not there."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sglang_hisa.launch.acceptance import __main__ as cover
+from sglang_hisa.launch.acceptance import __main__ as acceptance
 from sglang_hisa.launch.acceptance import case_run, pd, probes, ranks, rounding
 from sglang_hisa.launch.acceptance.cases import CASES, Case
 from sglang_hisa.launch.common.server import ServerFailed, cpu_env
+from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
 NOTHING_PRUNED = {"decode": {"candidate_share": 1.0}, "prefill": {"candidate_share": None}, "stock": {}}
@@ -119,9 +120,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         Server.started = []
         for module in (case_run, pd, ranks):
             monkeypatch.setattr(module, "ServerProcess", type("Other", (Server,), server))
-        out = tmp_path / "cover.json"
+        out = tmp_path / "acceptance.json"
         asked = ["--cases", *cases.split()] if cases else []
-        code = cover.main(["--cpu", "--out", str(out), *more, *asked])
+        code = acceptance.main(["--cpu", "--out", str(out), *more, *asked])
         rows = json.loads(out.read_text())["rows"]
         assert len({row["case"] for row in rows}) == len(rows)
         return code, {row["case"]: row for row in rows}
@@ -200,7 +201,7 @@ def test_the_largest_gap_of_all_answers_counts() -> None:
     ]
     ours = [answer(1, 3), answer(9, 8, 6), answer(7, 7), answer(1, 3)]
     agreement = rounding.compare(stock, ours, lambda number, at: rounding.likely(stock[number], at))
-    assert agreement.facts("equal") == {"equal": pytest.approx(4 / 9), "gap_nats": pytest.approx(0.04)}
+    assert (agreement.share, agreement.gap_nats) == (pytest.approx(4 / 9), pytest.approx(0.04))
     assert agreement.wrong == []
 
 
@@ -227,8 +228,8 @@ def test_a_dead_server_is_a_row_and_the_next_case_runs(call) -> None:
     assert code == 1 and rows["plain"]["problems"] == []
     assert rows["torch-topk"]["problems"] == ["ServerFailed: the server exited with code 3"]
     assert rows["torch-topk"]["log_tails"] == {
-        "cover-torch-topk-hisa": ["the end"],
-        "cover-torch-topk-stock": ["the end"],
+        "acceptance-torch-topk-hisa": ["the end"],
+        "acceptance-torch-topk-stock": ["the end"],
     }
     code, rows = call("torch-topk plain", "--missing")
     assert code == 0 and list(rows) == ["torch-topk", "plain"], "the row is replaced, the other stays"
@@ -284,7 +285,7 @@ def test_times_of_the_longest_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyP
     probes.long(pair)
     times = {"ttft_s": 9, "cached_ttft_s": 2, "itl_ms": 12.5}
     of_both = {f"{arm}_{name}": value for arm in ("stock", "hisa") for name, value in times.items()}
-    assert pair.facts == {**of_both, "kv_tokens": 4096, "summary_mib": 1.5} and not pair.problems
+    assert as_json(pair.facts) == {**of_both, "kv_tokens": 4096, "summary_mib": 1.5} and not pair.problems
 
 
 @pytest.mark.parametrize("server", [{}, {"off": 1}, {"receipt": {"canary": {"checks": 9, "violations": 1}}}])
@@ -370,8 +371,8 @@ def test_memory_is_released_before_anything_is_asked(tmp_path: Path, monkeypatch
     monkeypatch.setattr(case_run, "ServerProcess", Server)
     machine = case_run.Machine(True, {}, tmp_path, tmp_path, print)
     row = case_run.run_case("sleep", Case("", extra=("sleep", "long")), machine)
-    assert row["problems"] == [] and row["facts"]["slept"] and row["facts"]["hisa_ttft_s"] >= 0
-    assert (row["facts"]["kv_tokens"], row["facts"]["summary_mib"]) == (4096, 1.5)
+    assert not row.problems and row.facts.slept and row.facts.hisa_ttft_s >= 0
+    assert (row.facts.kv_tokens, row.facts.summary_mib) == (4096, 1.5)
     for server in Server.started:
         assert [path for path in server.paths if "memory" in path[0]] == [
             ("/release_memory_occupation", {"tags": ["kv_cache"]}),

@@ -13,6 +13,7 @@ from sglang_hisa.config import from_mapping
 from sglang_hisa.launch.acceptance import chunks
 from sglang_hisa.launch.acceptance.case_run import Machine
 from sglang_hisa.launch.acceptance.cases import CASES, PREFILL_GRAPH, Case
+from sglang_hisa.launch.acceptance.record import Facts, KeptReceipt
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "plugins" / "steps"))
@@ -39,7 +40,7 @@ def test_the_expected_share_is_that_of_the_plans(budgets):
 
 
 def calls(*choices, rows=2):
-    lines = [{"layer": layer, "rows": rows} for layer in range(len(choices))]
+    lines = [chunks.Call(layer, rows, context=0, candidates=0) for layer in range(len(choices))]
     return chunks.Calls(lines, [np.array(one, dtype=np.int32) for one in choices])
 
 
@@ -56,7 +57,8 @@ def test_calls_are_read_as_they_were_told(tmp_path):
     with (tmp_path / "0.npy").open("ab") as file:
         for width in (3, 5):
             np.save(file, np.full((2, width), width, dtype=np.int32))
-    told = [{"layer": 0, "candidates": 30, "context": 40}, {"layer": 1, "candidates": 10, "context": 60}]
+    told = [{"layer": 0, "rows": 2, "candidates": 30, "context": 40}]
+    told.append({"layer": 1, "rows": 2, "candidates": 10, "context": 60, "mode": "extend"})
     (tmp_path / "0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
     found = chunks.read_calls(tmp_path, 0)
     assert [one.shape for one in found.choices] == [(2, 3), (2, 5)] and found.share() == 0.4
@@ -81,8 +83,8 @@ def test_only_these_cases_have_sglangs_default_prefill_graphs(tmp_path):
 
 def test_decode_rows_beside_a_prefill_have_the_decode_budget():
     def facts(share, steps, extends=0, most=None):
-        rank = {"hisa_steps": {"decode": steps}, "candidate_share": {"decode": share}}
-        return {"ranks": [rank], "decode_rows_as_extend": extends, "most_candidates_of_a_decode_row": most}
+        rank = KeptReceipt(hisa_steps={"decode": steps}, candidate_share={"decode": share})
+        return Facts(ranks=(rank,), decode_rows_as_extend=extends, most_candidates_of_a_decode_row=most)
 
     def problems(*given):
         return chunks.decode_problems(facts(*given), 4096, 11500)

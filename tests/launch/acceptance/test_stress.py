@@ -11,6 +11,7 @@ import pytest
 
 from sglang_hisa.launch.acceptance.stress import scenes, session
 from sglang_hisa.launch.acceptance.stress.__main__ import _setting, _with_delays, main
+from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.server import ServerFailed
 
@@ -75,7 +76,7 @@ def _stress(folder: Path, arms: dict[str, str | None], monkeypatch: pytest.Monke
     kind = type("Other", (Server,), server)
     Server.started = []
     monkeypatch.setattr(session, "ServerProcess", kind)
-    record = RowRecord(folder / "stress.json", "stress", key="id")
+    record = RowRecord(folder / "stress.json", "stress", StressRow, key="id")
     told: list[str] = []
     load = scenes.Load(longest=300, at_once=3)
     given = {"flags": [], "make_env": lambda setting: {"HISA": setting or ""}, "arms": arms, "load": load}
@@ -146,6 +147,8 @@ def test_settings_of_arms() -> None:
     assert json.loads(_setting("paper", "sample") or "") == {"preset": "paper", "canary": "sample"}
     given = json.loads(_setting('{"block": 64, "canary": "full"}', "sample") or "")
     assert given == {"block": 64, "canary": "full"}
+    stops = json.loads(_setting('{"canary_stop": true}', "full") or "")
+    assert stops == {"canary": "full", "canary_stop": True}, "what needs the canary is judged with it"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
-from sglang_hisa.launch.bench import kernels, report
+from sglang_hisa.launch.bench import kernels
+from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
+from sglang_hisa.launch.common.record import load
+from sglang_hisa.launch.common.typed import as_json, read
 
 KEPT = Path(__file__).parents[3] / "launch" / "results" / "kernels-h100.json"
 
@@ -28,7 +32,7 @@ def colours(picture):
 
 def test_every_row_is_in_the_csv_and_the_curves_are_drawn(record, capsys):
     assert kernels.main(["--render", str(record)]) == 0
-    rows = report.read(record)["rows"]
+    rows = [vars(row) for row in load(record, KernelRecord).rows]
     with record.with_suffix(".csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) > 100
@@ -58,36 +62,38 @@ def test_without_matplotlib_the_csv_is_written_and_the_missing_plot_is_said(reco
 
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_totals_are_one_row_a_cell_and_the_last_measurement(record, phase):
-    kept = json.loads(record.read_text())
-    again = {**next(r for r in report.totals(kept, phase)), "hisa_us": 12345.0}
-    kept["rows"] += [again, {**again, "heads": 1}, {**again, "refine": "triton"}, {**again, "tail": 1024}]
-    rows = report.totals(kept, phase)
-    size = "batch" if phase == "decode" else "rows"
-    cells = [(r["context"], r[size], r["budget"], report.group_of(r)) for r in rows]
-    assert len(set(cells)) == len(cells) == len(report.totals(json.loads(record.read_text()), phase)) > 5
-    assert [r["hisa_us"] for r in rows].count(12345.0) == 1 and not any(r.get("tail") for r in rows)
+    kept = load(record, KernelRecord)
+    again = replace(kept.totals(phase)[0], hisa_us=12345.0)
+    changed = (replace(again, heads=1), replace(again, refine="triton"), replace(again, tail=1024))
+    rows = replace(kept, rows=(*kept.rows, again, *changed)).totals(phase)
+    cells = [(r.context, r.batch if phase == "decode" else r.rows, r.budget, r.group) for r in rows]
+    assert len(set(cells)) == len(cells) == len(kept.totals(phase)) > 5
+    assert [r.hisa_us for r in rows].count(12345.0) == 1 and not any(r.tail for r in rows)
 
 
 def test_totals_of_few_rows_are_those_of_the_kernel_that_a_server_takes(record):
-    kept = json.loads(record.read_text())
-    prefill = report.totals(kept, "prefill")
-    assert prefill and {r["refine"] for r in prefill} == {"deepgemm"}
-    before = [{**r, "refine": "deepgemm"} for r in report.totals(kept, "decode")]
-    few = [{**r, "refine": "triton", "hisa_us": 1.0} for r in before if r["batch"] <= 16]
-    kept["rows"] = before + few
-    kept["settings"]["refine_rows"] = 0
-    assert report.totals(kept, "decode") == before
-    kept["settings"]["refine_rows"] = 16
-    rows = report.totals(kept, "decode")
+    kept = load(record, KernelRecord)
+    prefill = kept.totals("prefill")
+    assert prefill and {r.refine for r in prefill} == {"deepgemm"}
+    before = [replace(r, refine="deepgemm") for r in kept.totals("decode")]
+    few = [replace(r, refine="triton", hisa_us=1.0) for r in before if r.batch <= 16]
+    kept = replace(kept, rows=(*before, *few))
+    assert replace(kept, settings={"refine_rows": 0}).totals("decode") == before
+    rows = replace(kept, settings={"refine_rows": 16}).totals("decode")
     assert len(rows) == len(before)
-    assert all((r["hisa_us"] == 1.0) == (r["batch"] <= 16) for r in rows)
+    assert all((r.hisa_us == 1.0) == (r.batch <= 16) for r in rows)
 
 
 def test_a_record_of_one_kernel_has_its_totals(record):
-    kept = json.loads(record.read_text())
-    before = report.totals(kept, "decode")
-    kept["rows"] = [{**r, "refine": "triton"} for r in before]
-    assert report.totals(kept, "decode") == kept["rows"]
+    kept = load(record, KernelRecord)
+    rows = tuple(replace(r, refine="triton") for r in kept.totals("decode"))
+    assert tuple(replace(kept, rows=rows).totals("decode")) == rows
+
+
+def test_a_record_is_written_as_it_was_read(record):
+    kept = load(record, KernelRecord)
+    record.write_text(json.dumps(as_json(kept)))
+    assert load(record, KernelRecord) == kept and len(kept.rows) > 100
 
 
 def test_refine_is_what_a_server_takes_unless_asked_for(capsys):
@@ -102,11 +108,11 @@ def test_an_older_record_says_that_prefills_pick_was_timed_with_the_coarse_score
     """Schema 1 timed coarse and pick together in prefill and apart in decode, under one name."""
     old = json.loads(record.read_text())
     assert old["schema_version"] == 1
-    new = report.read(record)
-    assert new["schema_version"] == 2
-    for before, after in zip(old["rows"], new["rows"], strict=True):
+    new = load(record, KernelRecord)
+    assert new.schema_version == 2
+    for before, after in zip(old["rows"], new.rows, strict=True):
         both = (before["phase"], before["stage"]) == ("prefill", "pick")
-        assert after == {**before, "stage": "coarse+pick" if both else before["stage"]}
-    assert any(row["stage"] == "coarse+pick" for row in new["rows"])
+        assert after == read(KernelRow, {**before, "stage": "coarse+pick" if both else before["stage"]})
+    assert any(row.stage == "coarse+pick" for row in new.rows)
     record.write_text(json.dumps({**old, "schema_version": 2}))
-    assert report.read(record)["rows"] == old["rows"], "a new record is what it says"
+    assert [row.stage for row in load(record, KernelRecord).rows] == [r["stage"] for r in old["rows"]]

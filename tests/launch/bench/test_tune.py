@@ -10,13 +10,16 @@ import pytest
 from sglang_hisa import PAGE
 from sglang_hisa.kernels.tuning import DEFAULT, Tuning
 from sglang_hisa.launch.bench import tune
+from sglang_hisa.launch.bench.record import TuneRecord, TuneRow
+from sglang_hisa.launch.common.record import load
+from sglang_hisa.launch.pages.reader import ROOT
 
 
 def rows(kernel, times):
     """``{values: {(rows, context): us}}`` as the benchmark tells them."""
     names = tune.FIELDS[kernel]
     return [
-        {"kernel": kernel, "rows": r, "context": c, "settings": dict(zip(names, values)), "us": us}
+        TuneRow(kernel=kernel, rows=r, context=c, settings=dict(zip(names, values)), us=us)
         for values, shapes in times.items()
         for (r, c), us in shapes.items()
     ]
@@ -96,3 +99,11 @@ def test_every_kernel_of_the_grid_has_shapes():
     assert {r for r, _ in tune.DECODE} == {1, 16, 64}
     assert [r for r, _ in tune.LAYER] == [1, 4, 16, 32, 64, 128]
     assert len(set(itertools.chain(tune.DECODE, tune.PREFILL))) == len(tune.DECODE) + len(tune.PREFILL)
+
+
+def test_the_kept_record_is_one_of_these():
+    kept = load(ROOT / "launch/results/tune-h100.json", TuneRecord)
+    found = {kernel: tune.best(kept.rows, kernel) for kernel in dict.fromkeys(r.kernel for r in kept.rows)}
+    assert {"coarse", "rank", "pick"} <= found.keys()
+    for chosen in found.values():
+        assert chosen.items() <= kept.settings.items()

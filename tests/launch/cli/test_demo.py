@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sglang_hisa.launch.common.receipts import Receipt
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.demo import plan as plans
 from sglang_hisa.launch.demo.arms import DemoFailed, check_receipts
 
@@ -26,7 +28,7 @@ def receipt(**changes: Any) -> dict[str, Any]:
 
 def test_receipts_that_are_right() -> None:
     assert check_receipts(PLAN, False, [None]) is None
-    assert check_receipts(PLAN, True, [receipt()]) == receipt()
+    assert check_receipts(PLAN, True, [receipt()]) == read(Receipt, receipt())
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_receipts_that_are_right() -> None:
         (False, [receipt()], "SGLANG_HISA reached it"),
         (True, [None], "serves stock DSA"),
         (True, [], "serves stock DSA"),
-        (True, [receipt(active=False)], "active is False, expected True"),
+        (True, [receipt(active=False)], "the receipt says that HISA is not active"),
         (True, [receipt(layers=2)], "layers is 2, expected 3"),
         (True, [receipt(config={"block": 128})], "config is"),
     ],

@@ -16,6 +16,7 @@ import pytest
 from sglang_hisa.launch.ab import plan as ab_plan
 from sglang_hisa.launch.ab import quality
 from sglang_hisa.launch.ab import runner as ab_run
+from sglang_hisa.launch.common.arms import parse_arms
 from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.load import plan as load_plan
@@ -113,7 +114,7 @@ def compare(
     monkeypatch.setattr(ab_run, "started", lambda *a: ({}, []))
     cells = ab_plan.parse_cells("300:2 100:1", 4, 1)
     runner = ab_run.Runner(
-        plan=ab_plan.Plan(ab_plan.parse_arms(arms, {}), cells, 3, False, 7, 1000, 0.05),
+        plan=ab_plan.Plan(parse_arms(arms), cells, 3, False, 7, 1000, 0.05),
         model="m",
         flags=flags or [],
         make_env=lambda setting: {},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.config import ConfigError
-from sglang_hisa.launch.ab.plan import Arm
-from sglang_hisa.launch.cli import eval as evaluate
 from sglang_hisa.launch.cli import main
+from sglang_hisa.launch.common.arms import Arm
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import client, report, stats, suite, tasks
+from sglang_hisa.launch.eval.record import EvalRecord
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
 
@@ -91,7 +90,7 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
     lost = rows[bad, "needle", 1024]
     assert (lost["accuracy"], lost["n"], lost["lost"], lost["won"]) == (0.6, 15, 6, 0)
     assert lost["p"] == pytest.approx(2 * 0.5**6)
-    cells = stats.by_depth(record["answers"], bad, "needle")
+    cells = read(EvalRecord, record).by_depth(bad, "needle")
     assert [cells[1024, depth] for depth in tasks.DEPTHS] == [0, 0, 1, 1, 1]
     assert record["arms"][good]["prompt_tokens"] == {"256": 256, "1024": 1024}
     made = {"quality.json", "needle.png", "accuracy.png", "report.html", "report.md", "report.csv"}
@@ -116,17 +115,6 @@ def test_an_interrupt_before_the_first_answer_still_shows_the_report(
 
     monkeypatch.setattr(client, "ask_all", interrupted)
     assert main(["eval", "http://127.0.0.1:9", "--contexts", "256", "--out", str(tmp_path)]) == 130
-
-
-def test_arms() -> None:
-    assert evaluate.parse_arm("stock") == ("stock", None)
-    assert evaluate.parse_arm(" paper") == ("paper", '{"preset": "paper"}')
-    name, setting = evaluate.parse_arm("tight=paper:prefill_tokens=2048:block=64")
-    assert name == "tight" and setting is not None
-    assert json.loads(setting) == {"preset": "paper", "prefill_tokens": 2048, "block": 64}
-    for wrong in ("nope", "paper:blok=64", "paper:block=63", "stock:block=64"):
-        with pytest.raises(ConfigError):
-            evaluate.parse_arm(wrong)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.ab.plan import Arm
+from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.server import ServerProcess, fetch, free_port
 from sglang_hisa.launch.live import report
 from sglang_hisa.launch.live.watch import Runner

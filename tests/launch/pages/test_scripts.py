@@ -58,12 +58,12 @@ def test_the_image_is_made_of_folders_that_exist() -> None:
 
 def test_lists_of_steps_run_side_by_side_on_a_gpu_each(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHON": "/bin/echo"}
-    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "tune nope", "cover"]
+    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "tune nope", "acceptance"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
     said = sorted(line.split(" after ")[0] for line in done.stdout.splitlines())
-    assert said == ["GPU 0, nope: exit 2", "GPU 0, tune: exit 0", "GPU 1, cover: exit 0"]
+    assert said == ["GPU 0, nope: exit 2", "GPU 0, tune: exit 0", "GPU 1, acceptance: exit 0"]
     assert "bench tune" in (tmp_path / "tune.log").read_text()
-    assert "sglang_hisa.launch.acceptance" in (tmp_path / "cover.log").read_text()
+    assert "sglang_hisa.launch.acceptance" in (tmp_path / "acceptance.log").read_text()
 
 
 def test_a_step_of_a_list_is_ended_after_its_seconds(tmp_path: Path) -> None:

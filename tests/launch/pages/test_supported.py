@@ -9,8 +9,9 @@ from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS
 from sglang_hisa.launch.acceptance.pd import SIDES
 from sglang_hisa.launch.acceptance.ranks import RANKS
+from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.pages import coverage, supported, tables
-from sglang_hisa.launch.pages.coverage import COVERAGE, Coverage, cell, origin
+from sglang_hisa.launch.pages.coverage import COVERAGE, Coverage, cell
 from sglang_hisa.patches.table import V17, V23, VERSIONS
 
 RECORD = "launch/results/h100-serve.json"
@@ -28,7 +29,7 @@ def test_evidence_exists(row):
         if function:
             assert function in functions(tables.ROOT / path)
             continue
-        assert origin(path)["sglang"] in row.versions
+        assert load(tables.ROOT / path, Record).provenance.sglang in row.versions
         if not path.endswith(".json"):
             text = (tables.ROOT / path).read_text()
             end = text.splitlines()[-1]
@@ -52,7 +53,7 @@ def test_records_count_for_their_own_version_and_tests_for_all():
 def test_cases_count_where_all_of_a_row_were_right(tmp_path, monkeypatch):
     def one(case, gpu="NVIDIA H100 80GB HBM3", version=V17, problems=()):
         where = {"gpu": gpu, "sglang": version}
-        return {"case": case, "problems": list(problems), "provenance": where}
+        return {"case": case, "shows": "it", "problems": list(problems), "provenance": where}
 
     monkeypatch.setattr(coverage, "ROOT", tmp_path)
     row = Coverage("m", "f", (), cases=("tp2", "dp2"))

@@ -7,7 +7,10 @@ import shlex
 import pytest
 
 from sglang_hisa.launch.common import flags
+from sglang_hisa.launch.common.provenance import Provenance
+from sglang_hisa.launch.common.record import Record, Row
 from sglang_hisa.launch.pages import tables
+from sglang_hisa.launch.pages.reader import Reader
 
 PREFILL_GRAPHS_OFF = ("--disable-prefill-cuda-graph", "--cuda-graph-backend-prefill disabled")
 COMMANDS = {
@@ -37,17 +40,15 @@ def started_with(command):
     return {flag: value for flag, _, value in pairs if flag not in own_options(name)}
 
 
-def drawn_from(table, monkeypatch):
-    """The commands of the records that a table loads, by the record's name."""
-    names, load = [], tables._load
-    monkeypatch.setattr(tables, "_load", lambda name: (names.append(name), load(name))[1])
-    tables.TABLES[table]()
+def drawn_from(table):
+    """The commands of the records that a table reads, by the record's name."""
+    reader = Reader()
+    tables.TABLES[table](reader)
     found = {}
-    for name in dict.fromkeys(names):
-        record = json.loads((tables.ROOT / "launch/results" / name).read_text())
+    for name in reader.records:
+        record = json.loads((tables.ROOT / f"launch/results/{name}.json").read_text())
         rows = [row for row in record.get("rows", []) if "provenance" in row] or [record]
-        commands = [row["provenance"]["command"] for row in rows]
-        found[name.removesuffix(".json")] = commands
+        found[name] = [row["provenance"]["command"] for row in rows]
     return found
 
 
@@ -61,11 +62,11 @@ def in_its_page(table):
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
-def test_a_table_names_the_flags_by_which_its_records_differ(table, monkeypatch):
+def test_a_table_names_the_flags_by_which_its_records_differ(table):
     text = in_its_page(table)
     served = {
         name: made
-        for name, commands in drawn_from(table, monkeypatch).items()
+        for name, commands in drawn_from(table).items()
         if (made := [given for command in commands if (given := started_with(command)) is not None])
     }
     one = {name: made[0] for name, made in served.items() if len(made) == 1}
@@ -83,14 +84,14 @@ def test_a_table_names_the_flags_by_which_its_records_differ(table, monkeypatch)
             assert f"`{off}`" in text and "not SGLang's default" in text, f"{table}: {off}"
 
 
-def test_tables_of_several_records_were_compared(monkeypatch):
+def test_tables_of_several_records_were_compared():
     """The test above saw what it is for."""
-    several = {table for table in tables.TABLES if len(drawn_from(table, monkeypatch)) > 1}
+    several = {table for table in tables.TABLES if len(drawn_from(table)) > 1}
     assert {"ab_rank", "ab_busy", "ab_256k", "ab_4l", "goals", "pairs"} <= several
 
 
 def ab(*given):
-    return {"flags": ["--model-path", "/tmp/w/model", "--max-running-requests", "8", *given]}
+    return Record(flags=("--model-path", "/tmp/w/model", "--max-running-requests", "8", *given))
 
 
 OFF = "--disable-prefill-cuda-graph"
@@ -115,9 +116,9 @@ def test_values_that_differ_and_what_all_have():
 
 
 def test_the_folder_of_a_model_is_no_difference():
-    other = {"flags": ["--model-path", "out/model", "--max-running-requests", "8"]}
+    other = Record(flags=("--model-path", "out/model", "--max-running-requests", "8"))
     assert flags.note({"a": ab(), "b": other}) == ""
-    assert "--model-path" in flags.note({"a": ab(), "b": {"flags": ["--model-path", "out/glm"]}})
+    assert "--model-path" in flags.note({"a": ab(), "b": Record(flags=("--model-path", "out/glm"))})
 
 
 def test_calls_of_one_record():
@@ -125,19 +126,20 @@ def test_calls_of_one_record():
         command = (
             f"launch/acceptance/stress/__main__.py --out /tmp/x --slice small --scenes radix abort {more}"
         )
-        return {"provenance": {"command": command}}
+        return Row(provenance=Provenance(command=command))
 
     off = "--cuda-graph-backend-prefill disabled"
-    record = {"rows": [row(off), row(f"--enable-hierarchical-cache {off}"), row("")]}
+    record = Record(rows=(row(off), row(f"--enable-hierarchical-cache {off}"), row("")))
     assert flags.note({"stress.json": record}).startswith(
         f"<sub>Some servers had `{off}`, which is not SGLang's default"
     )
-    assert flags.note({"stress.json": {"rows": [row("")]}}) == ""
+    assert flags.note({"stress.json": Record(rows=(row(""),))}) == ""
 
 
 def test_records_without_servers_have_no_note():
-    kernels = {"provenance": {"command": "cli/__main__.py bench kernels --repeats 10"}, "rows": [{"us": 1}]}
-    assert flags.of_servers(kernels) == [] and flags.note({"a": kernels, "b": {"rows": []}}) == ""
+    command = "cli/__main__.py bench kernels --repeats 10"
+    kernels = Record(provenance=Provenance(command=command), rows=(Row(),))
+    assert flags.of_servers(kernels) == [] and flags.note({"a": kernels, "b": Record()}) == ""
 
 
 @pytest.mark.parametrize("command", ["eval", "stress"])

@@ -1,4 +1,4 @@
-"""docs/supported.md's tables of the cover records: what each case showed, and what has not run yet."""
+"""docs/supported.md's tables of the acceptance records: what each case showed, and what has not run yet."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS
 from sglang_hisa.launch.acceptance.pd import SIDES
 from sglang_hisa.launch.acceptance.ranks import RANKS
+from sglang_hisa.launch.acceptance.record import CaseRow, KeptReceipt
 from sglang_hisa.launch.common.text import plain
 
-Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 _SEEN: dict[str, Callable[[Any], str]] = {
@@ -23,9 +23,7 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "gap_nats": lambda n: f"where answers part from stock's, {n:.3f} nats between the two tokens",
     "calls": lambda n: f"{n:,} calls of the indexer",
     "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
-    "shares": lambda by: (
-        "candidate share " + ", ".join(f"{share:.4f} ({name})" for name, share in by.items())
-    ),
+    "shares": lambda by: "candidate share " + ", ".join(f"{s:.4f} ({name})" for name, s in by.items()),
     "expected_share": lambda share: f"by the rule {share:.4f}",
     "calls_in_graphs": lambda n: (
         f"{n:,} of them from prefill graphs" if n else "none of them from a prefill graph"
@@ -44,53 +42,51 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "stock_itl_ms": lambda ms: f"each more after {ms:.1f} ms",
     "hisa_itl_ms": lambda ms: f"of HISA, canary included, after {ms:.1f}",
 }
+"""How each of :class:`Facts` that only some cases have is told."""
 
 
-def cases(rows: Iterable[Row]) -> Table:
+def cases(rows: Iterable[CaseRow]) -> Table:
     """A row for each case of a record, in the order of the cases."""
-    found = {row["case"]: row for row in rows}
+    found = {row.case: row for row in rows}
     names = [name for name in (*CASES, *CHUNKS, *SIDES, *RANKS) if name in found]
     head = ["case", "shows", "tokens as stock's, within the budget", "requests"]
     head += ["candidate share, prefill", "decode", "summaries checked", "wrong", "what was seen"]
     return head, [_case(found[name]) for name in names]
 
 
-def left(rows: Iterable[Row], gpus: int) -> list[str]:
+def left(rows: Iterable[CaseRow], gpus: int) -> list[str]:
     """Cases for ``gpus`` that a record lacks."""
     wanted = [name for name, case in CASES.items() if case.gpus == gpus]
     wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
     wanted += [*SIDES, *RANKS] if gpus == 2 else []
-    there = {row["case"] for row in rows}
+    there = {row.case for row in rows}
     return [name for name in wanted if name not in there]
 
 
-def _case(row: Row) -> list[str]:
-    facts = row["facts"]
-    # Of each rank, of one server, or of both sides of a pair; empty where HISA was not active.
-    receipts = [*facts.get("ranks", []), *(facts.get(name) for name in ("receipt", "prefill", "decode"))]
-    receipts = [one for one in receipts if one]
-    equal = facts.get("hisa_equals_stock", facts.get("equals_stock_within"))
-    cells = ["–" if equal is None else f"{equal:.0%}"]
-    if facts.get("stock_repeats", 1) < 1:
-        cells[0] += f" (stock again: {facts['stock_repeats']:.0%})"
-    cells.append(str(facts.get("requests", "–")))
+def _case(row: CaseRow) -> list[str]:
+    facts, receipts = row.facts, row.facts.receipts
+    equal = "–" if facts.equal is None else f"{facts.equal:.0%}"
+    if facts.stock_repeats is not None and facts.stock_repeats < 1:
+        equal += f" (stock again: {facts.stock_repeats:.0%})"
+    cells = [equal, "–" if facts.requests is None else str(facts.requests)]
     cells += [_share(receipts, phase) for phase in ("prefill", "decode")]
-    wrong = sum(one["violations"] for one in receipts)
-    checks = sum(one["canary_checks"] for one in receipts)
+    wrong = sum(one.violations for one in receipts)
+    checks = sum(one.canary_checks for one in receipts)
     cells += [f"{checks:,}", f"**{wrong:,}**" if wrong else "0"] if receipts else ["–", "–"]
-    return [f"`{row['case']}`", row["shows"], *cells, _seen(row, receipts)]
+    return [f"`{row.case}`", row.shows, *cells, _seen(row)]
 
 
-def _share(receipts: list[Row], phase: str) -> str:
+def _share(receipts: list[KeptReceipt], phase: str) -> str:
     """The largest of the ranks: where least was pruned."""
-    known = [one["candidate_share"].get(phase) for one in receipts]
-    return f"{max(share for share in known if share is not None):.2f}" if any(known) else "–"
+    known = [share for one in receipts if (share := one.candidate_share.get(phase)) is not None]
+    return f"{max(known):.2f}" if any(known) else "–"
 
 
-def _seen(row: Row, receipts: list[Row]) -> str:
+def _seen(row: CaseRow) -> str:
     """Problems first, then what only this case has."""
-    said = [f"**not right**: {plain(text)}" for text in row["problems"]]
-    said += [say(row["facts"][key]) for key, say in _SEEN.items() if row["facts"].get(key) is not None]
-    rebuilt = sum(sum(one["summary_rebuilds"].values()) for one in receipts)
+    said = [f"**not right**: {plain(text)}" for text in row.problems]
+    facts = ((say, getattr(row.facts, name)) for name, say in _SEEN.items())
+    said += [say(fact) for say, fact in facts if fact is not None]
+    rebuilt = sum(sum(one.summary_rebuilds.values()) for one in row.facts.receipts)
     said += [f"{rebuilt:,} summaries rebuilt"] if rebuilt else []
     return "; ".join(said) or "–"

@@ -1,4 +1,4 @@
-"""The cover runner with real servers on the CPU: a case that brings pages back from the host."""
+"""Acceptance with real servers on the CPU: a case that brings pages back from the host."""
 
 import json
 
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0
 
 
 def test_a_case_beside_stock(tmp_path):
-    out = tmp_path / "cover.json"
+    out = tmp_path / "acceptance.json"
     assert main(["--cpu", "--timeout", "900", "--out", str(out), "--cases", "hicache"]) == 0
     (row,) = json.loads(out.read_text())["rows"]
     (rank,) = row["facts"]["ranks"]

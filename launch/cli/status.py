@@ -74,7 +74,7 @@ def code(receipts: Receipts) -> int:
 
 def _title(one: Mapping[str, Any]) -> str:
     changed = ", ".join(one.get("changed", ()))
-    return one["preset"] + (f" (changed: {changed})" if changed else "")
+    return f"{one['preset']} (changed: {changed})" if changed else str(one["preset"])
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

@@ -24,7 +24,7 @@ class Cell:
 
 def scored(record: dict[str, Any]) -> bool:
     """Whether answers have scores between 0 and 1, and are not just right or wrong."""
-    return record["plan"].get("suite") == "longbench"
+    return bool(record["plan"].get("suite") == "longbench")
 
 
 def notes(record: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.typed import read
-from sglang_hisa.launch.eval import client, report, stats, suite, tasks
+from sglang_hisa.launch.eval import client, formatting, report, stats, suite, tasks
 from sglang_hisa.launch.eval.record import EvalRecord
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
@@ -184,7 +184,7 @@ def test_an_arm_that_pruned_nothing_is_named() -> None:
         return [{"prefill": one, "decode": one}]
 
     arms = {"stock": {"rows": None}, "idle": {"rows": rows(900)}, "busy": {"rows": rows(300)}}
-    notes = report.notes({"refusals": [], "arms": arms})
+    notes = formatting.notes({"refusals": [], "arms": arms})
     assert notes == ["arm idle pruned nothing: its rows fit their budgets or were left to stock DSA"]
 
 

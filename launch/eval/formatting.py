@@ -35,7 +35,7 @@ def notes(record: dict[str, Any]) -> list[str]:
             found += [f"arm {name}, end of its log: {line[:200]}" for line in tail.splitlines()[-3:]]
         if idle := pruning.note(f"arm {name}", arm.get("rows")):
             found.append(idle)
-    if not record["complete"]:
+    if not record.get("complete", True):
         found.append(f"PARTIAL: {len(record['answers']):,} answers, then it ended")
     return found
 

@@ -16,7 +16,7 @@ from tests.launch.load import records as load_records
 
 pytestmark = pytest.mark.browser
 
-PROBE = """
+PROBE = r"""
 <pre id="seen"></pre>
 <script>
 window.onload = () => {

@@ -4,7 +4,7 @@ VERSIONS := 0.5.17 0.5.23
 NEWEST := $(lastword $(VERSIONS))
 VENV := .venv-$(NEWEST)
 # Releases between these: .sglang/VERSION has the source of each, and `make test-rest` the tests marked `versions`.
-export BETWEEN :=
+export BETWEEN := 0.5.18 0.5.19 0.5.20 0.5.21 0.5.22
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_FLAGS := -q --no-build-isolation
@@ -34,6 +34,10 @@ test-rest: $(VERSIONS:%=install-%) $(BETWEEN:%=.sglang/%)
 	@.ci/test rest $(VERSIONS)
 
 test-all: test test-rest
+
+# They import with the packages of one of the two environments, so that only their own wheel is fetched.
+.sglang/%: | $(VENV)/.ready
+	@.ci/step 'SGLang $* into $@' $(VENV)/bin/pip install -q --no-deps --upgrade --target $@ sglang==$*
 
 test-browser: install-$(NEWEST)
 	$(VENV)/bin/python -m pytest -m browser tests/browser
@@ -79,4 +83,4 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VERSIONS:%=.venv-%) .hisa build sglang_hisa.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VERSIONS:%=.venv-%) .sglang .hisa build sglang_hisa.egg-info .pytest_cache .ruff_cache .hypothesis

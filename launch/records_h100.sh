@@ -9,6 +9,10 @@
 #   ab-256k     the same model at 256K                            -> OUT/ab-defaults-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
+#   ab-many     1 to 128 requests that share a prefix of 128K or 32K; this and the next three: call again until complete -> OUT/ab-many
+#   ab-many-decode-only   the same, pruned decode steps alone     -> OUT/ab-many-decode-only
+#   ab-many-256k   the same with a prefix of 256K                 -> OUT/ab-many-256k
+#   ab-many-distinct   four full-width layers, 64 distinct prompts of 64K   -> OUT/ab-many-distinct
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
 #   ab-4l-decode-only   the same, pruned decode steps alone       -> OUT/ab-v32-4l-decode-only
@@ -61,14 +65,15 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,46p' "$0" >&2; exit 2; }
+usage() { sed -n '2,50p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
 hisa=("$python" -m sglang_hisa.launch.cli)
 export SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD=0 HF_HUB_OFFLINE=1
 flags=(--load-format dummy --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse
-  --grammar-backend none --skip-server-warmup --max-running-requests 8 --chunked-prefill-size 8192) # all else is SGLang's default
+  --grammar-backend none --skip-server-warmup) # all else but the next line is SGLang's default
+running=8 chunk=8192 more=()
 
 ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   local slice=$1 context=$2 pool=$3 name=$4
@@ -76,7 +81,16 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   "${hisa[@]}" model slice "$slice" "$out/model-$slice"
   # Made-up weights answer alike whatever is pruned: quality is measured with the trained model.
   "${hisa[@]}" ab --timeout 400 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
-    --context-length "$context" --max-total-tokens "$pool" "${flags[@]}"
+    --context-length "$context" --max-total-tokens "$pool" "${flags[@]}" \
+    --max-running-requests "$running" --chunked-prefill-size "$chunk" "${more[@]}"
+}
+
+many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer and two more for each request beside it
+  export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+  # Decode alone is measured: smaller chunks of prefill leave memory to the servers beside.
+  running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
+  ab v32-tp8-rank "$((${2%k} * 1024 + 2000))" "$3" "$1" --resume --together --arms "$4" --cells "$5" --rounds 3 \
+    --output-tokens 64
 }
 
 origin() { "$python" -c 'import json; from sglang_hisa.launch.common.provenance import provenance; print(json.dumps(provenance()))'; }
@@ -100,6 +114,14 @@ case $step in
   ab-grid) # decode-only leaves every step of one request below 160K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
+  ab-many) many ab-many 128k 190000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
+  ab-many-decode-only)
+    many ab-many-decode-only 128k 190000 stock,decode-only '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
+  ab-many-256k) many ab-many-256k 256k 320000 stock,paper,balanced '256k+64:64,1,16,128,4' ;;
+  ab-many-distinct)
+    running=64 more=(--cuda-graph-max-bs-decode 64)
+    ab v32-4l 66000 4300000 ab-many-distinct --resume --together --arms stock,paper --cells 64k:64 --rounds 3 \
+      --output-tokens 128 --warmup-tokens 66k ;;
   ab-4l-paper | ab-4l-balanced | ab-4l-decode-only) ab v32-4l 133000 560000 "ab-v32-4l-${step#ab-4l-}" --together --arms "stock,${step#ab-4l-}" \
     --cells '8k:1 32k:1 128k:1,4' --rounds 3 --warmup-tokens 300k ;;
   ab-4l-more)
@@ -143,12 +165,15 @@ case $step in
     --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
   pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
     --disaggregate nixl ;;
-  ab-tp2) ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
-    --warmup-tokens 300k --tp 2 --enforce-disable-flashinfer-allreduce-fusion ;;
+  ab-tp2)
+    more=(--tp 2 --enforce-disable-flashinfer-allreduce-fusion)
+    ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \
+    --warmup-tokens 300k ;;
   live2)
     "${hisa[@]}" model slice v32-4l "$out/model-v32-4l"
     "${hisa[@]}" ab --live --arms stock,paper --share 0.25 --every 5 --port 30000 --timeout 400 --out "$out/ab-live" \
-      "$out/model-v32-4l" --context-length 133000 --max-total-tokens 560000 "${flags[@]}" &
+      "$out/model-v32-4l" --context-length 133000 --max-total-tokens 560000 "${flags[@]}" \
+      --max-running-requests "$running" --chunked-prefill-size "$chunk" &
     live=$! sent=0
     until (: </dev/tcp/127.0.0.1/30000) 2>/dev/null || ! kill -0 $live 2>/dev/null; do sleep 1; done
     "$python" -m sglang.benchmark.serving --backend sglang --host 127.0.0.1 --port 30000 --model "$out/model-v32-4l" \

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sglang_hisa.patches import source
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch, Use
+from sglang_hisa import config as settings
+from sglang_hisa.config import Config
+from sglang_hisa.patches import known, source, syntax
+from sglang_hisa.patches.releases import NEWEST, RELEASES
+from sglang_hisa.patches.table import BEHAVIOURS, ROWS, Patch, Place, Probe, Row
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A row of the patch table with the attribute that it patches in one SGLang."""
+
+    patch: Patch
+    target: str
+
+
+@dataclass(frozen=True)
+class Sglang:
+    """One SGLang, as its source shows it."""
+
+    root: Path
+    version: str | None
+    """What it calls itself: for messages alone."""
+    behaviours: frozenset[str]
+    """Keys of ``BEHAVIOURS`` that it shows."""
+    patches: tuple[Applied, ...]
+    problems: tuple[str, ...]
+    """What the table needs and this source lacks."""
+    unknown: tuple[known.Unknown, ...]
+    """Functions whose inside HISA relies on, and whose bodies are none of those that it knows."""
+
+    @property
+    def name(self) -> str:
+        return self.version or "of an unknown version"
 
 
 @dataclass(frozen=True)
 class Unfit:
-    """An SGLang that cannot be patched."""
+    """An SGLang that is not patched."""
 
     what: str
     reasons: tuple[str, ...]
     fix: str
     compared: bool = False
-    """Whether its source was compared with the patch table: the reasons are then those of its rows."""
+    """Whether there was a source to compare with the patch table."""
 
 
 def installed_version() -> str | None:
@@ -37,108 +67,132 @@ def installed_root() -> Path:
     return source.find_root()
 
 
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def parameter_problem(found: Sequence[str], needed: Sequence[str]) -> bool:
+    """Whether the parameters ``found`` are not those ``needed`` (see :class:`.table.Place`)."""
+    at, others = 0, False
+    for name in needed:
+        wanted = name.removesuffix("?")
+        if name == "*":
+            others = True
+        elif others and wanted in found[at:]:
+            at, others = found.index(wanted, at) + 1, False
+        elif not others and at < len(found) and found[at] == wanted:
+            at += 1
+        elif not name.endswith("?"):
+            return True
+    return at < len(found) and not others
 
 
-def _module_file(root: Path, parts: list[str]) -> tuple[Path, list[str]] | None:
-    """Longest prefix of ``parts`` (after "sglang") that is a module, and the names left over."""
-    for stop in range(len(parts), 0, -1):
-        base = root.joinpath(*parts[:stop])
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path, parts[stop:]
-    return None
-
-
-def _find(body: Iterable[ast.stmt], names: list[str]) -> ast.stmt | None:
-    for node in body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == names[0]:
-            if len(names) == 1:
-                return node
-            return _find(node.body, names[1:])
-        imported = node.names if isinstance(node, ast.ImportFrom) and len(names) == 1 else []
-        if any((alias.asname or alias.name) == names[0] for alias in imported):
-            return node
-        if isinstance(node, (ast.If, ast.Try)):
-            found = _find([*node.body, *node.orelse], names)
-            if found is not None:
-                return found
-    return None
-
-
-def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, ...]:
-    args = node.args
-    names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
-    return tuple(names + [a.arg for a in (args.vararg, args.kwarg) if a is not None])
-
-
-def _check_target(root: Path, target: str, params: tuple[str, ...] | None) -> list[str]:
-    parts = target.split(".")[1:]
-    where = _module_file(root, parts)
-    if where is None:
+def _target_problems(root: Path, place: Place) -> list[str]:
+    target = place.target
+    path, node = syntax.locate(root, target)
+    if path is None:
         return [f"{target}: no such module"]
-    path, names = where
-    node = _find(_tree(path).body, names)
     if node is None:
-        return [f"{target}: {'.'.join(names)} is not in {path.relative_to(root)}"]
-    if params is None:
+        return [f"{target}: {target.rsplit('.', 1)[1]} is not in {path.relative_to(root)}"]
+    if place.params is None:
         return []
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    function = syntax.function(root, target)
+    if function is None:
         return [f"{target}: is no longer a function"]
-    found = _parameters(node)
-    if found != params:
-        return [f"{target}: parameters are ({', '.join(found)}), expected ({', '.join(params)})"]
+    found = syntax.parameters(function)
+    if parameter_problem(found, place.params):
+        return [f"{target}: parameters are ({', '.join(found)}), expected ({', '.join(place.params)})"]
     return []
 
 
-def _check_callers(root: Path, patch: Patch) -> list[str]:
+def _caller_problems(root: Path, place: Place) -> list[str]:
     problems = []
-    for file, expression in patch.callers:
+    for file, expression in place.callers:
         path = root / file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not re.search(r"(?<!\w)" + re.escape(expression), text):
-            problems.append(f"{patch.target}: {file} no longer reaches it through `{expression}`")
+            problems.append(f"{place.target}: {file} no longer reaches it through `{expression}`")
     return problems
 
 
-def check_sources(root: Path, version: str) -> list[str]:
-    """Differences between the table and the SGLang in ``root`` (its ``sglang`` folder); empty if none."""
-    if version not in VERSIONS:
-        return [_unsupported(root, version)]
-    problems: list[str] = []
-    rows: tuple[Patch | Use, ...] = (*PATCHES, *USES)
-    for row in rows:
-        params = row.params.get(version)
-        if params is None and (row.params or isinstance(row, Patch)):
+def place_of(root: Path, row: Row) -> tuple[Place | None, list[str]]:
+    """The first place of ``row`` that fits the source in ``root``; or None and what the nearest lacks."""
+    found: list[tuple[tuple[bool, int], list[str]]] = []
+    for place in row.places:
+        problems = _target_problems(root, place) + _caller_problems(root, place)
+        if not problems:
+            return place, []
+        # A target that is there says more than one that this SGLang never had.
+        absent = syntax.locate(root, place.target)[1] is None
+        found.append(((absent, len(problems)), problems))
+    return None, min(found, key=lambda one: one[0])[1]
+
+
+def shows(root: Path, probe: Probe) -> bool:
+    """Whether the source in ``root`` has the behaviour."""
+    for target in probe.targets:
+        node = syntax.function(root, target)
+        if node is None:
             continue
-        problems += _check_target(root, row.target, params)
+        has_parameter = not probe.parameter or probe.parameter in syntax.parameters(node)
+        if has_parameter and probe.text in syntax.text(node):
+            return True
+    return False
+
+
+def wanted(row: Row, behaviours: frozenset[str]) -> bool:
+    """Whether an SGLang of these behaviours needs the row."""
+    if not isinstance(row, Patch):
+        return True
+    return (not row.only or row.only in behaviours) and row.unless not in behaviours
+
+
+@functools.cache
+def read(root: Path) -> Sglang:
+    """Compare the SGLang in ``root`` (its ``sglang`` folder) with the patch table."""
+    behaviours = frozenset(name for name, probe in BEHAVIOURS.items() if shows(root, probe))
+    patches: list[Applied] = []
+    problems: list[str] = []
+    relied: dict[str, str] = {}
+    for row in ROWS:
+        if not wanted(row, behaviours):
+            continue
+        place, missing = place_of(root, row)
+        if place is None:
+            problems += [] if getattr(row, "optional", False) else missing
+            continue
         if isinstance(row, Patch):
-            problems += _check_callers(root, row)
-    return problems
+            patches.append(Applied(row, place.target))
+        if row.relies:
+            relied[place.target] = row.relies
+    unknown = known.unknown(root, relied)
+    version = source.version_of(root)
+    return Sglang(root, version, behaviours, tuple(patches), tuple(problems), tuple(unknown))
 
 
-def _unsupported(root: Path, version: str | None) -> str:
-    found = "its version is not known" if version is None else f"{version} is not supported"
-    return f"{found} ({root}); supported: {', '.join(VERSIONS)}"
+def all_the_same(config: Config) -> str:
+    """The command after which a server with these settings starts on an SGLang with unknown bodies."""
+    return settings.export(replace(config, unverified_source=True))
 
 
-def unfit() -> Unfit | None:
-    """Why the SGLang that a server started here imports cannot be patched; None when it can."""
+def unfit(config: Config | None = None) -> Unfit | None:
+    """Why the SGLang that a server started here imports is not patched; None when it is.
+
+    Args:
+        config: of that server; without it no unknown body is allowed.
+    """
     try:
         root = installed_root()
     except source.SourceError as error:
         return Unfit("there is no SGLang to patch", (str(error),), error.fix)
-    version = installed_version()
-    if version not in VERSIONS:
-        title = f"SGLang {version or 'of an unknown version'} is not supported"
-        return Unfit(title, (_unsupported(root, version),), source.replacement(root, VERSIONS[-1]))
-    problems = check_sources(root, version)
-    if not problems:
-        return None
-    title = f"SGLang {version} in {root} does not match the patch table"
-    return Unfit(title, tuple(problems), source.replacement(root, version), compared=True)
+    found = read(root)
+    release = found.version if found.version in RELEASES else NEWEST
+    fix = source.replacement(root, release)
+    bodies = tuple(map(str, found.unknown))
+    if found.problems:
+        what = f"SGLang {found.name} in {root} does not match the patch table"
+        return Unfit(what, (*found.problems, *bodies), fix, compared=True)
+    if bodies and not (config and config.unverified_source):
+        what = f"SGLang {found.name} in {root} differs where HISA relies on it"
+        serve = "to serve it all the same, with the canary on and marked unverified"
+        return Unfit(what, bodies, f"{fix}; or, {serve}: {all_the_same(config or Config())}", compared=True)
+    return None
 
 
 def check_installed() -> list[str]:

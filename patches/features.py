@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from sglang_hisa.patches.table import V17, V23, VERSIONS
-
 
 @dataclass(frozen=True)
 class Feature:
@@ -19,7 +17,8 @@ class Feature:
     allowed: Callable[[Any], bool]
     why: str
     fix: str
-    versions: tuple[str, ...] = VERSIONS
+    optional: bool = False
+    """Whether some SGLangs have no such argument."""
 
 
 def _off(value: Any) -> bool:
@@ -45,14 +44,14 @@ FEATURES: tuple[Feature, ...] = (
         _off,
         "context parallel prefill splits the rows",
         "drop the flag",
-        (V17,),
+        optional=True,
     ),
     Feature(
         "enable_prefill_context_parallel",
         _off,
         "context parallel prefill splits the rows",
         "drop the flag",
-        (V17,),
+        optional=True,
     ),
     Feature(
         "enable_dsa_cache_layer_split",
@@ -60,12 +59,12 @@ FEATURES: tuple[Feature, ...] = (
         "layers read index keys from a broadcast scratch buffer",
         "drop --enable-dsa-cache-layer-split",
     ),
-    Feature("enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", (V23,)),
+    Feature("enable_kv_cache_sharding", _off, "page tables address shards", "drop the flag", optional=True),
     Feature("enable_hisparse", _off, "its pool is not covered by tests", "drop --enable-hisparse"),
     Feature("enable_lmcache", _off, _BYPASS, "drop --enable-lmcache"),
     Feature("enable_flexkv", _off, _BYPASS, "drop --enable-flexkv"),
-    Feature("enable_unified_cache_external_linker", _off, _BYPASS, "drop the flag", (V23,)),
-    Feature("enable_linker_mla_dedup", _off, _BYPASS, "drop the flag", (V23,)),
+    Feature("enable_unified_cache_external_linker", _off, _BYPASS, "drop the flag", optional=True),
+    Feature("enable_linker_mla_dedup", _off, _BYPASS, "drop the flag", optional=True),
     Feature(
         "speculative_algorithm",
         _next_token_drafts,
@@ -75,7 +74,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "speculative_eagle_topk",
         _one,
-        "trees of drafts move index keys between pages, which 0.5.17 does wrongly; not covered by tests",
+        "trees of drafts move index keys between pages, which most SGLangs do wrongly; not covered by tests",
         "--speculative-eagle-topk 1",
     ),
     Feature(
@@ -100,7 +99,11 @@ FEATURES: tuple[Feature, ...] = (
         "--dsa-paged-mqa-logits-backend deepgemm",
     ),
     Feature(
-        "enable_dsa_fused_indexer", _off, "it replaces the score that HISA narrows", "drop the flag", (V23,)
+        "enable_dsa_fused_indexer",
+        _off,
+        "it replaces the score that HISA narrows",
+        "drop the flag",
+        optional=True,
     ),
     Feature(
         "device",
@@ -150,7 +153,7 @@ def _of_model(hf_config: Any, name: str) -> Any:
     return getattr(hf_config, name, getattr(getattr(hf_config, "text_config", None), name, None))
 
 
-def declined(server_args: Any, hf_config: Any, version: str, *, linear_attention: bool = False) -> list[str]:
+def declined(server_args: Any, hf_config: Any, *, linear_attention: bool = False) -> list[str]:
     """Reasons why these server arguments, model and kind of GPU are not served; empty if they are.
 
     ``linear_attention``: SGLang keeps the keys of this model beside the states of linear attention or Mamba.
@@ -159,11 +162,10 @@ def declined(server_args: Any, hf_config: Any, version: str, *, linear_attention
     if torch.version.hip:  # SGLang's device is "cuda" there as well
         reasons.append(f"{ROCM} {torch.version.hip}: {ROCM_WHY}; fix: {ROCM_FIX}")
     for feature in FEATURES:
-        if version not in feature.versions:
-            continue
         value = getattr(server_args, feature.argument, _MISSING)
         if value is _MISSING:
-            reasons.append(f"{feature.argument}: SGLang {version} has no such argument any more")
+            if not feature.optional:
+                reasons.append(f"{feature.argument}: this SGLang has no such argument any more")
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
     for field in MODEL_FIELDS:

@@ -52,4 +52,4 @@ def declined_flags(config: Mapping[str, Any], flags: Sequence[str], version: str
     arguments = SimpleNamespace(**{f.argument: _argument(flags, f.argument) for f in FEATURES})
     fields = {key: value for key, value in config.items() if key != "text_config"}
     model = SimpleNamespace(**fields, text_config=SimpleNamespace(**(config.get("text_config") or {})))
-    return declined(arguments, model, version)
+    return declined(arguments, model)

@@ -40,7 +40,8 @@ def export(state: Runtime, fixed: Mapping[str, str]) -> list[Any]:
     """
     from prometheus_client import Counter, Gauge
 
-    about = {**_settings(state.config), **_gpu(state.gpu)}
+    source = {"source_verified": "no" if state.unverified else "yes"}
+    about = {**_settings(state.config), **_gpu(state.gpu), **source}
     names = ("version", "sglang", *about)
     active = Labelled(
         Gauge, "active", "1 when this scheduler serves HISA", fixed, names, multiprocess_mode="mostrecent"

@@ -9,13 +9,13 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sglang_hisa import __version__
 from sglang_hisa.config import Config, cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import contract, runtime
-from sglang_hisa.patches.table import Patch, patches_for
+from sglang_hisa.patches.contract import Applied
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _hook(name: str) -> object:
     return getattr(importlib.import_module(f"sglang_hisa.patches.{module}"), function)
 
 
-def _verify(patches: list[Patch]) -> None:
+def _verify(patches: list[Applied]) -> None:
     """After SGLang applied all hooks (it only logs those that fail): ours must be in place."""
     from sglang.srt.plugins.hook_registry import HookRegistry
 
@@ -79,23 +79,27 @@ def _verify(patches: list[Patch]) -> None:
         refuse("patches are missing", reasons, f"load HISA alone: {only_ours(cpu_stand_ins_requested())}")
 
 
-def require_supported() -> str:
-    """Version of the SGLang that is imported; refuses (see :func:`refuse`) one that cannot be patched."""
-    found = contract.unfit()
+def require_supported(config: Config | None = None) -> contract.Sglang:
+    """The SGLang that is imported; refuses (see :func:`refuse`) one that is not to be patched."""
+    found = contract.unfit(config)
     if found is not None:
         refuse(found.what, found.reasons, found.fix)
-    return contract.installed_version() or "none"
+    return contract.read(contract.installed_root())
 
 
 def activate(config: Config) -> None:
     """Check, then register every patch; SGLang applies them right after, and we check again."""
-    version = require_supported()
+    sglang = require_supported(config)
+    if sglang.unknown and config.canary == "off":
+        config = replace(config, canary="sample")
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    patches = [patch for patch in patches_for(version) if patch.applies(config)]
-    runtime.start(runtime.Runtime(config, version, len(patches)))
-    for patch in patches:
-        HookRegistry.register(patch.target, _hook(patch.hook), HookType(patch.kind))
+    patches = [applied for applied in sglang.patches if applied.patch.applies(config)]
+    state = runtime.Runtime(config, sglang.name, len(patches))
+    state.behaviours, state.unverified = sglang.behaviours, tuple(map(str, sglang.unknown))
+    runtime.start(state)
+    for applied in patches:
+        HookRegistry.register(applied.target, _hook(applied.patch.hook), HookType(applied.patch.kind))
 
     apply = HookRegistry.apply_hooks
 
@@ -105,4 +109,6 @@ def activate(config: Config) -> None:
 
     # Not called here: hooks of plugins loaded after us on the same targets must still be applied.
     HookRegistry.apply_hooks = staticmethod(apply_and_verify)
-    logger.info("sglang-hisa %s: %d patches for SGLang %s, %s", __version__, len(patches), version, config)
+    logger.info(
+        "sglang-hisa %s: %d patches for SGLang %s, %s", __version__, len(patches), sglang.name, config
+    )

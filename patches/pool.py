@@ -12,7 +12,7 @@ from sglang_hisa.config import interpreting_triton
 from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.plugin import refuse
-from sglang_hisa.patches.table import V17
+from sglang_hisa.patches.table import DRAFT_LOADS, TOKEN_MOVES
 from sglang_hisa.summaries import PageSummaries, pages_of
 from sglang_hisa.transfer import to_device
 
@@ -105,11 +105,11 @@ def after_load_cpu_copy(
 
 
 def before_loading(self: Any) -> None:
-    """0.5.17: HiCache is about to load pages from the host, ordered after the current stream.
+    """HiCache is about to load pages from the host, ordered after the current stream.
 
     A request that just left freed pages that the step in flight still stores to, and the scheduler's stream
     waits only until that step has read its inputs: the stray store may come after the load and leave a wrong
-    key in a cached page. 0.5.23 has the fence itself (``load_fence_stream`` in cache_controller.py).
+    key in a cached page. Newer SGLangs have a fence of their own (``load_fence_stream``).
     """
     stream = runtime.current().forward_stream
     if stream is not None:
@@ -138,9 +138,7 @@ def after_host_load(
         pages = to_device(pages, device)
     summaries, layer = device_pool._hisa_summaries, 0 if is_draft else layer_id
     _moved(summaries, "hicache_load", pages, layer, count=not is_draft)
-    if (
-        runtime.current().sglang == V17 and layer == summaries.first_stored
-    ):  # its draft pools have no index keys
+    if DRAFT_LOADS not in runtime.current().behaviours and layer == summaries.first_stored:
         _left_behind(summaries, "hicache_load", pages)
 
 
@@ -159,9 +157,10 @@ def after_prebuilt(result: None, self: Any) -> None:
 
 def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.Tensor) -> None:
     """Token moves between pages."""
-    if tgt_loc.numel() and runtime.current().sglang == V17:
+    state = runtime.current()
+    if tgt_loc.numel() and TOKEN_MOVES not in state.behaviours:
         raise RuntimeError(
-            "sglang-hisa: SGLang 0.5.17 moves index keys by token id on a page-indexed buffer "
+            f"sglang-hisa: SGLang {state.sglang} moves index keys by token id on a page-indexed buffer "
             "(sglang #31060), so the cache would be corrupt; use --speculative-eagle-topk 1"
         )
     original(self, tgt_loc, src_loc)
@@ -170,7 +169,7 @@ def around_move(original: Any, self: Any, tgt_loc: torch.Tensor, src_loc: torch.
 
 
 def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:
-    """0.5.17: bytes of one token in all layers."""
+    """Bytes of one token in all layers, of an SGLang that sizes index keys among the rest."""
     from sglang.srt.configs.model_config import is_deepseek_dsa
 
     if not (kvc.use_mla_backend and is_deepseek_dsa(kvc.model_config.hf_config)):
@@ -179,5 +178,5 @@ def after_cell_size(result: int, self: Any, kvc: Any, num_layers: int) -> int:
 
 
 def after_indexer_cell_size(result: int, self: Any, **kwargs: Any) -> int:
-    """0.5.23: bytes of one token's index keys in all layers that store them."""
+    """Bytes of one token's index keys in all layers that store them."""
     return -(-int(result) * (ROW_BYTES + SUMMARY_BYTES) // ROW_BYTES)

@@ -40,6 +40,10 @@ class Runtime:
     patches: int
     gpu: Gpu | None = None
     """Of this process; None on a CPU."""
+    behaviours: frozenset[str] = frozenset()
+    """Keys of :data:`.table.BEHAVIOURS` that this SGLang shows."""
+    unverified: tuple[str, ...] = ()
+    """Functions of this SGLang that HISA relies on and does not know, each with what differs."""
     layers: set[int] = field(default_factory=set)
     deterministic: bool = False
     """Whether SGLang's deterministic inference was asked for (see :mod:`.deterministic`)."""
@@ -125,6 +129,7 @@ class Runtime:
             "active": bool(self.layers) and self.summary_bytes > 0,
             "version": __version__,
             "sglang": self.sglang,
+            "source": {"verified": not self.unverified, "unknown": list(self.unverified)},
             "gpu": self.gpu.report() if self.gpu else None,
             "preset": self.config.preset,
             "changed": list(self.config.changed),

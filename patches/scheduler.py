@@ -20,7 +20,7 @@ from sglang_hisa.patches.metric_labels import of_scheduler
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
-from sglang_hisa.patches.table import V17
+from sglang_hisa.patches.table import GPU_ARGUMENT
 from sglang_hisa.schedule import Device
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ def _linear_attention(hf_config: Any) -> bool:
     return mambaish_config(model) is not None
 
 
-def _gpu_index(version: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def _gpu_index(state: runtime.Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """GPU of this scheduler, which is not the current one yet. ``args``: those after ``server_args``."""
-    if version == V17:
+    if GPU_ARGUMENT in state.behaviours:
         return int(kwargs["gpu_id"] if "gpu_id" in kwargs else args[1])
     from sglang.srt.runtime_context import get_device
 
@@ -102,17 +102,19 @@ def _check_receipt(state: runtime.Runtime, decode_graphs: bool) -> list[Reason]:
 def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs: Any) -> None:
     """Refuse what HISA does not serve, build the scheduler, then prove what it serves."""
     state = runtime.current()
-    state.gpu = gpu.find(_gpu_index(state.sglang, args, kwargs))
+    state.gpu = gpu.find(_gpu_index(state, args, kwargs))
     model = _hf_config(server_args)
     problems = [
         *_not_dsa(model),
-        *declined(server_args, model, state.sglang, linear_attention=_linear_attention(model)),
+        *declined(server_args, model, linear_attention=_linear_attention(model)),
         *gpu.declined(state.gpu, state.config),
     ]
     if problems:
         refuse("HISA does not serve this", problems, FIX)
     if unverified := gpu.unverified(state.gpu):
         logger.warning("sglang-hisa: unverified: %s", unverified)
+    for body in state.unverified:
+        logger.warning("sglang-hisa: unverified: %s", body)
     if state.gpu:  # what is served, so that receipts and storage keys say it
         most = Device(0, state.gpu.capability).group
         state.config = replace(state.config, prefill_group=min(state.config.prefill_group, most))

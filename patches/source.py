@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from importlib import machinery, metadata
 from pathlib import Path
 
-from sglang_hisa.patches.table import VERSIONS
+from sglang_hisa.patches.releases import NEWEST
 
 PACKAGE = "sglang"
-INSTALL = f"pip install {PACKAGE}=={VERSIONS[-1]}"
+INSTALL = f"pip install {PACKAGE}=={NEWEST}"
 """With its requirements: for a Python that has no SGLang, so nothing can be moved."""
 
 

@@ -10,10 +10,10 @@ import torch
 from sglang_hisa import PAGE
 from sglang_hisa.patches.stock_kernels import (
     SglangKernels,
-    _flat_logits_fn,
-    _schedule_fn,
-    _topk_fn,
+    flat_logits_fn,
     paged_logits_fn,
+    schedule_fn,
+    topk_fn,
 )
 
 
@@ -44,7 +44,7 @@ class StockDecode:
         self.lengths, self.topk = lengths, index_topk
         self.lengths_2d = lengths[:, None].contiguous()
         sms = torch.cuda.get_device_properties(0).multi_processor_count
-        self.schedule = _schedule_fn()(self.lengths_2d, PAGE, sms)
+        self.schedule = schedule_fn()(self.lengths_2d, PAGE, sms)
         self.plan = plan_topk_v2(lengths)
 
     def logits(self, q: Any, weights: Any, index_k: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,6 @@ class StockDecode:
             table,
             self.schedule,
             table.shape[1] * PAGE,
-            clean_logits=False,
         )
         if out.shape[0] <= 1:
             out = out.as_strided(out.shape, ((out.shape[1] + 3) // 4 * 4, 1))
@@ -65,11 +64,20 @@ class StockDecode:
 
     def topk_slots(self, logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         out = logits.new_full((logits.shape[0], self.topk), -1, dtype=torch.int32)
-        _topk_fn()(logits, self.lengths, table, out, PAGE, self.plan)
+        topk_fn()(logits, self.lengths, table, out, PAGE, self.plan)
         return out
 
     def __call__(self, q: Any, weights: Any, index_k: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         return self.topk_slots(self.logits(q, weights, index_k, table), table)
+
+
+def _key_gather() -> Any:
+    """SGLang's gather of a request's index keys, by its newer module or its older one."""
+    try:
+        from sglang.kernels.ops.kvcache.dsa_index_k_cache import GetKAndS
+    except ModuleNotFoundError:
+        from sglang.kernels.ops.attention.dsa.index_buf_accessor import GetKAndS
+    return GetKAndS
 
 
 class StockPrefill:
@@ -92,10 +100,8 @@ class StockPrefill:
         self.plan = plan_topk_v2(self.ends)
 
     def gather(self, index_k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        from sglang.kernels.ops.attention.dsa import index_buf_accessor
-
-        pool = SimpleNamespace(page_size=PAGE, index_head_dim=128, quant_block_size=128)
-        keys, scales = index_buf_accessor.GetKAndS.execute(
+        pool = SimpleNamespace(page_size=PAGE, index_page_size=PAGE, index_head_dim=128, quant_block_size=128)
+        keys, scales = _key_gather().execute(
             pool,
             index_k,
             page_indices=self.table,
@@ -106,10 +112,10 @@ class StockPrefill:
         return keys.view(torch.float8_e4m3fn), scales.view(torch.float32).squeeze(-1)
 
     def logits(self, q: Any, weights: Any, keys: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        return _flat_logits_fn()(q, (keys, scales), weights, self.starts, self.ends, clean_logits=False)
+        return flat_logits_fn()(q, (keys, scales), weights, self.starts, self.ends, max_seqlen_k=0)
 
     def topk_legacy(self, logits: torch.Tensor) -> torch.Tensor:
-        """What 0.5.17 calls for an extend step."""
+        """What ``DSATopKBackend.topk_transform`` calls for an extend step over a bf16 KV cache."""
         from sgl_kernel import fast_topk_transform_fused
 
         return fast_topk_transform_fused(
@@ -122,8 +128,8 @@ class StockPrefill:
         )
 
     def topk_v2(self, logits: torch.Tensor) -> torch.Tensor:
-        """The newer top-k on the same rows, which 0.5.17 uses for decode only."""
+        """The newer top-k on the same rows, which older SGLangs use for decode only."""
         out = logits.new_full((self.rows, self.topk), -1, dtype=torch.int32)
         table = self.table.expand(self.rows, -1)
-        _topk_fn()(logits, self.ends, table, out, PAGE, self.plan)
+        topk_fn()(logits, self.ends, table, out, PAGE, self.plan)
         return out

@@ -1,9 +1,11 @@
-"""Stock kernels of SGLang 0.5.17 and 0.5.23 behind :class:`sglang_hisa.stock_kernels.StockKernels`."""
+"""SGLang's own kernels behind :class:`sglang_hisa.stock_kernels.StockKernels`."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,39 +20,64 @@ def _dsa() -> Any:
     return dsa_indexer
 
 
-def paged_logits_fn() -> Any:
-    """DeepGEMM's ``fp8_paged_mqa_logits``, through the name that this SGLang resolves it by."""
+def _resolved(name: str, resolver: str) -> Any:
+    """A function of DeepGEMM as this SGLang finds it: by its resolver, or by its name."""
     dsa = _dsa()
-    if hasattr(dsa, "resolve_fp8_paged_mqa_logits_fn"):
-        return dsa.resolve_fp8_paged_mqa_logits_fn()
-    return dsa.deep_gemm.fp8_paged_mqa_logits
+    return getattr(dsa, resolver)() if hasattr(dsa, resolver) else getattr(dsa.deep_gemm, name)
 
 
-def _flat_logits_fn() -> Any:
-    dsa = _dsa()
-    if hasattr(dsa, "resolve_fp8_mqa_logits_fn"):
-        return dsa.resolve_fp8_mqa_logits_fn()
-    return dsa.deep_gemm.fp8_mqa_logits
+def _cleans(function: Callable[..., Any]) -> dict[str, bool]:
+    """``clean_logits=False`` for the DeepGEMMs that have it (all to sgl-deep-gemm 0.2.4), nothing for others.
+
+    A builtin that tells no signature is one of the former. Later ones never clean.
+    """
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {"clean_logits": False}
+    forwards = any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values())
+    return {"clean_logits": False} if forwards or "clean_logits" in names else {}
 
 
-def _schedule_fn() -> Any:
-    dsa = _dsa()
-    if hasattr(dsa, "resolve_paged_mqa_logits_metadata_fn"):
-        return dsa.resolve_paged_mqa_logits_metadata_fn()
-    return dsa.deep_gemm.get_paged_mqa_logits_metadata
+def paged_logits_fn() -> Callable[..., Any]:
+    """DeepGEMM's token scores through a page table: ``fp8_paged_mqa_logits``, or what took its place.
+
+    Called with the seven arguments from ``q`` to ``max_context_len``. None past a row is written.
+    """
+    function = _resolved("fp8_paged_mqa_logits", "resolve_fp8_paged_mqa_logits_fn")
+    return functools.partial(function, **_cleans(function))
+
+
+def flat_logits_fn() -> Callable[..., Any]:
+    """DeepGEMM's token scores over gathered keys: ``fp8_mqa_logits``, or what took its place.
+
+    Called with the five arguments from ``q`` to the ends, and ``max_seqlen_k`` (0: a column for each key),
+    which newer DeepGEMMs want.
+    """
+    function = _resolved("fp8_mqa_logits", "resolve_fp8_mqa_logits_fn")
+    return functools.partial(function, **_cleans(function))
+
+
+def schedule_fn() -> Callable[..., Any]:
+    """DeepGEMM's split of paged scores among multiprocessors."""
+    function: Callable[..., Any] = _resolved(
+        "get_paged_mqa_logits_metadata", "resolve_paged_mqa_logits_metadata_fn"
+    )
+    return function
 
 
 def _processors(indexer: Any) -> int:
     """Multiprocessors that DeepGEMM's next kernel will use.
 
-    Not 0.5.23's ``resolve_num_sms``, which keeps its first answer. Without DeepGEMM, ``deep_gemm`` is an
+    Not SGLang's ``resolve_num_sms``, which keeps its first answer. Without DeepGEMM, ``deep_gemm`` is an
     ``ImportError`` there.
     """
     count = getattr(getattr(_dsa(), "deep_gemm", None), "get_num_sms", None)
     return int(count()) if count else int(indexer.sm_count)
 
 
-def _topk_fn() -> Any:
+def topk_fn() -> Any:
+    """The fused top-k, by its newer name or its older one."""
     from sglang.kernels.ops.attention.dsv4 import topk
 
     return getattr(topk, "topk_transform_paged_v2", None) or topk.topk_transform_512_v2
@@ -85,7 +112,7 @@ class SglangKernels:
         if not lengths_2d.is_cuda:
             return None
         with self._reserved():
-            return _schedule_fn()(lengths_2d, PAGE, self.device.processors)
+            return schedule_fn()(lengths_2d, PAGE, self.device.processors)
 
     def paged_logits(
         self,
@@ -100,9 +127,7 @@ class SglangKernels:
         pages = index_k.view(index_k.shape[0], PAGE, 1, -1)
         grouped = q.unflatten(0, lengths_2d.shape)
         with self._reserved():
-            logits = paged_logits_fn()(
-                grouped, pages, weights, lengths_2d, table, schedule, max_length, clean_logits=False
-            )
+            logits = paged_logits_fn()(grouped, pages, weights, lengths_2d, table, schedule, max_length)
         if logits.shape[0] <= 1:
             # DLPack sets the stride of a single row to 1, the top-k kernel wants a multiple of 4
             # (SGLang kernels/ops/attention/dsa/paged_mqa_logits.py, _restore_row_stride).
@@ -120,9 +145,7 @@ class SglangKernels:
         max_columns: int,
     ) -> torch.Tensor:
         with self._reserved():
-            return _flat_logits_fn()(
-                q, (keys, scales), weights, starts, ends, clean_logits=False, max_seqlen_k=max_columns
-            )
+            return flat_logits_fn()(q, (keys, scales), weights, starts, ends, max_seqlen_k=max_columns)
 
     def boost(self, logits: torch.Tensor, lengths: torch.Tensor) -> None:
         # Init tokens lead and local tokens end a candidate row as they do the whole row, because the
@@ -139,7 +162,7 @@ class SglangKernels:
     ) -> torch.Tensor:
         # The kernel writes every element, -1 included, so the output needs no fill.
         out = torch.empty((logits.shape[0], self.index_topk), dtype=torch.int32, device=logits.device)
-        _topk_fn()(logits, lengths, table, out, PAGE, plan)
+        topk_fn()(logits, lengths, table, out, PAGE, plan)
         return out
 
     def topk_positions(self, logits: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

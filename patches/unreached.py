@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sglang_hisa.patches.table import V17, VERSIONS
+from pathlib import Path
 
 RAY = "--use-ray"
 
@@ -24,7 +23,6 @@ class Unreached:
     """Source file, below ``sglang``, that builds the runner or the scheduler."""
     instead: str
     """What measures or serves HISA."""
-    versions: tuple[str, ...] = VERSIONS
 
 
 _ACTOR = "srt/ray/scheduler_actor.py"
@@ -39,16 +37,15 @@ UNREACHED: tuple[Unreached, ...] = (
         "python -m sglang.bench_one_batch",
         "bench_one_batch.py",
         "python -m sglang.bench_one_batch_server",
-        (V17,),
     ),
     Unreached(f"python -m sglang.launch_server {RAY}", _ACTOR, "python -m sglang.launch_server"),
     Unreached("sglang.srt.ray.engine.RayEngine", _ACTOR, "sglang.Engine"),
 )
 
 
-def unreached(version: str | None) -> list[Unreached]:
-    """Those of one SGLang; of all where the version is not known."""
-    return [row for row in UNREACHED if version not in VERSIONS or version in row.versions]
+def unreached(root: Path | None) -> list[Unreached]:
+    """Those of the SGLang in ``root``; all where there is none."""
+    return [row for row in UNREACHED if root is None or (root / row.module).is_file()]
 
 
 def asks_for_ray(flags: Sequence[str]) -> bool:

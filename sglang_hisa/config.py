@@ -107,6 +107,9 @@ class Config:
     """Stop the server when the canary finds a wrong summary."""
     unverified_gpu: bool = False
     """Serve on a GPU whose compute capability no record shows; receipt, doctor and metrics mark it."""
+    unverified_source: bool = False
+    """Serve an SGLang in which functions that HISA relies on have changed, with the canary on (``sample``
+    where it is off); receipt, doctor and metrics mark it."""
 
     @property
     def decode(self) -> Phase:
@@ -138,10 +141,10 @@ class Config:
     def fingerprint(self) -> str | None:
         """16 hex digits, equal where the same KV is computed up to rounding; None where it is stock's.
 
-        The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu``, and what changes
-        rounding alone (``refine``, ``kernels``, ``workspace_mb``) do not count, nor does what belongs to a
-        phase that is left to stock DSA. ``stock_decode_graphs`` counts: it decides which
-        decode steps are pruned.
+        The preset's name, what only watches (``audit``, ``canary``), ``unverified_gpu`` and
+        ``unverified_source``, and what changes rounding alone (``refine``, ``kernels``, ``workspace_mb``) do
+        not count, nor does what belongs to a phase that is left to stock DSA. ``stock_decode_graphs`` counts:
+        it decides which decode steps are pruned.
         """
         phases: dict[str, list[object]] = {}
         if self.decode.active:
@@ -209,6 +212,7 @@ _HINTS: dict[str, str] = {
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
     "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
+    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know, canary on",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang_hisa.patches.table import VERSIONS
+from sglang_hisa.patches.releases import NEWEST, TESTED
 
 QUICK, REST = PARTS = ("quick", "rest")
 ONLY, NONE = SERVERS = ("only", "none")
@@ -27,10 +27,10 @@ class Marks:
 
 def problem(marks: Marks) -> str | None:
     """Why no run, or another than meant, would have a test with these markers."""
-    if marks.once not in (None, *VERSIONS):
+    if marks.once not in (None, *TESTED):
         return f"no run has SGLang {marks.once}"
-    if marks.promise and marks.once not in (None, VERSIONS[-1]):
-        return f"`make test` has SGLang {VERSIONS[-1]}, so that a promise cannot be shown with {marks.once}"
+    if marks.promise and marks.once not in (None, NEWEST):
+        return f"`make test` has SGLang {NEWEST}, so that a promise cannot be shown with {marks.once}"
     if marks.promise and not marks.server:
         return "`make test` has it anyway: `promise` chooses among the tests with a server"
     return None
@@ -39,7 +39,7 @@ def problem(marks: Marks) -> str | None:
 def part_of(marks: Marks, version: str) -> str:
     """The part that has a test when it runs with SGLang ``version``."""
     quick = marks.promise or not marks.server
-    return QUICK if quick and version == VERSIONS[-1] else REST
+    return QUICK if quick and version == NEWEST else REST
 
 
 def has(part: str | None, servers: str | None, marks: Marks, version: str) -> bool:

@@ -9,8 +9,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES
+from sglang_hisa.patches import syntax
+from sglang_hisa.patches.table import BEHAVIOURS, ROWS
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 WHEEL = SITE / "sglang"
@@ -22,9 +22,11 @@ def copy_named(target: Path, version: str | None = None) -> Path:
 
     ``version`` is what its ``_version.py`` tells; None: it has none, as a checkout that was never built.
     """
-    files = {file for patch in PATCHES for file, _ in patch.callers} | {"version.py"}
-    for row in (*PATCHES, *USES):
-        found = contract._module_file(WHEEL, row.target.split(".")[1:])
+    places = [place for row in ROWS for place in row.places]
+    files = {file for place in places for file, _ in place.callers} | {"version.py"}
+    targets = {place.target for place in places}
+    for name in targets.union(*(probe.targets for probe in BEHAVIOURS.values())):
+        found = syntax.module_file(WHEEL, name.split(".")[1:])
         if found is not None:
             files.add(str(found[0].relative_to(WHEEL)))
     for file in files:

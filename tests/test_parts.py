@@ -6,7 +6,7 @@ import re
 import pytest
 
 from sglang_hisa.launch.pages.tables import ROOT
-from sglang_hisa.patches.table import VERSIONS
+from sglang_hisa.patches.releases import TESTED
 from tests import parts
 from tests.parts import Marks
 
@@ -15,21 +15,21 @@ FLAGS = (False, True)
 
 def allowed():
     for server, promise in itertools.product(FLAGS, FLAGS):
-        for once in (None, *VERSIONS):
+        for once in (None, *TESTED):
             marks = Marks(server, promise, once)
             if parts.problem(marks) is None:
                 yield marks
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", TESTED)
 @pytest.mark.parametrize("marks", list(allowed()), ids=str)
 def test_one_run_has_a_test_and_no_second(marks, version):
     runs = [run for run in itertools.product(parts.PARTS, parts.SERVERS) if parts.has(*run, marks, version)]
     assert len(runs) == (marks.once in (None, version))
-    assert version != VERSIONS[-1] or ("rest", "none") not in runs, "`.ci/test` starts no such run"
-    if marks == Marks() and version == VERSIONS[-1]:
+    assert version != TESTED[-1] or ("rest", "none") not in runs, "`.ci/test` starts no such run"
+    if marks == Marks() and version == TESTED[-1]:
         assert runs == [("quick", "none")]
-    if version != VERSIONS[-1]:
+    if version != TESTED[-1]:
         assert all(part == "rest" for part, _ in runs), "`make test` has the newest alone"
     assert parts.has(None, None, marks, version), "`pytest` runs everything"
 
@@ -39,7 +39,7 @@ def test_one_run_has_a_test_and_no_second(marks, version):
     [
         Marks(once="0.5.1"),
         Marks(promise=True),
-        Marks(server=True, promise=True, once=VERSIONS[0]),
+        Marks(server=True, promise=True, once=TESTED[0]),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sglang_hisa.launch.ab import formatting, quality, stats
+from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
 from sglang_hisa.launch.common.text import plain, table
 
 STYLES = {stats.FASTER: "green", stats.SLOWER: "red", stats.TOO_FEW: "yellow"}
@@ -20,16 +20,31 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     for note in formatting.notes(record):
         console.print(Text(note, style="bold red"))
     found = formatting.comparisons(record)
-    for arm in formatting.others(record):
-        table = Table(title=Text(f"{arm} against {record['plan']['baseline']}: speed-up [95 % interval]"))
+    whole = formatting.whole(record)
+    for arm in formatting.others(record) if whole else ():
+        title = f"{arm} against {record['plan']['baseline']}: medians, speed-up [95 % interval]"
+        table = Table(title=Text(title), show_lines=True)
         table.add_column("cell")
         for name in formatting.SHOWN.values():
             table.add_column(name, no_wrap=True)
-        for i, cell in enumerate(record["plan"]["cells"]):
-            row = [found[arm, i, metric] for metric in formatting.SHOWN]
-            texts = (Text(formatting.effect(c, "\n"), style=STYLES.get(c["verdict"], "")) for c in row)
-            table.add_row(formatting.cell(cell), *texts)
+        for i in whole:
+            row = [(metric, found[arm, i, metric]) for metric in formatting.SHOWN]
+            texts = (
+                Text(
+                    f"{formatting.times(c, metric)}\n{formatting.effect(c, chr(10))}",
+                    style=STYLES.get(c["verdict"], ""),
+                )
+                for metric, c in row
+            )
+            table.add_row(formatting.cell(record["plan"]["cells"][i]), *texts)
         console.print(table)
+    for arm in formatting.others(record):
+        if lines := steady_rows.narrow(record, arm, formatting.effects(record, "\n")):
+            title = f"{arm} against {record['plan']['baseline']}: {steady_rows.TITLE}"
+            table = Table(*steady_rows.NARROW_HEAD, title=Text(title), show_lines=True)
+            for line in lines:
+                table.add_row(*map(Text, line))
+            console.print(table)
     table = Table(title="servers", pad_edge=False)
     for name in formatting.MEMORY_HEAD:
         table.add_column(name, overflow="fold")
@@ -45,6 +60,8 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         console.print(table)
     for said in filter(None, (formatting.started_once(record), formatting.origin(record))):
         console.print(Text(said, style="dim"))
+    for said in sentence.sentences(record, found):
+        console.print(Text(said, style="bold"))
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -52,20 +69,25 @@ def markdown(record: dict[str, Any]) -> str:
     found, arms = formatting.comparisons(record), formatting.others(record)
     shown = [(arm, metric) for arm in arms for metric in formatting.SHOWN]
     parts = [f"> **{plain(note)}**" for note in formatting.notes(record)]
+    parts += [f"**{plain(said)}**" for said in sentence.sentences(record, found)]
     head = f"Speed-up over {plain(record['plan']['baseline'])} with its 95 % interval; above 1 is faster."
     parts.append(f"{head} {formatting.started_once(record)}".rstrip())
-    parts.append(
-        table(
-            ["cell", *(f"{plain(arm)}: {formatting.SHOWN[metric]}" for arm, metric in shown)],
-            (
-                [
-                    formatting.cell(cell),
-                    *(plain(formatting.effect(found[arm, i, metric])) for arm, metric in shown),
-                ]
-                for i, cell in enumerate(record["plan"]["cells"])
-            ),
+    if whole := formatting.whole(record):
+        parts.append(
+            table(
+                ["cell", *(f"{plain(arm)}: {formatting.SHOWN[metric]}" for arm, metric in shown)],
+                (
+                    [
+                        formatting.cell(record["plan"]["cells"][i]),
+                        *(plain(formatting.effect(found[arm, i, metric])) for arm, metric in shown),
+                    ]
+                    for i in whole
+                ),
+            )
         )
-    )
+    if rows := steady_rows.table(record, formatting.effects(record)):
+        parts.append(f"**{steady_rows.TITLE.capitalize()}.** {steady_rows.ABOUT}")
+        parts.append(table(steady_rows.HEAD, (map(plain, row) for row in rows)))
     parts.append(table(formatting.MEMORY_HEAD, (map(plain, row) for row in formatting.memory(record))))
     if rows := quality.table(record):
         parts.append(f"Difference from {plain(record['plan']['baseline'])} on the same prompts.")

@@ -10,14 +10,18 @@ from sglang_hisa.launch.ab.plan import Cell
 
 
 def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
-    """The benchmark's flags: token ids of exact length, radix cache flushed before it."""
-    return [
+    """The benchmark's flags: token ids of exact length, radix cache flushed before it.
+
+    A shared prefix comes from :meth:`Client.run`, and is to stay in the cache.
+    """
+    found = [
         *("--backend", "sglang", "--base-url", url, "--model", model, "--tokenizer", model),
         *("--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1"),
-        *("--random-input-len", str(cell.input_tokens), "--random-output-len", str(cell.output_tokens)),
+        *("--random-input-len", str(cell.own_tokens), "--random-output-len", str(cell.output_tokens)),
         *("--num-prompts", str(cell.requests), "--max-concurrency", str(cell.concurrency)),
-        *("--warmup-requests", "0", "--seed", str(seed), "--flush-cache", "--cache-report"),
+        *("--warmup-requests", "0", "--seed", str(seed), "--cache-report"),
     ]
+    return found if cell.prefix_tokens else [*found, "--flush-cache"]
 
 
 def summarise(result: Mapping[str, Any]) -> dict[str, Any]:

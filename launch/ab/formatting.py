@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.ab import stats, steady_rows
 from sglang_hisa.launch.common import pruning, text
 
 SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
@@ -13,9 +13,12 @@ SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
 
 def cell(spec: dict[str, Any]) -> str:
     """``8K in, 32 out, 1 at once``."""
-    return (
-        f"{text.tokens(spec['input_tokens'])} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
-    )
+    return f"{steady_rows.prompt(spec)} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+
+
+def whole(record: dict[str, Any]) -> list[int]:
+    """Cells compared by the whole run; those with a shared prefix are by their steady state alone."""
+    return [i for i, spec in enumerate(record["plan"]["cells"]) if not spec.get("prefix_tokens")]
 
 
 def others(record: dict[str, Any]) -> list[str]:
@@ -38,11 +41,27 @@ def effect(found: dict[str, Any], separator: str = " ") -> str:
     return f"{found['speedup']:.2f}×{interval}{verdict}"
 
 
+def effects(record: dict[str, Any], separator: str = " ") -> dict[tuple[str, int, str], str]:
+    """:func:`effect` by arm, cell and metric."""
+    return {place: effect(found, separator) for place, found in comparisons(record).items()}
+
+
+def times(found: dict[str, Any], metric: str) -> str:
+    """``17.90 → 8.99 s``: medians of the baseline and the arm; a dash where one has none."""
+    pair = (found["baseline_median"], found["arm_median"])
+    if None in pair:
+        return "–"
+    if metric.endswith("throughput"):
+        return " → ".join(f"{amount:,.0f}" for amount in pair) + " tok/s"
+    factor, unit = (1, "s") if max(pair) >= 1 else (1e3, "ms")
+    return " → ".join(f"{amount * factor:.2f}" for amount in pair) + f" {unit}"
+
+
 def quantity(metric: str, amount: float | None) -> str:
     """A median with its unit."""
     if amount is None:
         return "–"
-    return f"{amount:,.0f} tok/s" if metric == "throughput" else f"{amount * 1e3:,.2f} ms"
+    return f"{amount:,.0f} tok/s" if metric.endswith("throughput") else f"{amount * 1e3:,.2f} ms"
 
 
 def notes(record: dict[str, Any]) -> list[str]:
@@ -66,7 +85,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         count = sum(stats.failed(m) for m in have if m["arm"] == arm)
         if count:
             out.append(f"arm {arm}: {count} measurements left out, requests failed")
-    return out
+    return [*out, *steady_rows.notes(record)]
 
 
 def started_once(record: dict[str, Any]) -> str:
@@ -118,7 +137,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
                 or "–",
                 "–" if kept is None else f"{kept:,}",
                 "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
-                str(arm.get("retractions", "–")),
+                "–" if arm.get("retractions") is None else str(arm["retractions"]),
                 ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
             )
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sglang_hisa.launch.ab import formatting, quality, stats
+from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
 from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
 _BODY = """\
 <h1>{{ plan.arms | join(", ") }}</h1>
 {% for note in notes %}<p class="note">{{ note }}</p>
+{% endfor %}
+{% for said in sentences %}<p><strong>{{ said }}</strong></p>
 {% endfor %}
 <p><small>{{ origin }}</small></p>
 
@@ -20,14 +22,19 @@ _BODY = """\
 only when it holds after Holm's correction over the arm (alpha {{ alpha }}) and is larger than the
 noise of {{ plan.baseline }} against itself. {{ once }}</p>
 {% if not arms %}<p>No arm beside the baseline.</p>{% else %}
-<div class="scroll"><table id="verdicts">
+{% if whole %}<div class="scroll"><table id="verdicts">
 <tr><th>cell</th>{% for arm in arms %}{% for name in shown.values() %}<th>{{ arm }}: {{ name }}</th>
 {% endfor %}{% endfor %}</tr>
-{% for name in cells %}{% set i = loop.index0 %}<tr><td>{{ name }}</td>
+{% for i in whole %}<tr><td>{{ cells[i] }}</td>
 {% for arm in arms %}{% for metric in shown %}{% set found = table[arm, i, metric] -%}
-<td class="{{ classes[found.verdict] }}">{{ effect(found) }}</td>
+<td class="{{ classes[found.verdict] }}">{{ effect(found) }}<br><small>{{ times(found, metric) }}</small></td>
 {% endfor %}{% endfor %}</tr>
-{% endfor %}</table></div>
+{% endfor %}</table></div>{% endif %}
+{% if steady %}<h2>{{ steady_title | capitalize }}</h2><p>{{ steady_about }}</p>
+<div class="scroll"><table id="steady">
+<tr>{% for name in steady_head %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in steady %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
 <details><summary>All metrics: medians, pairs, noise floor</summary>
 <div class="scroll"><table>
 <tr><th>arm</th><th>cell</th><th>metric</th><th>{{ plan.baseline }}</th><th>arm's median</th><th>speed-up</th>
@@ -83,11 +90,18 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         arms=formatting.others(record),
         cells=[formatting.cell(spec) for spec in record["plan"]["cells"]],
         shown=formatting.SHOWN,
+        whole=formatting.whole(record),
+        steady=steady_rows.table(record, formatting.effects(record)),
+        steady_head=steady_rows.HEAD,
+        steady_title=steady_rows.TITLE,
+        steady_about=steady_rows.ABOUT,
         table=formatting.comparisons(record),
         effect=formatting.effect,
+        times=formatting.times,
         quantity=formatting.quantity,
         classes={None: "", stats.SAME: "", **_CLASSES},
         notes=formatting.notes(record),
+        sentences=sentence.sentences(record, formatting.comparisons(record)),
         origin=formatting.origin(record),
         once=formatting.started_once(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],

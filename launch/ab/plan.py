@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sglang_hisa import PAGE
 from sglang_hisa.launch.ab.stats import MIN_PAIRS
 from sglang_hisa.launch.common.arms import Arm
+
+WARMUP_OUTPUT = 4
+"""Length of the answer to the request that brings a shared prefix into the cache."""
 
 SHARED_GPU = ("--mem-fraction-static", "0.85")
 """Flags of servers that share a GPU, beside the ``--max-total-tokens`` that bounds each pool: SGLang leaves
@@ -16,12 +20,27 @@ free the rest of what it found free at its start, and here the others take from 
 
 @dataclass(frozen=True)
 class Cell:
-    """One load: ``requests`` prompts of exactly ``input_tokens``, at most ``concurrency`` at a time."""
+    """One load: ``requests`` prompts of exactly ``input_tokens``, at most ``concurrency`` at a time.
+
+    The first ``prefix_tokens`` of all prompts are the same, and in the radix cache before they are sent.
+    """
 
     input_tokens: int
     output_tokens: int
     concurrency: int
     requests: int
+    prefix_tokens: int = 0
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of a prompt that no other prompt has."""
+        return self.input_tokens - self.prefix_tokens
+
+    @property
+    def pool_tokens(self) -> int:
+        """KV slots of all its requests at once, in whole pages."""
+        own = -(-(self.own_tokens + self.output_tokens) // PAGE) * PAGE
+        return self.prefix_tokens + self.concurrency * own
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,12 @@ class Plan:
             raise ValueError(f"{self.rounds} rounds measure nothing; a verdict needs {MIN_PAIRS} or more")
 
     def warmup(self, cell: Cell) -> Cell:
-        """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be."""
+        """One request of the cell's lengths, as far as ``warmup_tokens`` lets it be.
+
+        A shared prefix is always whole: this request brings it into the radix cache.
+        """
+        if cell.prefix_tokens:
+            return Cell(cell.input_tokens, WARMUP_OUTPUT, 1, 1, cell.prefix_tokens)
         return Cell(min(cell.input_tokens, self.warmup_tokens), cell.output_tokens, 1, 1)
 
     def order(self, index: int) -> tuple[Arm, ...]:
@@ -81,8 +105,29 @@ def parse_tokens(text: str) -> int:
         raise ValueError(f"{text!r} is not a number of tokens, such as 8192, 8k or 1m") from None
 
 
+def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell:
+    """One cell; ``length`` is ``8k`` or, with a shared prefix, ``128k+64``. Raises ``ValueError``."""
+    prefix, plus, own = length.partition("+")
+    if not plus:
+        return Cell(parse_tokens(length), output_tokens, concurrency, concurrency * waves)
+    shared = parse_tokens(prefix)
+    if shared < PAGE or shared % PAGE:
+        raise ValueError(
+            f"{length!r}: a shared prefix is whole pages of {PAGE} tokens, as the cache keeps it"
+        )
+    if parse_tokens(own) < 1 or waves != 1:
+        raise ValueError(f"{length!r}: prompts with a shared prefix have tokens of their own, and --waves 1")
+    # The first request decodes a step or two for each one that comes after it.
+    answer = output_tokens + 2 * (concurrency - 1)
+    return Cell(shared + parse_tokens(own), answer, concurrency, concurrency, shared)
+
+
 def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
     """``8k:1,4 256k:1`` -> cells of 8K at concurrency 1 and 4 and of 256K at 1; ``waves`` prompts a slot.
+
+    ``128k+64:64``: 64 requests at once share a prefix of 128K tokens and have 64 tokens of their own. Their
+    answers are longer by two tokens for each request beside them, so that the first has not ended when the
+    last begins.
 
     Raises:
         ValueError: not of that form, or a number below 1.
@@ -93,7 +138,7 @@ def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
         for level in (levels if colon else "1").split(","):
             if not level.strip().isdecimal():
                 raise ValueError(f"{part!r}: {level!r} is not a number of requests at a time")
-            cell = Cell(parse_tokens(length), output_tokens, int(level), int(level) * waves)
+            cell = _cell(length, output_tokens, int(level), waves)
             if min(cell.input_tokens, cell.output_tokens, cell.requests) < 1:
                 raise ValueError(f"{part!r}: lengths, concurrency and waves are at least 1")
             cells.append(cell)

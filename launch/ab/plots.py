@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from sglang_hisa.launch.ab import formatting, stats
+from sglang_hisa.launch.ab import formatting, stats, steady_rows
 from sglang_hisa.launch.common.figures import legend, literal, png, pyplot, title
 from sglang_hisa.launch.common.text import tokens
 
@@ -26,11 +26,12 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
     """
     plt = pyplot()
     cells, arms = record["plan"]["cells"], record["plan"]["arms"]
-    loads = sorted({(c["concurrency"], c["output_tokens"]) for c in cells})
+    whole = formatting.whole(record)
+    loads = sorted({(cells[i]["concurrency"], cells[i]["output_tokens"]) for i in whole})
     size = (max(6.0, 4.2 * len(loads)), 4.2)
     figure, axes = plt.subplots(1, len(loads), figsize=size, squeeze=False, layout="constrained")
     for axis, load in zip(axes[0], loads):
-        members = [i for i, c in enumerate(cells) if (c["concurrency"], c["output_tokens"]) == load]
+        members = [i for i in whole if (cells[i]["concurrency"], cells[i]["output_tokens"]) == load]
         contexts = sorted({cells[i]["input_tokens"] for i in members})
         for n, arm in enumerate(arms):
             shift = 1 + 0.03 * (n - (len(arms) - 1) / 2)  # bars of several arms side by side
@@ -68,7 +69,9 @@ def speedup(record: dict[str, Any]) -> bytes:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
     plt = pyplot()
-    found, arms, cells = formatting.comparisons(record), formatting.others(record), record["plan"]["cells"]
+    found, arms = formatting.comparisons(record), formatting.others(record)
+    whole = formatting.whole(record)
+    cells = [record["plan"]["cells"][i] for i in whole]
     logs = [abs(math.log(c["speedup"])) for c in found.values() if c["speedup"]]
     reach = max([math.log(1.1), *logs])
     size = (3.2 + 3 * max(1.0, 0.95 * len(arms)), 1.8 + 0.45 * len(cells))
@@ -79,13 +82,13 @@ def speedup(record: dict[str, Any]) -> bytes:
         axis.set_yticks(range(len(cells)), [formatting.cell(c) for c in cells])
         grid = [
             [math.log(s) if (s := found[arm, i, metric]["speedup"]) else math.nan for arm in arms]
-            for i in range(len(cells))
+            for i in whole
         ]
         if arms:
             image = axis.imshow(grid, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
         for i, row in enumerate(grid):
             for n, log in enumerate(row):
-                seen = found[arms[n], i, metric]["verdict"] in (stats.FASTER, stats.SLOWER)
+                seen = found[arms[n], whole[i], metric]["verdict"] in (stats.FASTER, stats.SLOWER)
                 axis.text(
                     *(n, i, "–" if math.isnan(log) else f"{math.exp(log):.2f}"),
                     ha="center",
@@ -102,14 +105,58 @@ def speedup(record: dict[str, Any]) -> bytes:
     return png(figure)
 
 
+def steady(record: dict[str, Any]) -> bytes:
+    """PNG of the ITL at steady state against the requests at once, a panel for each prompt.
+
+    Raises:
+        ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
+    """
+    plt = pyplot()
+    cells, arms = record["plan"]["cells"], record["plan"]["arms"]
+    members = steady_rows.timed(record)
+    prompts = {steady_rows.prompt(cells[i]): cells[i]["input_tokens"] for i in members}
+    names = sorted(prompts, key=prompts.__getitem__)
+    size = (max(6.0, 4.2 * len(names)), 4.2)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names):
+        mine = [i for i in members if steady_rows.prompt(cells[i]) == name]
+        for n, arm in enumerate(arms):
+            points = []
+            for i in mine:
+                ms = [one["itl_p50"] * 1e3 for one in steady_rows.windows(record, arm, i)]
+                if ms:
+                    middle = statistics.median(ms)
+                    points.append((cells[i]["concurrency"], middle, middle - min(ms), max(ms) - middle))
+            if points:
+                x, y, below, above = zip(*sorted(points))
+                style = {"color": f"C{n}", "marker": "o", "ms": 4, "capsize": 3}
+                axis.errorbar(x, y, yerr=(below, above), label=literal(arm), **style)
+        levels = sorted({cells[i]["concurrency"] for i in mine})
+        axis.set(title=name, xlabel="requests at once", ylabel="ITL (ms)")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(levels, [str(level) for level in levels])
+        axis.minorticks_off()
+        axis.set_ylim(0, 1.12 * axis.get_ylim()[1])
+        axis.grid(alpha=0.25)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, loc="lower right")  # ITL grows with the load, and starts well above 0
+    _title(figure, record, "ITL while all requests decode: median over rounds, bars from lowest to highest")
+    return png(figure)
+
+
 def draw(record: dict[str, Any]) -> dict[str, bytes]:
     """All plots, PNG by file name.
 
     Raises:
         ImportError: matplotlib is missing (``pip install sglang-hisa[bench]``).
     """
-    return {
-        "ttft.png": latency(record, "ttft"),
-        "itl.png": latency(record, "itl"),
-        "speedup.png": speedup(record),
-    }
+    found = {}
+    if formatting.whole(record):
+        found = {
+            "ttft.png": latency(record, "ttft"),
+            "itl.png": latency(record, "itl"),
+            "speedup.png": speedup(record),
+        }
+    if steady_rows.timed(record):
+        found["steady.png"] = steady(record)
+    return found

@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from sglang_hisa.config import ConfigError, parse
+from sglang_hisa.launch.common import steady
 
 METRICS = ("ttft", "tpot", "itl", "throughput")
+STEADY = ("steady_itl", "steady_throughput")
+"""Of decode alone, while all requests of a cell decode (:mod:`sglang_hisa.launch.common.steady`)."""
 FASTER, SLOWER, SAME, TOO_FEW = "faster", "slower", "no difference seen", "too few pairs"
 CONFIDENCE = 0.95
 """Of the intervals; verdicts go by the plan's ``alpha``."""
@@ -40,10 +43,34 @@ def failed(measurement: dict[str, Any]) -> bool:
     return bool(measurement.get("errors")) or measurement["completed"] < measurement["requests"]
 
 
+def metrics_of(record: dict[str, Any], cell: int) -> tuple[str, ...]:
+    """What is compared in a cell: decode at steady state alone where the prompts share a prefix.
+
+    Their first tokens wait for each other and for little else, and so would the throughput of the whole run.
+    A single request decodes in the same steady state throughout.
+    """
+    spec = record["plan"]["cells"][cell]
+    if spec.get("prefix_tokens"):
+        return STEADY
+    timed = spec["concurrency"] > 1 and any(
+        m.get("steady") for m in record["measurements"] if m["cell"] == cell
+    )
+    return (*METRICS, *STEADY) if timed else METRICS
+
+
+def window(measurement: dict[str, Any]) -> dict[str, Any] | None:
+    """Decode at steady state of a measurement; None where too few tokens came while all requests decoded."""
+    found: dict[str, Any] | None = measurement.get("steady")
+    return None if failed(measurement) or not steady.enough(found) else found
+
+
 def value(measurement: dict[str, Any], metric: str) -> float | None:
     """Median seconds (``ttft``, ``tpot``, ``itl``) or tokens/s (``throughput``); None where there is none."""
     if failed(measurement):
         return None
+    if metric in STEADY:
+        key = {"steady_itl": "itl_p50", "steady_throughput": "output_tok_s"}[metric]
+        return None if (found := window(measurement)) is None else found[key]
     if metric == "throughput":
         found = measurement.get("total_tok_s")
     else:
@@ -98,7 +125,7 @@ def _floor(noise: dict[str, Any], together: bool) -> float | None:
 def _compare(
     base: dict[int, float], arm: dict[int, float], metric: str, floor: float | None
 ) -> dict[str, Any]:
-    sign = 1 if metric == "throughput" else -1
+    sign = 1 if metric.endswith("throughput") else -1
     logs = [sign * math.log(arm[r] / base[r]) for r in base if r in arm]
     found: dict[str, Any] = {
         "baseline_median": statistics.median(base.values()) if base else None,
@@ -149,7 +176,7 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
     """
     plan, base = record["plan"], record["plan"]["baseline"]
     alpha = alpha_of(plan)
-    places = list(itertools.product(range(len(plan["cells"])), METRICS))
+    places = [(cell, metric) for cell in range(len(plan["cells"])) for metric in metrics_of(record, cell)]
     noise = [dict(zip(("pairs", "half_width"), _noise(by_round(record, base, *p)))) for p in places]
     comparisons, verdicts = [], {}
     for arm in (name for name in plan["arms"] if name != base):
@@ -184,6 +211,9 @@ def _preset(arm: dict[str, Any] | None) -> str | None:
         return str(json.loads(setting).get("preset", "balanced")) if setting.startswith("{") else setting
 
 
+_NAMES = {"throughput": "output_throughput", "steady_throughput": "steady_output_throughput"}
+
+
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparisons of a record that has ``stats``, flat, under the names that all records share
     (docs/design.md, records).
@@ -202,7 +232,8 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
                 "baseline": record["plan"]["baseline"],
                 "context": cell["input_tokens"],
                 "concurrency": cell["concurrency"],
-                "metric": {"throughput": "output_throughput"}.get(one["metric"], one["metric"]),
+                **({"shared_prefix": cell["prefix_tokens"]} if cell.get("prefix_tokens") else {}),
+                "metric": _NAMES.get(one["metric"], one["metric"]),
                 "speedup": one["speedup"],
                 "ci_low": one["low"],
                 "ci_high": one["high"],

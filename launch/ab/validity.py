@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.common import fresh, receipts
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
@@ -41,14 +42,46 @@ def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: s
     return found
 
 
+def pool_problems(name: str, facts: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    """A KV pool must hold every request of a cell with a shared prefix: else they would not all decode."""
+    need = max((cell.pool_tokens for cell in cells if cell.prefix_tokens), default=0)
+    have = facts.get("kv_tokens") or need
+    if have >= need:
+        return []
+    return [
+        f"arm {name}: its KV cache holds {have:,} tokens, a cell needs {need:,} at once: fewer requests, "
+        "shorter --output-tokens, or more memory (--max-total-tokens, --mem-fraction-static)"
+    ]
+
+
 def _where(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     return f"arm {one['arm']}, round {one['round']}, {cell['input_tokens']} tokens x {cell['concurrency']}"
 
 
 def old_prompts(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
-    """Every prompt of a measurement must be new to every cache of its server."""
-    found = fresh.old(one["cached"])
+    """Every prompt of a measurement must be new to every cache of its server, but for its shared prefix."""
+    prefix = cell.get("prefix_tokens", 0)
+    found = fresh.old([None if tokens is None else tokens - prefix for tokens in one["cached"]])
     return [fresh.was_old(found, one["requests"], _where(one, cell))] if found else []
+
+
+def prefix_problems(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
+    """A shared prefix must come from the radix cache, and must have got there by this cell's own warm-up."""
+    prefix = cell.get("prefix_tokens", 0)
+    if not prefix:
+        return []
+    where, found = _where(one, cell), []
+    short = [tokens for tokens in one["cached"] if tokens is None or tokens < prefix]
+    if short and not one["errors"]:
+        least = min(tokens or 0 for tokens in short)
+        found.append(
+            f"{where}: {len(short)} of {one['requests']} prompts did not find the shared prefix of {prefix} "
+            f"tokens in the radix cache (of one, {least} tokens): take a larger --max-total-tokens, and no "
+            "--disable-radix-cache"
+        )
+    if fresh.old([one["warmup_cached"] - one["known_prefix"]]):
+        found.append(fresh.was_old([one["warmup_cached"]], 1, f"{where}, the shared prefix"))
+    return found
 
 
 def load_problems(record: Mapping[str, Any]) -> list[str]:
@@ -67,5 +100,5 @@ def load_problems(record: Mapping[str, Any]) -> list[str]:
             found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
         elif set(one["output_lens"]) != {cell["output_tokens"]}:
             found.append(f"{where}: answers of {sorted(set(one['output_lens']))} tokens")
-        found += old_prompts(one, cell)
+        found += old_prompts(one, cell) + prefix_problems(one, cell)
     return found

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, case in CASES.items()
         if case.gpus == args.gpus
         and not (args.cpu and case.tiny is None)
-        and installed_version() in case.versions
+        and installed_version() not in case.gone
     ]
     record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
     begin = time.monotonic()

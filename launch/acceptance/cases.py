@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.common import models
-from sglang_hisa.patches.table import V17, VERSIONS
+from sglang_hisa.patches.releases import since
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Case:
             each server: other cases have none unless their flags name a backend.
         canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
             than choosing among them.
-        versions: of SGLang that have it.
+        gone: releases of SGLang that have it no more.
     """
 
     shows: str
@@ -44,7 +44,7 @@ class Case:
     context: int = 0
     default_graphs: bool = False
     canary: str = "full"
-    versions: tuple[str, ...] = VERSIONS
+    gone: tuple[str, ...] = ()
 
 
 M = 1 << 20
@@ -100,7 +100,7 @@ CASES: dict[str, Case] = {
     ),
     "prefill-breakable": Case("breakable prefill graphs", (PREFILL_GRAPH, "breakable"), tiny=None),
     "prefill-piecewise": Case(
-        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=(V17,)
+        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, gone=since("0.5.22")
     ),
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import stats
@@ -32,6 +34,12 @@ examples:
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
                                            all servers on the GPU at once: a small model, minutes saved
   hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
+  hisa ab --cells '128k+64:1,16,64 64k:16' --output-tokens 128 MODEL
+                                           decode of many requests: a shared prefix, distinct prompts
+  hisa ab --plan MODEL                     how long would it take?
+  hisa ab --resume --out hisa-ab MODEL     go on with a run that was cut off
+  hisa ab --urls stock=http://127.0.0.1:30000,paper=http://127.0.0.1:30001
+                                           servers that already run
   hisa ab --from hisa-ab                   render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
@@ -42,7 +50,7 @@ report.csv (rows); with --live the same, windows.jsonl and windows.csv (each win
 
 _NOT_LIVE = (
     *("--cells", "--output-tokens", "--waves", "--rounds", "--warmup-tokens", "--alpha"),
-    *("--quality", "--quality-prompts", "--together"),
+    *("--quality", "--quality-prompts", "--together", "--urls", "--plan", "--resume"),
 )
 
 
@@ -71,7 +79,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a setting of your own to name in --arms (the value of SGLANG_HISA)",
     )
     parser.add_argument(
-        "--cells", default="8k:1,4 32k:1,4 128k:1,4", help="prompt lengths, each with its concurrencies"
+        "--cells",
+        default="8k:1,4 32k:1,4 128k:1,4",
+        help="prompt lengths, each with its concurrencies; 128k+64:64 is a prefix of 128K tokens that 64 "
+        "requests at once share, each with 64 tokens of its own (default: %(default)s)",
     )
     parser.add_argument("--output-tokens", type=int, default=64, metavar="N", help="length of each answer")
     parser.add_argument("--waves", type=int, default=1, metavar="N", help="prompts per concurrent slot")
@@ -112,6 +123,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
     )
+    parser.add_argument(
+        "--urls",
+        metavar="NAME=URL,…",
+        help="arms that already run on this machine and serve nothing else meanwhile, the first is the "
+        "baseline: stock=http://127.0.0.1:30000,balanced=http://127.0.0.1:30001",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what would be measured and about how long it would take"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
+        "arms have is not measured again",
+    )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
@@ -129,9 +155,24 @@ def _live(args: argparse.Namespace) -> int:
     return live.run(args, settings)
 
 
+def _running(args: argparse.Namespace) -> dict[str, Any]:
+    """``/server_info`` of the arms of ``--urls``; what they serve is the model."""
+    from sglang_hisa.launch.ab import running
+
+    if args.model is not None or args.arm or args.resume or [word for word in args.rest if word != "--"]:
+        args.usage_error("--urls: those servers have a model, arms and flags; say --cells and the like only")
+    try:
+        infos = running.ask(running.parse(args.urls))
+        running.arms(infos)
+    except ValueError as error:
+        args.usage_error(str(error))
+    args.model, args.together = next(iter(infos.values()))["model_path"], True
+    return infos
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
-    from sglang_hisa.launch.ab import cell_tables, plan, quality, report
+    from sglang_hisa.launch.ab import cell_tables, estimate, plan, quality, report, resume, running
     from sglang_hisa.launch.ab.runner import Runner
 
     if args.source is not None and not args.live:
@@ -143,15 +184,18 @@ def run(args: argparse.Namespace) -> int:
     flags = words.check_flags(args, args.model)
     if args.live:
         return _live(args)
+    infos: dict[str, Any] = {}
+    if args.urls is not None:
+        infos = _running(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
     words.refuse_idle(args, live.OPTIONS, "without --live")
-    if args.together and not args.cpu and "--max-total-tokens" not in flags:
+    if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []
     try:
         wanted = plan.Plan(
-            parse_arms(args.arms, dict(map(parse_named, args.arm))),
+            running.arms(infos) if infos else parse_arms(args.arms, dict(map(parse_named, args.arm))),
             plan.parse_cells(args.cells, args.output_tokens, args.waves),
             args.rounds,
             args.together,
@@ -161,9 +205,11 @@ def run(args: argparse.Namespace) -> int:
         )
         if not 0 < args.alpha < 1:
             raise ValueError(f"--alpha {args.alpha:g}: a chance is above 0 and below 1")
-        hisa = any(arm.setting for arm in wanted.arms)
-        preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.model)
-        preflight.check_reports()
+        if not (args.plan or infos):
+            hisa = any(arm.setting for arm in wanted.arms)
+            preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.model)
+        if not args.plan:
+            preflight.check_reports()
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)
         elif args.quality > 0:
@@ -172,22 +218,41 @@ def run(args: argparse.Namespace) -> int:
             prompts = quality.make_prompts(lengths, args.quality, vocab, args.seed)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
+    if args.plan:
+        every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
+        print(estimate.work(wanted, every, running=bool(infos)))
+        return 0
     if wanted.rounds < stats.MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
+    own = [*first, "--random-seed", str(args.seed), *flags]
     make_env = server.cpu_env if args.cpu else server.child_env
-    args.out = records.new_folder(args, "hisa-ab")
-    runner = Runner(
+    args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        earlier = report.load(args.out) if args.resume and (args.out / "report.json").exists() else None
+    except (ValueError, OSError) as error:
+        args.usage_error(str(error))
+    make_runner = functools.partial(
+        Runner,
         plan=wanted,
         model=args.model,
-        flags=[*first, "--random-seed", str(args.seed), *flags],
+        flags=running.flags(next(iter(infos.values()))) if infos else own,
         make_env=lambda setting: make_env(environment(), setting),
         folder=args.out,
         save=lambda record: report.save(record, args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
         timeout=args.timeout,
         prompts=prompts,
+        earlier=earlier,
+        urls=running.parse(args.urls) if infos else None,
     )
+    try:
+        runner = make_runner()
+    except ValueError as error:
+        args.usage_error(str(error))
+    found = estimate.work(wanted, resume.left(runner.record), running=bool(infos))
+    print(f"hisa ab: {found}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)
     cell_tables.print_report(report.load(args.out))

@@ -19,8 +19,9 @@ from sglang_hisa import config
 from sglang_hisa import gpu as gpus
 from sglang_hisa.config import ConfigError
 from sglang_hisa.launch.cli import plugins, presets
-from sglang_hisa.patches import contract, source
-from sglang_hisa.patches.table import PATCHES, USES, VERSIONS, Patch, Use
+from sglang_hisa.patches import contract, known, source
+from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
+from sglang_hisa.patches.table import ROWS, Patch
 from sglang_hisa.patches.unreached import unreached
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -53,7 +54,8 @@ class PatchRow:
     target: str
     kind: str
     why: str
-    versions: tuple[str, ...]
+    releases: tuple[str, ...]
+    """Releases that have it."""
     problems: tuple[str, ...]
 
 
@@ -102,25 +104,30 @@ def check_sglang() -> Finding:
     found = contract.unfit()
     if found is not None and not found.compared:
         return Finding("sglang", FAIL, "; ".join(found.reasons), found.fix)
-    where = contract.installed_root()
-    return Finding(
-        "sglang", OK, f"{contract.installed_version()} ({where}; supported: {', '.join(VERSIONS)})"
-    )
+    found_here = contract.read(contract.installed_root())
+    return Finding("sglang", OK, f"{found_here.name} ({found_here.root}; written for {OLDEST} to {NEWEST})")
+
+
+def _root() -> Path | None:
+    """Folder of the SGLang that a server started here imports; None where there is none."""
+    try:
+        return contract.installed_root()
+    except source.SourceError:
+        return None
 
 
 def check_copies() -> list[Finding]:
     """Metadata that speaks of another SGLang than the one that is imported, and copies that it hides."""
-    try:
-        root = contract.installed_root()
-    except source.SourceError:
+    root = _root()
+    if root is None:
         return []
-    version, known = contract.installed_version(), source.records()
-    described = [record for record in known if record.describes(root)]
+    version, records = contract.installed_version(), source.records()
+    described = [record for record in records if record.describes(root)]
     findings = []
     told = ""
-    if known and version and known[0].version != version:
-        told = f"pip calls it {known[0].version}, but the source that is imported ({root}) is {version}"
-    elif known and not described and source.own_version(root) is None:
+    if records and version and records[0].version != version:
+        told = f"pip calls it {records[0].version}, but the source that is imported ({root}) is {version}"
+    elif records and not described and source.own_version(root) is None:
         told = f"{root} tells no version, so SGLang takes {version} from the metadata of another copy"
     if told:
         findings.append(Finding("sglang metadata", WARN, told, source.agreeing(root)))
@@ -196,15 +203,20 @@ def check_gpu(gpu: Gpu | None) -> Finding:
     return _check_records(gpu, text)
 
 
+def _current() -> config.Config:
+    """What ``SGLANG_HISA`` asks for; the default where it is unset, or wrong (see :func:`check_config`)."""
+    try:
+        return config.from_env() or config.Config()
+    except ConfigError:
+        return config.Config()
+
+
 def _check_records(gpu: Gpu, text: str) -> Finding:
     """Whether a record shows HISA on such a GPU, or ``SGLANG_HISA`` asks to serve on it all the same."""
     found = gpus.unverified(gpus.Gpu(gpu.name, gpu.capability))
     if not found:
         return Finding("GPU", OK, text)
-    try:
-        current = config.from_env() or config.Config()
-    except ConfigError:  # reported by check_config
-        current = config.Config()
+    current = _current()
     if current.unverified_gpu:
         return Finding("GPU", WARN, f"unverified, served all the same: {found}")
     return Finding("GPU", FAIL, found, f"to serve on it all the same: {gpus.all_the_same(current)}")
@@ -232,28 +244,38 @@ def check_refine(gpu: Gpu | None) -> Finding:
 def patch_rows() -> list[PatchRow]:
     """The patch table with the problems that the installed SGLang has with each row."""
     problems = contract.check_installed()
-    table: tuple[Patch | Use, ...] = (*PATCHES, *USES)
+    here = _taken()
     rows = []
-    for row in table:
-        if isinstance(row, Patch):
-            kind, why, versions = row.kind, row.why, tuple(row.params)
-        else:
-            kind, why, versions = "uses", "called, not patched", tuple(row.params) or VERSIONS
-        mine = tuple(problem for problem in problems if problem.startswith(f"{row.target}:"))
-        rows.append(PatchRow(row.target, kind, why, versions, mine))
+    for row in ROWS:
+        kind, why = (row.kind, row.why) if isinstance(row, Patch) else ("uses", row.relies or "called")
+        targets = [place.target for place in row.places]
+        mine = tuple(one for one in problems if one.partition(":")[0] in targets)
+        releases = tuple(name for name in RELEASES if known.place(name, row) is not None)
+        shown = next((target for target in targets if target in here), targets[0])
+        rows.append(PatchRow(shown, kind, why, releases, mine))
     return rows
+
+
+def _taken() -> frozenset[str]:
+    """Places of the patch table that the installed SGLang has."""
+    root = _root()
+    if root is None:
+        return frozenset()
+    return frozenset(place.target for row in ROWS if (place := contract.place_of(root, row)[0]) is not None)
 
 
 def check_patches() -> list[Finding]:
     """The patch table against the installed SGLang's source text: one finding a problem."""
-    found = contract.unfit()
-    if found is None:
-        return [Finding("patch table", OK, f"{len(PATCHES) + len(USES)} rows match the source of SGLang")]
-    if not found.compared:
-        return [
-            Finding("patch table", FAIL, "cannot be checked without a supported SGLang", "see sglang above")
-        ]
-    return [Finding("patch table", FAIL, reason, found.fix) for reason in found.reasons]
+    current = _current()
+    found = contract.unfit(current)
+    if found is not None and not found.compared:
+        return [Finding("patch table", FAIL, "cannot be checked without an SGLang", "see sglang above")]
+    if found is not None:
+        return [Finding("patch table", FAIL, reason, found.fix) for reason in found.reasons]
+    unknown = contract.read(contract.installed_root()).unknown
+    if unknown:
+        return [Finding("patch table", WARN, f"unverified, served all the same: {one}") for one in unknown]
+    return [Finding("patch table", OK, f"{len(ROWS)} rows match the source of SGLang")]
 
 
 def check_plugins(gpu: Gpu | None) -> list[Finding]:
@@ -304,7 +326,7 @@ def check_reach() -> list[Finding]:
         return []
     return [
         Finding("not reached", WARN, f"{row.typed}: loads no plugins, so it runs stock DSA", row.instead)
-        for row in unreached(contract.installed_version())
+        for row in unreached(_root())
     ]
 
 

@@ -57,8 +57,8 @@ def _patch_table(rows: list[PatchRow]) -> Table:
     for row in rows:
         level = FAIL if row.problems else OK
         target = row.target.removeprefix("sglang.").removeprefix("srt.")
-        versions = ", ".join(row.versions)
-        table.add_row(Text(level, style=_STYLES[level]), row.kind, target, row.why, versions)
+        releases = ", ".join(row.releases)
+        table.add_row(Text(level, style=_STYLES[level]), row.kind, target, row.why, releases)
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ENV_KEY, environment
@@ -30,7 +31,9 @@ examples:
   hisa load http://127.0.0.1:30000 --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
   hisa load http://127.0.0.1:30000 --rate 0.5,1,2,4 --input-tokens 32k --output-tokens 256 --seconds 120
   hisa load http://127.0.0.1:30000 --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
+  hisa load http://127.0.0.1:30000 --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
   hisa load http://127.0.0.1:30000 --workload multi-turn --turns 4 --concurrency 1,4,16
+  hisa load --compare stock/ balanced/ --slo itl=20ms   how many users each serves at 20 ms a token
   hisa load --from hisa-load --slo ttft=1          kept requests under another limit, no server needed
 
 limits of --slo, in seconds:
@@ -61,6 +64,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     sweep.add_argument("--rate", metavar="R,R", help="requests that arrive a second, at random moments")
     parser.add_argument("--workload", default="random", help="random, shared-prefix or multi-turn")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='your own instead: JSON lines as {"prompt": "…", "output_tokens": N} or SGLang\'s conversations',
+    )
     parser.add_argument("--input-tokens", default="8k", metavar="N", help="length of a prompt (8k: 8192)")
     parser.add_argument("--output-tokens", default="128", metavar="N", help="length of an answer")
     parser.add_argument(
@@ -82,6 +91,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--api-key", metavar="KEY", help=f"of the server (default: the environment's {ENV_KEY}, or none)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RECORD",
+        help="only put kept runs side by side, the first is the baseline: users each serves within --slo",
+    )
     records.add_options(parser, "hisa-load")
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -92,22 +108,46 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         slo = plan.parse_slo(args.slo) if args.slo is not None else None
+        if args.compare:
+            return _compare(args, slo)
         if args.source is not None:
             return _show(args, slo)
         if args.url is None:
             raise ValueError("URL is missing (or --from RECORD, to render a kept record)")
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         args.usage_error(str(error))
     _refuse_idle(args)
     auth.use(args.api_key)
     return _measure(args, url, work, sweep, slo or {})
 
 
+def _compare(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
+    """Kept runs side by side; written where ``--out`` says."""
+    from sglang_hisa.launch.load import compare, compare_report, report
+
+    if len(args.compare) < 2:
+        raise ValueError("--compare needs two runs or more, the first is what the others are compared with")
+    kept = [report.load(source) for source in args.compare]
+    for record in kept:
+        record["slo"], record["stats"] = record["slo"] if slo is None else slo, None
+    if slo is None and len({str(record["slo"]) for record in kept}) > 1:
+        raise ValueError("the runs have other limits: say --slo, for all of them")
+    if found := compare.problems(kept):
+        raise ValueError("these runs cannot be compared: " + "; ".join(found))
+    compare_report.print_report(kept)
+    if args.out is not None:
+        print(compare_report.write(kept, args.out)[0])
+    return 0
+
+
 def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     """Render a kept record; under other limits into another folder only, what was kept stays as it is."""
+    from sglang_hisa.launch.common import files
     from sglang_hisa.launch.load import point_tables, report
 
+    if slo is None:
+        files.place(args.source, args.out)
     record = records.open_kept(args, report.load)
     other = slo is not None and slo != record["slo"]
     record["slo"] = record["slo"] if slo is None else slo
@@ -134,9 +174,14 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 def _workload(args: argparse.Namespace) -> Any:
     from sglang_hisa.launch.ab.plan import parse_tokens
+    from sglang_hisa.launch.load import prompts
     from sglang_hisa.launch.load.plan import Workload
 
     size, out = parse_tokens(args.input_tokens), parse_tokens(args.output_tokens)
+    if args.prompts is not None:
+        if args.workload != "random":
+            raise ValueError(f"--prompts is a workload of its own: drop --workload {args.workload}")
+        return Workload("file", 0, out, prompts=prompts.read(args.prompts))
     if args.workload == "random":
         return Workload("random", size, out)
     prefix = parse_tokens(args.prefix_tokens) if args.prefix_tokens else size * 3 // 4

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from sglang_hisa.config import Config
 from sglang_hisa.launch.cli import checks, cuda, plugins
 from sglang_hisa.launch.common import auth, model_config
 from sglang_hisa.launch.common.server import ServerFailed, check_free
@@ -38,7 +39,14 @@ def config_of(model: str, flags: Sequence[str]) -> dict[str, object] | None:
     return None if config is None else {**config, **override}
 
 
-def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = (), model: str | None = None) -> None:
+def check(
+    *,
+    cpu: bool,
+    hisa: bool,
+    flags: Sequence[str] = (),
+    model: str | None = None,
+    config: Config | None = None,
+) -> None:
     """Refuse to serve where SGLang would not load our plugins, cannot be patched, or could not start.
 
     Args:
@@ -46,6 +54,7 @@ def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = (), model: str | None
         hisa: HISA is needed; stock SGLang without stand-ins needs nothing of us.
         flags: SGLang's flags.
         model: what is to be served.
+        config: HISA's settings; without them each server judges an SGLang with unknown bodies itself.
 
     Raises:
         SystemExit: with every reason, each with its fix.
@@ -60,7 +69,7 @@ def check(*, cpu: bool, hisa: bool, flags: Sequence[str] = (), model: str | None
         reason = "Ray's schedulers load no plugins, so they would serve stock DSA silently"
         plugin.refuse(f"HISA does not reach a server with {unreached.RAY}", [reason], f"drop {unreached.RAY}")
     if names:
-        plugin.require_supported()
+        plugin.require_supported(config or Config(unverified_source=True))
     reasons = _machine(flags) if hisa and not cpu else []
     if model is not None and names:
         reasons += _model(model, flags)

@@ -95,11 +95,12 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
     flags = words.check_flags(args, args.model)
     try:
-        hisa = None if args.stock else config.setting(requested(args.preset, args.settings))
+        wanted = None if args.stock else requested(args.preset, args.settings)
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
-    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, model=args.model)
+    hisa = None if wanted is None else config.setting(wanted)
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, model=args.model, config=wanted)
     preflight.check_port(flags)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

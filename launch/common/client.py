@@ -61,17 +61,30 @@ class Client:
         self._child.wait()
         self._out.cleanup()
 
-    def run(self, flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
+    def run(
+        self,
+        flags: Sequence[str],
+        limit_s: float | None = None,
+        fresh: str = "",
+        prefix: tuple[str, int] | None = None,
+        prompts: Sequence[tuple[str, int]] | None = None,
+    ) -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
 
         An answer that is not whole is among its ``errors``, in the server's words, and gaps are those between
-        tokens (:mod:`.generator`). ``arrivals``: seconds from the first request (conversation) to each.
+        tokens (:mod:`.generator`). ``arrivals``: seconds from the first request (conversation) to each;
+        ``start_times``: seconds at which each of the requests was sent.
 
         After ``limit_s`` the child is killed, and with it the open requests; it takes no more loads.
 
         ``fresh``: prompts of token ids begin with 64 random ones that follow from this text and the prompt's
         number. The benchmark's own "random" prompts are runs of consecutive ids, as many as the vocabulary
         has, so two of them are sooner or later the same.
+
+        ``prefix``: a text and a number of tokens. Every prompt gets that many random tokens before it, the
+        same ones for the same text: a shorter prefix is the beginning of a longer one.
+
+        ``prompts``: texts and the lengths of their answers, in place of those of the flags.
 
         Raises:
             ClientFailed: the benchmark ended without a result.
@@ -83,7 +96,13 @@ class Client:
         own = ("--disable-tqdm", "--output-details", "--output-file", str(out))
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh}
+            job: dict[str, Any] = {
+                "argv": [*flags, *own],
+                "done": str(done),
+                "fresh": fresh,
+                "prefix": prefix,
+            }
+            job["prompts"] = list(prompts) if prompts is not None else None
             print(json.dumps(job), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():

@@ -24,7 +24,7 @@ OWN = frozenset(
     (
         *("--arms", "--at-once", "--canary", "--contexts", "--cpu", "--from", "--jitter", "--longbench"),
         *("--longest", "--minutes", "--out", "--plugin", "--ruler2", "--samples", "--scenes", "--seed"),
-        *("--slice", "--tasks", "--timeout", "--together"),
+        *("--slice", "--tasks", "--timeout", "--together", "--force"),
     )
 )
 """Options of ``hisa eval`` and of the stress runs, whose records keep the command and not the flags."""

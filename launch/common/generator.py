@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
+import orjson
 from sglang.benchmark import serving
 
 _refusal = runpy.run_path(str(pathlib.Path(__file__).with_name("refusal.py")))
@@ -39,7 +40,7 @@ class Answer:
         self.begin = self.last = time.perf_counter()
         self.ttft = 0.0
         self.gaps: list[float] = []
-        self.tokens = 0
+        self.tokens = self.prompt = 0
         self.counted = self.ended = False
         self.refusal: str | None = None
         self.reason = ""
@@ -52,11 +53,12 @@ class Answer:
             self.ended = True
         if not text.startswith(b"{"):
             return
-        now, data = time.perf_counter(), json.loads(text)
+        now, data = time.perf_counter(), orjson.loads(text)  # thousands a second
         self.refusal = message(data)
         if self.refusal is not None:
             raise Refused(self.refusal)  # to the benchmark, which then gives up the request
         meta = data.get("usage") or data.get("meta_info") or {}
+        self.prompt = meta.get("prompt_tokens") or self.prompt
         if (count := meta.get("completion_tokens")) is not None:
             self.counted = True
             self._tokens(now, count - self.tokens)
@@ -126,6 +128,8 @@ def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
         _ANSWER.set(answer)
         output = await ask(request_func_input=request, pbar=pbar)
         whole = not serving.args.disable_ignore_eos
+        # 0.5.17 gives each turn of a conversation the length of its first, and counts text itself.
+        output.prompt_len = answer.prompt or output.prompt_len
         problem = answer.refusal or (
             answer.problem(request.output_len, whole) if output.success else words(output.error)
         )
@@ -136,6 +140,7 @@ def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
         job.answered += 1
         if answer.counted:
             output.ttft, output.itl, output.output_len = answer.ttft, answer.gaps, answer.tokens
+            output.start_time = answer.begin
             # The benchmark's own summary wants a text of at least a token for each gap.
             output.text_chunks = ["a"] * len(answer.gaps)
         return output
@@ -147,21 +152,45 @@ class Job:
     """One run of the benchmark: its flags, its prompts' beginnings, when its requests arrived."""
 
     def __init__(self) -> None:
-        self.fresh = ""
+        self.given: dict[str, Any] = {}
         self.arrivals: list[float] = []
+        self.starts: list[float] = []
+        """When each request was sent, in the order of the result."""
         self.answered = 0
         self.failed: list[tuple[int, str]] = []
         """Prompt tokens and reason of each request that failed."""
         self._get_dataset, self._get_request = serving.get_dataset, serving.get_request
+        self._measure = serving.calculate_metrics
 
     def get_dataset(self, args: Any, tokenizer: Any, *more: Any) -> Any:
-        """The benchmark's prompts; with ``fresh``, those of ids begin with 64 random ones of their own."""
+        """The benchmark's prompts, or those of the job.
+
+        With ``fresh``, prompts of ids begin with 64 random ones of their own; then comes a shared ``prefix``.
+        """
+        if (prompts := self.given.get("prompts")) is not None:
+            made = [(text, len(tokenizer.encode(text)), out) for text, out in prompts]
+            return [
+                serving.DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made
+            ]
         rows = self._get_dataset(args, tokenizer, *more)
-        for number, row in enumerate(rows if self.fresh else ()):
+        fresh, prefix = self.given["fresh"], self.given.get("prefix")
+        for number, row in enumerate(rows if fresh else ()):
             if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
-                draw = random.Random(f"{self.fresh} {number}")
+                draw = random.Random(f"{fresh} {number}")
                 row.prompt[:64] = [draw.randrange(tokenizer.vocab_size) for _ in row.prompt[:64]]
+        if prefix:
+            text, count = prefix
+            draw = random.Random(text)
+            shared = [draw.randrange(tokenizer.vocab_size) for _ in range(count)]
+            for row in rows:
+                row.prompt = shared + row.prompt
+                row.prompt_len += count
         return rows
+
+    def calculate_metrics(self, *args: Any, **named: Any) -> Any:
+        """The benchmark's own summary; keeps what it leaves out of its result."""
+        self.starts = [output.start_time for output in named["outputs"]]
+        return self._measure(*args, **named)
 
     async def get_request(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
         """The benchmark's requests, each at its moment."""
@@ -169,9 +198,10 @@ class Job:
             self.arrivals.append(time.perf_counter())
             yield request
 
-    def run(self, argv: list[str], fresh: str) -> None:
+    def run(self, given: dict[str, Any]) -> None:
         """A failed load (SystemExit too) must not end the process."""
-        self.fresh, self.arrivals, self.answered, self.failed = fresh, [], 0, []
+        self.given, self.arrivals, self.starts, self.answered, self.failed = given, [], [], 0, []
+        argv = given["argv"]
         sys.argv = ["sglang.benchmark.serving", *argv]
         out = pathlib.Path(argv[argv.index("--output-file") + 1])
         try:
@@ -183,7 +213,8 @@ class Job:
                 return
             found = self._nothing()  # the benchmark's summary fails where every request did
         begin = self.arrivals[0] if self.arrivals else 0.0
-        out.write_text(json.dumps({**found, "arrivals": [moment - begin for moment in self.arrivals]}))
+        more = {"arrivals": [moment - begin for moment in self.arrivals], "start_times": self.starts}
+        out.write_text(json.dumps({**found, **more}))
 
     def _nothing(self) -> dict[str, Any]:
         """A result of failed requests alone."""
@@ -206,12 +237,13 @@ def main() -> None:
     """A job a line of stdin; each is done when its file ``done`` is there."""
     job = Job()
     serving.get_dataset, serving.get_request = job.get_dataset, job.get_request
+    serving.calculate_metrics = job.calculate_metrics
     aiohttp.ClientResponse.start = _watch  # type: ignore[method-assign]
     for name, ask in serving.ASYNC_REQUEST_FUNCS.items():
         serving.ASYNC_REQUEST_FUNCS[name] = watched(ask, job)
     for line in sys.stdin:
         given = json.loads(line)
-        job.run(given["argv"], given["fresh"])
+        job.run(given)
         pathlib.Path(given["done"]).touch()
 
 

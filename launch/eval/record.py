@@ -37,19 +37,6 @@ class KeptPlan:
     baseline: str
     tasks: tuple[str, ...]
     contexts: tuple[int, ...]
-    suite: str = "own"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: right or not, or a score from 0 to 1. ``depth``: where in the prompt the needle was."""
-
-    arm: str
-    task: str
-    context: int
-    depth: float | None = None
-    right: bool | None = None
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +53,3 @@ class EvalRecord(record.Record):
     plan: KeptPlan
     rows: tuple[Accuracy, ...] = ()
     arms: dict[str, ArmFacts] = field(default_factory=dict)
-    answers: tuple[Answer, ...] = ()
-
-    def by_depth(self, arm: str, task: str) -> dict[tuple[int, float], float]:
-        """Accuracy by context and depth."""
-        cells: dict[tuple[int, float], list[bool]] = {}
-        for one in self.answers:
-            if (one.arm, one.task) == (arm, task) and one.depth is not None and one.right is not None:
-                cells.setdefault((one.context, one.depth), []).append(one.right)
-        return {place: sum(right) / len(right) for place, right in cells.items()}

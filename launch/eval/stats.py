@@ -74,3 +74,12 @@ def _compare_scores(mine: Mapping[Hashable, float], base: Mapping[Hashable, floa
         "difference": sum(differences) / len(differences) if differences else None,
         **{"difference_low": below, "difference_high": above, "p": scores.p_of(differences)},
     }
+
+
+def by_depth(answers: Sequence[dict[str, Any]], arm: str, task: str) -> dict[tuple[int, float], float]:
+    """Accuracy by (context, depth)."""
+    cells: dict[tuple[int, float], list[bool]] = {}
+    for one in answers:
+        if (one["arm"], one["task"]) == (arm, task):
+            cells.setdefault((one["context"], one["depth"]), []).append(one["right"])
+    return {place: sum(right) / len(right) for place, right in cells.items()}

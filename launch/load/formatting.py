@@ -57,6 +57,8 @@ def _name(metric: str) -> str:
 def workload(record: dict[str, Any]) -> str:
     """``random: 8K in, 128 out``, with prefix and turns where there are any."""
     work = record["plan"]["workload"]
+    if work["name"] == "file":
+        return f"{work['prompts']} prompts of a file: {work['output_tokens']} out where it says nothing else"
     parts = [f"{text.tokens(work['input_tokens'])} in", f"{work['output_tokens']} out"]
     if work["name"] != "random":
         parts.append(f"{work['groups']} shared prefixes of {text.tokens(work['prefix_tokens'])}")
@@ -114,8 +116,8 @@ def notes(record: dict[str, Any]) -> list[str]:
         if point["unseen"]:
             out.append(f"{at}: {point['unseen']} answers without a first token (ids without text?)")
         lengths = [r["input"] for r in kept["requests"] if r["error"] is None]
-        # SGLang 0.5.17 gives every turn of a conversation the length of the first.
-        if single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
+        # A conversation's later turns have the earlier ones before them; older records say the first's length.
+        if asked and single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
             between = f"{min(lengths)} to {max(lengths)}"
             out.append(f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text so")
         if kept["retractions"]:
@@ -139,6 +141,11 @@ def facts(record: dict[str, Any]) -> list[str]:
     if sent and record["plan"]["workload"]["turns"] == 1:
         cached = sum(r["cached"] or 0 for r in sent) / sum(r["input"] for r in sent)
         out.append(f"{cached:.0%} of the prompt tokens came from the prefix cache.")
+    if record["plan"]["workload"]["name"] == "file":
+        many = record["plan"]["workload"]["prompts"]
+        total = sum(p["sent"] for p in points)
+        again = f"; {total} requests were sent, so some came again" if total > many else ""
+        out.append(f"The file has {many} prompts, sent as they are, without a chat template{again}.")
     if any(kept["retractions"] is None for kept in record["points"]):
         out.append("Retractions are not known: the server runs without --enable-metrics.")
     return out

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sglang_hisa.launch.common import steady
+
 ENOUGH = 0.9
 """Share of good requests from which a load counts as served."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -63,8 +65,9 @@ def point(kept: Mapping[str, Any], slo: Mapping[str, float]) -> dict[str, Any]:
     """Figures of one point of the record.
 
     Returns:
-        ``arrived`` (requests a second that came, where a rate was asked); ``sent``, ``failed``, ``unseen``
-        (answered, but no first token seen); p50, p90 and p99 of each time in s; ``output_tok_s``,
+        ``arrived`` (requests a second that came, where a rate was asked); ``steady``: decode while all
+        requests decode (:mod:`..common.steady`), None where too little was seen; ``sent``, ``failed``,
+        ``unseen`` (answered, but no first token seen); p50, p90 and p99 of each time in s; ``output_tok_s``,
         ``requests_s`` (answered); ``goodput_share`` of all requests and ``goodput_s`` good requests a second;
         ``met``: share of requests that meet each limit alone. The last three are None without limits.
     """
@@ -75,6 +78,7 @@ def point(kept: Mapping[str, Any], slo: Mapping[str, float]) -> dict[str, Any]:
     known = bool(slo and every)
     return {
         "load": kept["load"],
+        "steady": found if steady.enough(found := kept.get("steady")) else None,
         "arrived": kept.get("arrived"),
         "sent": len(every),
         "failed": len(every) - len(answered),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from urllib.parse import urlsplit
 
 from sglang_hisa.launch.common import fresh
 from sglang_hisa.launch.common.limits import Limits
+from sglang_hisa.launch.load.prompts import Prompt
 
-WORKLOADS = ("random", "shared-prefix", "multi-turn")
+WORKLOADS = ("random", "shared-prefix", "multi-turn", "file")
 SLOS = {
     "ttft": "seconds to the first token",
     "itl": "seconds between two tokens, 99 of 100 gaps of a request",
@@ -37,11 +39,17 @@ class Workload:
     groups: int = 4
     prefix_tokens: int = 0
     turns: int = 1
+    prompts: tuple[Prompt, ...] = ()
+    """Of the workload ``file``, whose ``input_tokens`` is 0: the tokenizer says how long they are."""
 
     def __post_init__(self) -> None:
         """Raises ``ValueError``: an unknown name, or lengths that do not fit each other."""
         if self.name not in WORKLOADS:
             raise ValueError(f"workload {self.name!r}: one of {', '.join(WORKLOADS)}")
+        if self.name == "file":
+            if not self.prompts or self.output_tokens < 1:
+                raise ValueError("the workload file has prompts, and answers of at least one token")
+            return
         if min(self.input_tokens, self.output_tokens, self.groups, self.turns) < 1:
             raise ValueError("lengths, groups and turns are at least 1")
         if self.name != "random" and not 0 < self.prefix_tokens < self.input_tokens:
@@ -94,6 +102,8 @@ def old_prompts(work: Workload, requests: Sequence[Mapping[str, Any]]) -> list[i
     may share the words of a chat template): not half of its prefix is cached. Where too few are new, those
     that are least cached are returned.
     """
+    if work.name == "file":
+        return []  # the user's own prompts: what they share with each other, and with earlier runs, is theirs
     told = [r for r in requests if r["error"] is None and r["cached"] is not None]
     if work.name == "random":
         return fresh.old([r["cached"] for r in told])
@@ -129,14 +139,15 @@ def parse_loads(text: str, kind: str) -> tuple[float, ...]:
 
 
 def parse_slo(text: str) -> dict[str, float]:
-    """``ttft=2,itl=0.05`` -> seconds by name. Raises ``ValueError``."""
+    """``ttft=2,itl=0.05`` or ``ttft=2s,itl=50ms`` -> seconds by name. Raises ``ValueError``."""
     found = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        value, unit = (value[:-2], 1e-3) if value.endswith("ms") else (value.removesuffix("s"), 1.0)
         if name.strip() not in SLOS:
             raise ValueError(f"SLO {part!r}: NAME=SECONDS with a name of {', '.join(SLOS)}")
         try:
-            found[name.strip()] = float(value)
+            found[name.strip()] = float(value) * unit
         except ValueError:
             raise ValueError(
                 f"SLO {part!r}: a number of seconds is missing, as in {name.strip()}=2"
@@ -178,11 +189,16 @@ def flags(url: str, server: Mapping[str, Any], work: Workload, sweep: Sweep, ind
         out += ["--max-concurrency", str(int(load))]
     else:
         out += ["--request-rate", str(load)]
-    if work.name == "random":
+    if work.name in ("random", "file"):  # prompts of a file go to the generator beside these flags
         return [
             *out,
             *("--dataset-name", "random-ids", "--tokenize-prompt", "--random-range-ratio", "1"),
-            *("--random-input-len", str(work.input_tokens), "--random-output-len", str(work.output_tokens)),
+            *(
+                "--random-input-len",
+                str(work.input_tokens or 1),
+                "--random-output-len",
+                str(work.output_tokens),
+            ),
             *("--num-prompts", str(count)),
         ]
     groups = min(work.groups, count)
@@ -199,5 +215,9 @@ def flags(url: str, server: Mapping[str, Any], work: Workload, sweep: Sweep, ind
 
 
 def as_json(work: Workload, sweep: Sweep) -> dict[str, Any]:
-    """The ``plan`` of the record."""
-    return {"workload": asdict(work), "sweep": asdict(sweep)}
+    """The ``plan`` of the record; prompts of a file by their number and the checksum of all."""
+    kept = {k: v for k, v in asdict(work).items() if k != "prompts"}
+    if work.prompts:
+        texts = "\0".join(prompt.text for prompt in work.prompts)
+        kept |= {"prompts": len(work.prompts), "sha256": hashlib.sha256(texts.encode()).hexdigest()}
+    return {"workload": kept, "sweep": asdict(sweep)}

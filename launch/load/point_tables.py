@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.common.text import plain, table
-from sglang_hisa.launch.load import formatting
+from sglang_hisa.launch.load import formatting, steady_rows
 
 
 def print_report(record: dict[str, Any], console: Console | None = None) -> None:
@@ -25,9 +25,23 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     for row in formatting.rows(record):
         shown.add_row(*map(Text, row), style="green" if "knee" in row[0] else "")
     console.print(shown)
+    if lines := steady_rows.rows(record):
+        shown = Table(*steady_rows.HEAD, box=SIMPLE_HEAD, pad_edge=False, title=Text(steady_rows.TITLE))
+        for row in lines:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
     console.print(Text(formatting.verdict(record), style="bold"))
-    for line in (*formatting.facts(record), formatting.origin(record)):
+    for line in (*formatting.facts(record), *steady_rows.notes(record), formatting.origin(record)):
         console.print(Text(line, style="dim"))
+
+
+def _steady(record: dict[str, Any]) -> list[str]:
+    lines = steady_rows.rows(record)
+    return (
+        [f"{steady_rows.TITLE}:", table(steady_rows.HEAD, (map(plain, row) for row in lines))]
+        if lines
+        else []
+    )
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -38,7 +52,8 @@ def markdown(record: dict[str, Any]) -> str:
             f"**{plain(formatting.verdict(record))}**",
             plain(f"{formatting.workload(record)}; {formatting.served(record)}"),
             table(formatting.head(record), (map(plain, row) for row in formatting.rows(record))),
-            *map(plain, formatting.facts(record)),
+            *_steady(record),
+            *map(plain, (*formatting.facts(record), *steady_rows.notes(record))),
             f"<sub>{plain(formatting.origin(record))}</sub>\n",
         )
     )

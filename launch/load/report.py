@@ -9,7 +9,7 @@ from typing import Any
 from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.page import render
-from sglang_hisa.launch.load import formatting, goodput, plots, point_tables
+from sglang_hisa.launch.load import formatting, goodput, plots, point_tables, steady_rows
 
 KIND, VERSION = "hisa-load", 1
 _KEYS = ("plan", "points", "slo", "complete", "stopped_by", "provenance", "server")
@@ -31,7 +31,10 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         workload=formatting.workload(record),
         served=formatting.served(record),
         notes=formatting.notes(record),
-        facts=formatting.facts(record),
+        facts=[*formatting.facts(record), *steady_rows.notes(record)],
+        steady_head=steady_rows.HEAD,
+        steady_title=steady_rows.TITLE,
+        steady=steady_rows.rows(record),
         verdict=formatting.verdict(record),
         slo=formatting.slo(record),
         enough=goodput.ENOUGH,
@@ -82,6 +85,11 @@ _BODY = """\
 {% if slo %}<p>Goodput counts requests that meet {{ slo }}; ITL is the 99th percentile of a request's own
 gaps. The knee is the highest measured load at which at least {{ "%d" | format(enough * 100) }} % of the
 requests are good. A failed request is not good.</p>{% endif %}
+{% if steady %}<h2>{{ steady_title }}</h2>
+<div class="scroll"><table id="steady">
+<tr>{% for name in steady_head %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in steady %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endif %}
 {% for fact in facts %}<p><small>{{ fact }}</small></p>
 {% endfor %}
 {% for name, data in pictures.items() %}<img alt="{{ name }}" src="data:image/png;base64,{{ data }}">

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.common import auth, fresh, pruning
+from sglang_hisa.launch.common import auth, fresh, pruning, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import fetch
-from sglang_hisa.launch.load import goodput, plan
+from sglang_hisa.launch.load import goodput, plan, prompts
 
 _RETRACTED = "sglang:num_retracted_requests_total"
 
@@ -146,16 +146,31 @@ class Runner:
         """Send point ``index`` of ``sweep``, with prompts that are new to every cache."""
         sweep = plan.fresh_sweep(self.work, sweep, nonce)
         flags = plan.flags(self.url, self.server, self.work, sweep, index)
+        own = self._own_prompts(sweep, index)
         try:
-            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}")
+            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}", **own)
         except ClientFailed:
             server_facts(self.url, None)  # the server's end explains it better
             raise
+
+    def _own_prompts(self, sweep: plan.Sweep, index: int) -> dict[str, Any]:
+        """Prompts of a file: a load begins where the one before ended, so that few repeat."""
+        if self.work.name != "file":
+            return {}
+        first = sum(sweep.count(load) for load in sweep.loads[:index])
+        count = sweep.count(sweep.loads[index])
+        return {"prompts": prompts.for_generator(self.work.prompts, count, self.work.output_tokens, first)}
 
     def _warm_up(self, client: Client) -> None:
         """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
         self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
         self._before = pruning.of_server(self.url)
+
+    def _steady(self, result: dict[str, Any], index: int) -> dict[str, Any] | None:
+        """Decode while all slots decode; None of rates and conversations, which have no such time."""
+        if self.sweep.kind != "concurrency" or self.work.turns > 1:
+            return None
+        return steady.of_result(result, int(self.sweep.loads[index]), self.work.output_tokens)
 
     def _point(self, client: Client, index: int) -> None:
         before = retracted(self.url)
@@ -166,6 +181,7 @@ class Runner:
             "duration_s": round(result["duration"], 4),
             "requests": goodput.requests(result),
             "retractions": None if before is None or after is None else after - before,
+            "steady": self._steady(result, index),
             "arrived": goodput.arrived(result["arrivals"]) if self.sweep.kind == "rate" else None,
         }
         if old := plan.old_prompts(self.work, kept["requests"]):

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from sglang_hisa.launch.acceptance.record import CaseRecord
 from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.pages.reader import ROOT
-from sglang_hisa.patches.table import V17, V23, VERSIONS
+from sglang_hisa.patches.releases import NEWEST, RELEASES, TESTED, since
 
 _SERVER = "tests/server/test_real_server.py::"
 _BUSY = "tests/server/test_canary.py::"
+BETWEEN = "tests/server/test_releases.py::"
+"""Tests that are run with each release between the first and the last."""
+_LOAD = f"{BETWEEN}test_selections_and_summaries_under_load"
 _SPECULATIVE = "tests/server/test_speculative.py::"
 _MOVERS = "tests/server/test_movers.py::"
 _STORM = "tests/server/test_storm.py::"
@@ -31,7 +34,10 @@ _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselve
 _SERVE = "launch/results/h100-serve.json"
 _KERNELS = "launch/results/kernels-h100.json"
 _AB = "launch/results/ab-defaults.json"
-_AB_LONG = ("launch/results/ab-v32-tp8-rank-h100-256k.json", "launch/results/ab-defaults-256k.json")
+_AB_LONG = (
+    "launch/results/ab-v32-tp8-rank-h100-256k.json",
+    "launch/results/ab-defaults-256k.json",
+)
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2.json"
@@ -49,9 +55,9 @@ class Coverage:
     model: str
     feature: str
     evidence: tuple[str, ...] = ()
-    """Tests (``path::function``, run on the CPU with every version) and records of a GPU run (JSON, or what
-    tests printed)."""
-    versions: tuple[str, ...] = VERSIONS
+    """Tests (``path::function``, run on the CPU with the first and last release; those of ``BETWEEN`` with
+    the others) and records of a GPU run (JSON, or what tests printed)."""
+    versions: tuple[str, ...] = RELEASES
     declined: str = ""
     """Why it is refused at start; empty when it is served."""
     cases: tuple[str, ...] = ()
@@ -61,11 +67,11 @@ class Coverage:
 V32, GLM5, GLM52 = "DeepSeek-V3.2", "GLM-5, 5.1", "GLM-5.2"
 
 COVERAGE: tuple[Coverage, ...] = (
-    Coverage(V32, "decode and chunked prefill", (f"{_BUSY}test_small_budget_under_load", _SERVE)),
+    Coverage(V32, "decode and chunked prefill", (f"{_BUSY}test_small_budget_under_load", _LOAD, _SERVE)),
     Coverage(
         V32,
         "mixed batches, radix cache, pool below the load",
-        (f"{_BUSY}test_small_budget_under_load",),
+        (f"{_BUSY}test_small_budget_under_load", _LOAD),
         cases=("no-overlap",),
     ),
     Coverage(
@@ -125,7 +131,7 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         V32,
         "HiCache: pages back from the host",
-        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries", _STRESS),
+        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries", _LOAD, _STRESS),
         cases=("hicache",),
     ),
     Coverage(
@@ -183,7 +189,7 @@ COVERAGE: tuple[Coverage, ...] = (
         V32,
         "speculative decoding together with DP attention: idle ranks, padded rows",
         (f"{_RANKS}test_dp_attention_with_drafts",),
-        (V23,),
+        since("0.5.18"),
     ),
     Coverage(V32, "speculative decoding together with DP attention, steps in graphs", cases=("dp2-mtp",)),
     Coverage(
@@ -198,7 +204,7 @@ COVERAGE: tuple[Coverage, ...] = (
         cases=("pp2",),
     ),
     Coverage(V32, "prefill CUDA graphs: breakable", cases=("prefill-breakable",)),
-    Coverage(V32, "prefill CUDA graphs: piecewise", versions=(V17,), cases=("prefill-piecewise",)),
+    Coverage(V32, "prefill CUDA graphs: piecewise", versions=RELEASES[:-2], cases=("prefill-piecewise",)),
     Coverage(
         V32,
         "tensor parallel: two ranks; `SGLANG_DSA_TOPK_BROADCAST`",
@@ -236,9 +242,9 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "LoRA on `weights_proj` (0.5.17 itself cannot: its check imports a name that it does not have)",
+        "LoRA on `weights_proj` (older ones cannot: their check imports a name that they do not have)",
         ("tests/server/test_lora.py::test_gates_of_an_adapter",),
-        (V23,),
+        (NEWEST,),
     ),
     Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, _GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
@@ -253,9 +259,14 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         GLM5, "the CUDA kernel that norms, ropes and stores in one launch (no CPU form)", cases=("glm5",)
     ),
-    Coverage(GLM52, "index sharing: `index_topk_freq`", (_SHARED, _STRESS_GLM), cases=("shared-layers",)),
+    Coverage(
+        GLM52,
+        "index sharing: `index_topk_freq`",
+        (_SHARED, _STRESS_GLM),
+        cases=("shared-layers",),
+    ),
     Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),
-    Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), (V23,)),
+    Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), since("0.5.18")),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
     Coverage(
         "LongCat-Flash",
@@ -271,13 +282,13 @@ COVERAGE: tuple[Coverage, ...] = (
         "HY-V4",
         "decode and prefill, attention sinks, index sharing: `indexer_types`",
         (f"{_FAMILIES}test_hy_v4",),
-        (V23,),
+        since("0.5.20"),
     ),
     Coverage(
         "Dots3",
         "decode and prefill",
         ("tests/patches/test_refusals.py::test_a_dsa_pool_inside_a_sliding_window_pool_is_declined",),
-        (V23,),
+        since("0.5.19"),
         declined="its DSA pool lies inside a pool of sliding-window layers",
     ),
     Coverage(
@@ -287,7 +298,7 @@ COVERAGE: tuple[Coverage, ...] = (
             "tests/patches/test_refusals.py::test_every_reason_is_listed_and_unknown_arguments_are_reasons",
             "tests/patches/test_refusals.py::test_a_dsa_pool_beside_linear_attention_is_declined",
         ),
-        (V23,),
+        since("0.5.20"),
         declined="its DSA pool lies inside a pool of linear-attention layers, and with `index_kpool` above 1 "
         "it pools its index keys itself",
     ),
@@ -348,7 +359,8 @@ def cell(row: Coverage, version: str) -> str:
     origins = [load(ROOT / path, Record).provenance for path in records]
     gpus = {where.gpus[0] for where in origins if where.sglang == version}
     gpus |= set(shown_by(row, version))
-    tests = [path for path in row.evidence if path not in records]
+    between = version not in TESTED
+    tests = [p for p in row.evidence if p not in records and p.startswith(BETWEEN) == between]
     shown = ["unit test"] if tests else []
     if any(path.startswith("tests/server/") for path in tests):
         shown = ["CPU server"]

@@ -12,11 +12,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from sglang_hisa.launch.ab import report
+from sglang_hisa.launch.ab import report, steady_rows
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import files, flags
 from sglang_hisa.launch.common.record import Record, load
-from sglang_hisa.launch.common.text import table, tokens
+from sglang_hisa.launch.common.text import table
 from sglang_hisa.launch.pages import write
 from sglang_hisa.launch.pages.reader import ROOT
 
@@ -148,10 +148,10 @@ def _plan(record: AbRecord) -> str:
     """What an A/B compares, on which model and load."""
     plan = record.plan
     arms = ", ".join(f"`{arm}`" for arm in plan.others) or "the same again"
-    loads: dict[int, list[str]] = {}
+    loads: dict[str, list[str]] = {}
     for cell in plan.cells:
-        loads.setdefault(cell.input_tokens, []).append(str(cell.concurrency))
-    cells = ", ".join(f"{tokens(size)} × {'/'.join(at_once)}" for size, at_once in loads.items())
+        loads.setdefault(steady_rows.prompt(vars(cell)), []).append(str(cell.concurrency))
+    cells = ", ".join(f"{prompt} × {'/'.join(at_once)}" for prompt, at_once in loads.items())
     model = Path(record.model).name.removeprefix("model-")
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
     ranks = flags.ranks(record)

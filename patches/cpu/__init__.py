@@ -9,203 +9,225 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sglang_hisa.config import cpu_stand_ins_requested, only_ours
-from sglang_hisa.patches import contract, source
-from sglang_hisa.patches.table import V17, V23, VERSIONS
+from sglang_hisa.patches import contract, source, syntax
+from sglang_hisa.patches.releases import NEWEST, RELEASES
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """A replaced attribute of SGLang (or torch), by version, and our function for it."""
+    """A replaced attribute of SGLang (or torch), and our function for it."""
 
     hook: str
     """``module:name`` below ``sglang_hisa.patches.cpu``."""
-    targets: Mapping[str, str]
+    targets: tuple[str, ...]
+    """Where it is, newest first; the first that an SGLang has is replaced."""
     why: str
     kind: str = "replace"
-
-
-def _both(target: str) -> dict[str, str]:
-    return dict.fromkeys(VERSIONS, target)
+    optional: bool = False
+    """Whether an SGLang may lack it."""
+    unless: str = ""
+    """Code of the original with which it runs on a CPU itself."""
 
 
 _INDEXER = "sglang.srt.layers.attention.dsa.dsa_indexer.Indexer"
 _BACKEND = "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend"
 _OPS = "sglang.kernels.ops"
-_KEYS = {
-    V17: f"{_OPS}.attention.dsa.index_buf_accessor",
-    V23: f"{_OPS}.kvcache.dsa_index_k_cache",
-}
+_KEYS = (f"{_OPS}.kvcache.dsa_index_k_cache", f"{_OPS}.attention.dsa.index_buf_accessor")
 _TOPK = f"{_OPS}.attention.dsv4.topk"
 _GROUP = "sglang.srt.distributed.parallel_state.GroupCoordinator"
 _UTILS = "sglang.srt.layers.attention.dsa.utils"
 
 
-def _keys(name: str) -> dict[str, str]:
-    return {version: f"{module}.{name}" for version, module in _KEYS.items()}
+def _keys(name: str) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for module in _KEYS)
 
 
 STAND_INS: tuple[StandIn, ...] = (
     StandIn(
         "indexer:device_capability",
-        _both("torch.cuda.get_device_capability"),
+        ("torch.cuda.get_device_capability",),
         "argument resolution asks for a GPU; a Hopper is answered",
     ),
     StandIn(
         "indexer:synchronize",
-        _both("torch.cuda.synchronize"),
+        ("torch.cuda.synchronize",),
         "the draft model waits for a GPU when it takes the target's embedding and head",
     ),
-    StandIn("indexer:no_stream", _both("sglang.srt.runtime_context.get_stream"), "CUDA"),
-    StandIn("indexer:after_init", _both(f"{_INDEXER}.__init__"), "sm_count is set on CUDA only", "after"),
-    StandIn("indexer:forward_native", _both(f"{_INDEXER}.forward_native"), "the indexer has no CPU path"),
-    StandIn(
-        "indexer:topk_ragged", _both(f"{_INDEXER}._get_topk_ragged"), "stock asserts an indexed CUDA device"
-    ),
+    StandIn("indexer:no_stream", ("sglang.srt.runtime_context.get_stream",), "CUDA"),
+    StandIn("indexer:after_init", (f"{_INDEXER}.__init__",), "sm_count is set on CUDA only", "after"),
+    StandIn("indexer:forward_native", (f"{_INDEXER}.forward_native",), "the indexer has no CPU path"),
+    StandIn("indexer:topk_ragged", (f"{_INDEXER}._get_topk_ragged",), "stock asserts an indexed CUDA device"),
     StandIn(
         "indexer:weights_proj",
-        _both(f"{_INDEXER}._weights_proj_bf16_in_fp32_out"),
+        (f"{_INDEXER}._weights_proj_bf16_in_fp32_out",),
         "a CUDA GEMM with fp32 output",
     ),
     StandIn(
         "indexer:rotate_activation",
-        _both("sglang.srt.layers.attention.dsa.dsa_indexer.rotate_activation"),
+        ("sglang.srt.layers.attention.dsa.dsa_indexer.rotate_activation",),
         "Hadamard transform in CUDA",
     ),
     StandIn(
         "fused:no_fused_store",
-        {
-            V17: f"{_OPS}.attention.fused_store_index_cache.can_use_dsa_fused_store",
-            V23: f"{_OPS}.kvcache.dsa_fused_store_index_cache.can_use_dsa_fused_store",
-        },
+        (
+            f"{_OPS}.kvcache.dsa_fused_store_index_cache.can_use_dsa_fused_store",
+            f"{_OPS}.attention.fused_store_index_cache.can_use_dsa_fused_store",
+        ),
         "it compiles a CUDA kernel to find out",
     ),
     StandIn(
         "attention:flashmla_sparse",
-        _both(f"{_BACKEND}._forward_flashmla_sparse"),
+        (f"{_BACKEND}._forward_flashmla_sparse",),
         "FlashMLA",
     ),
     StandIn(
         "attention:rope",
-        _both(
-            "sglang.srt.layers.rotary_embedding.rope_variant.DeepseekScalingRotaryEmbedding.forward_native"
-        ),
+        ("sglang.srt.layers.rotary_embedding.rope_variant.DeepseekScalingRotaryEmbedding.forward_native",),
         "stock's CPU rope does not take the indexer's 2-D key",
     ),
     StandIn(
         "attention:make_rope",
-        _both("sglang.srt.layers.rotary_embedding.factory.get_rope_cpu"),
+        ("sglang.srt.layers.rotary_embedding.factory.get_rope_cpu",),
         "stock makes yarn rope only on a CPU; GLM-5 has none",
         "around",
     ),
     StandIn(
         "leaf:act_quant",
-        {
-            V17: f"{_OPS}.attention.dsa.triton_kernel.act_quant",
-            V23: f"{_OPS}.quantization.act_quant_triton.act_quant",
-        },
+        (f"{_OPS}.quantization.act_quant_triton.act_quant", f"{_OPS}.attention.dsa.triton_kernel.act_quant"),
         "Triton (its CPU interpreter rounds fp8 wrongly)",
     ),
     StandIn("leaf:set_keys_and_scales", _keys("SetKAndS.execute"), "Triton"),
     StandIn("leaf:get_keys_and_scales", _keys("GetKAndS.execute"), "Triton"),
     StandIn(
         "leaf:transform_decode",
-        _both(f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_decode"),
+        (f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_decode",),
         "Triton",
     ),
     StandIn(
         "leaf:transform_prefill",
-        _both(f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_prefill"),
+        (f"{_OPS}.attention.dsa.transform_index.transform_index_page_table_prefill",),
         "Triton",
     ),
     StandIn(
         "speculative:expand_lengths",
-        _both(f"{_OPS}.attention.pad.seqlens_expand_triton"),
+        (f"{_OPS}.attention.pad.seqlens_expand_triton",),
         "it asserts a CUDA tensor",
     ),
     StandIn(
         "leaf:set_mla_kv_buffer",
-        {V17: f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton"},
-        "Triton with an integer mask, which the interpreter refuses",
+        (
+            f"{_OPS}.kvcache.mla_buffer._set_mla_kv_buffer_impl",
+            f"{_OPS}.kvcache.mla_buffer.set_mla_kv_buffer_triton",
+        ),
+        "Triton with an integer mask, which the interpreter of older ones refuses",
     ),
     StandIn(
         "fp8_kv:quantise",
-        {
-            V17: f"{_OPS}.attention.dsa.quant_k_cache.quantize_k_cache_separate",
-            V23: f"{_OPS}.quantization.dsa_quant_k_cache.quantize_k_cache_separate",
-        },
+        (
+            f"{_OPS}.quantization.dsa_quant_k_cache.quantize_k_cache_separate",
+            f"{_OPS}.attention.dsa.quant_k_cache.quantize_k_cache_separate",
+        ),
         "Triton (its CPU interpreter rounds fp8 wrongly)",
     ),
     StandIn(
         "fp8_kv:dequantise",
-        {
-            V17: f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged",
-            V23: f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged_dsa",
-        },
+        (
+            f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged_dsa",
+            f"{_OPS}.attention.dsa.dequant_k_cache.dequantize_k_cache_paged",
+        ),
         "Triton",
     ),
-    StandIn("fp8_kv:flashmla_metadata", _both(f"{_BACKEND}._compute_flashmla_metadata"), "FlashMLA"),
-    StandIn("fp8_kv:flashmla_kv", _both(f"{_BACKEND}._forward_flashmla_kv"), "FlashMLA"),
-    StandIn("ranks:pageable", _both("torch.tensor"), "DP attention and LoRA ask for pinned memory", "around"),
-    StandIn("ranks:all_gather", {V17: f"{_GROUP}.all_gather_into_tensor"}, "an operator for GPUs alone"),
-    StandIn("ranks:reduce_scatter", {V17: f"{_GROUP}.reduce_scatter_tensor"}, "an operator for GPUs alone"),
+    StandIn("fp8_kv:flashmla_metadata", (f"{_BACKEND}._compute_flashmla_metadata",), "FlashMLA"),
+    StandIn("fp8_kv:flashmla_kv", (f"{_BACKEND}._forward_flashmla_kv",), "FlashMLA"),
+    StandIn("ranks:pageable", ("torch.tensor",), "DP attention and LoRA ask for pinned memory", "around"),
+    StandIn(
+        "ranks:all_gather",
+        (f"{_GROUP}.all_gather_into_tensor",),
+        "an operator for GPUs alone",
+        unless="_is_cpu",
+    ),
+    StandIn(
+        "ranks:reduce_scatter",
+        (f"{_GROUP}.reduce_scatter_tensor",),
+        "an operator for GPUs alone",
+        unless="_is_cpu",
+    ),
     StandIn(
         "capture:create",
-        _both("sglang.srt.state_capturer.indexer_topk.create_indexer_capturer"),
+        ("sglang.srt.state_capturer.indexer_topk.create_indexer_capturer",),
         "stock captures chosen tokens on CUDA only",
     ),
     StandIn(
-        "capture:host_cache", _both("sglang.srt.state_capturer.base.BaseHostCache.__init__"), "pinned memory"
+        "capture:host_cache", ("sglang.srt.state_capturer.base.BaseHostCache.__init__",), "pinned memory"
     ),
     StandIn(
         "hicache:no_host_register",
-        _both("sglang.srt.mem_cache.pool_host.common._cuda_host_register"),
+        ("sglang.srt.mem_cache.pool_host.common._cuda_host_register",),
         "pinned memory",
     ),
     StandIn(
         "hicache:after_host_pool_init",
-        _both("sglang.srt.mem_cache.pool_host.mla.MLATokenToKVPoolHost.__init__"),
+        ("sglang.srt.mem_cache.pool_host.mla.MLATokenToKVPoolHost.__init__",),
         "pinned memory",
         "after",
     ),
     StandIn(
         "hicache:after_host_pool_init",
-        {
-            V17: "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.__init__",
-            V23: "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.__init__",
-        },
+        (
+            "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.__init__",
+            "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.__init__",
+        ),
         "pinned memory",
         "after",
     ),
-    StandIn("leaf:no_synchronize", _both("torch.cuda.synchronize"), "retraction to the host waits for a GPU"),
-    StandIn("topk:plan", _both(f"{_TOPK}.plan_topk_v2"), "CUDA"),
+    StandIn("leaf:no_synchronize", ("torch.cuda.synchronize",), "retraction to the host waits for a GPU"),
+    StandIn("topk:plan", (f"{_TOPK}.plan_topk_v2",), "CUDA"),
     StandIn(
         "topk:paged",
-        {V17: f"{_TOPK}.topk_transform_512_v2", V23: f"{_TOPK}.topk_transform_paged_v2"},
+        (f"{_TOPK}.topk_transform_paged_v2", f"{_TOPK}.topk_transform_512_v2"),
         "CUDA",
     ),
-    StandIn("topk:ragged", {V23: f"{_TOPK}.topk_transform_ragged_v2"}, "CUDA"),
-    StandIn("mqa:flat_fn", {V23: f"{_UTILS}.resolve_fp8_mqa_logits_fn"}, "DeepGEMM"),
-    StandIn("mqa:paged_fn", {V23: f"{_UTILS}.resolve_fp8_paged_mqa_logits_fn"}, "DeepGEMM"),
-    StandIn("mqa:schedule_fn", {V23: f"{_UTILS}.resolve_paged_mqa_logits_metadata_fn"}, "DeepGEMM"),
-    StandIn("mqa:num_sms", {V23: f"{_UTILS}.resolve_num_sms"}, "DeepGEMM"),
+    StandIn("topk:ragged", (f"{_TOPK}.topk_transform_ragged_v2",), "CUDA", optional=True),
+    StandIn("mqa:flat_fn", (f"{_UTILS}.resolve_fp8_mqa_logits_fn",), "DeepGEMM", optional=True),
+    StandIn("mqa:paged_fn", (f"{_UTILS}.resolve_fp8_paged_mqa_logits_fn",), "DeepGEMM", optional=True),
+    StandIn(
+        "mqa:schedule_fn", (f"{_UTILS}.resolve_paged_mqa_logits_metadata_fn",), "DeepGEMM", optional=True
+    ),
+    StandIn("mqa:num_sms", (f"{_UTILS}.resolve_num_sms",), "DeepGEMM", optional=True),
 )
 
 
-def rows_for(version: str) -> list[tuple[StandIn, str]]:
-    """Rows of the table that ``version`` needs, each with its target."""
-    return [(row, row.targets[version]) for row in STAND_INS if version in row.targets]
+def _has(root: Path, target: str) -> bool:
+    return not target.startswith("sglang.") or syntax.locate(root, target)[1] is not None
+
+
+def _runs_on_a_cpu(root: Path, row: StandIn, target: str) -> bool:
+    node = syntax.function(root, target) if row.unless else None
+    return node is not None and row.unless in syntax.text(node)
+
+
+def rows_for(root: Path) -> list[tuple[StandIn, str]]:
+    """Rows of the table that the SGLang in ``root`` needs, each with its target."""
+    found = []
+    for row in STAND_INS:
+        targets = [target for target in row.targets if _has(root, target)]
+        if not targets and not row.optional:
+            targets = [row.targets[0]]  # inherited, or gone: whoever resolves it finds out
+        if targets and not _runs_on_a_cpu(root, row, targets[0]):
+            found.append((row, targets[0]))
+    return found
 
 
 def _stop(version: str, problems: list[str], fix: str) -> NoReturn:
     lines = "\n".join(f"  - {problem}" for problem in problems)
     raise SystemExit(
         f"sglang-hisa: refusing to start: the CPU stand-ins do not fit SGLang {version} "
-        f"(supported: {', '.join(VERSIONS)})\n{lines}\nFix: {fix}\n"
+        f"(written for {RELEASES[0]} to {NEWEST})\n{lines}\nFix: {fix}\n"
         "Unset SGLANG_HISA_CPU to serve without them."
     )
 
@@ -239,10 +261,11 @@ def register() -> None:
     found = contract.unfit()
     if found is not None and not found.compared:
         _stop(version, list(found.reasons), found.fix)
-    rows = rows_for(version)
+    root = contract.installed_root()
+    rows = rows_for(root)
     problems = _unresolved(rows)
     if problems:
-        _stop(version, problems, source.replacement(contract.installed_root(), version))
+        _stop(version, problems, source.replacement(root, version if version in RELEASES else NEWEST))
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang_hisa.patches.cpu import fp8_kv, fused, hicache, mqa, ranks

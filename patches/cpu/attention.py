@@ -32,8 +32,18 @@ def flashmla_sparse(
     slots = slots.sort(dim=1).values
     flat = kv_cache.reshape(-1, q_all.shape[-1])
     out = q_all.new_empty(*q_all.shape[:2], v_head_dim)
-    for part in tiles(slots.shape[0], 4 * slots.shape[1] * q_all.shape[-1]):
-        out[part] = _attend(q_all[part], flat, slots[part], v_head_dim, sm_scale, attn_sink)
+    # A short context fills few of the columns. A row's own count alone says how many of them are used, or its
+    # bits would depend on the rows beside it.
+    counts = (slots >= 0).sum(dim=1).clamp_min(1)
+    widths = (
+        (2 ** torch.ceil(torch.log2(counts.float()))).int().clamp(min(64, slots.shape[1]), slots.shape[1])
+    )
+    for width in widths.unique().tolist():
+        rows = (widths == width).nonzero().squeeze(1)
+        for part in tiles(rows.shape[0], 4 * width * q_all.shape[-1]):
+            at = rows[part]
+            used = slots[at, slots.shape[1] - width :]
+            out[at] = _attend(q_all[at], flat, used, v_head_dim, sm_scale, attn_sink)
     return out
 
 

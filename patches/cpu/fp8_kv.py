@@ -27,7 +27,7 @@ class _NotCpu:
 
 
 def install() -> None:
-    """0.5.23's pools refuse fp8 on a CPU, where its own backend needs AMX; here the kernels are ours."""
+    """Newer pools refuse fp8 on a CPU, where its own backend needs AMX; here the kernels are ours."""
     from sglang.srt.mem_cache import kv_cache_configurator
 
     if hasattr(kv_cache_configurator, "current_platform"):

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-
-from sglang_hisa.patches.contract import installed_version
-from sglang_hisa.patches.table import V17
 
 _RESERVE = 1 << 30
 """Host memory that stock leaves free is 10 GiB: more than a small machine has."""
@@ -159,7 +157,7 @@ KERNELS = {
 
 def install() -> None:
     """Put the kernels where the host pools' modules have them on CUDA; on a CPU they lack the names."""
-    old = installed_version() == V17
+    old = importlib.util.find_spec("sglang.srt.mem_cache.pool_host.dsa") is None
     indexer = "memory_pool_host" if old else "pool_host.dsa"
     for name in ("pool_host.mla", indexer):
         module = importlib.import_module(f"sglang.srt.mem_cache.{name}")

@@ -49,7 +49,7 @@ def forward_native(
         return maybe_capture_indexer_topk(layer_id, dsa_indexer._broadcast_indexer_topk_from_rank0(chosen))
 
     mode = forward_batch.forward_mode
-    if mode.is_idle() and hasattr(dsa_indexer, "_make_eager_idle_topk_result"):  # 0.5.23 leaves at once
+    if mode.is_idle() and hasattr(dsa_indexer, "_make_eager_idle_topk_result"):  # newer ones leave at once
         return finish(dsa_indexer._make_eager_idle_topk_result(x, self.index_topk, return_indices))
     metadata = dsa_indexer.get_attn_backend().get_indexer_metadata(layer_id, forward_batch)
     if metadata is None:

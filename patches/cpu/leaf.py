@@ -102,13 +102,17 @@ def set_mla_kv_buffer(
     kv_buffer: torch.Tensor,
     loc: torch.Tensor,
     cache_k_nope: torch.Tensor,
-    cache_k_rope: torch.Tensor,
-    *args: Any,
-    **kwargs: Any,
+    cache_k_rope: torch.Tensor | None = None,
+    *,
+    reserved_skip_index: int = -1,
+    dcp_world_size: int = 1,
+    dcp_rank: int = 0,
 ) -> None:
-    """Latent and rope part of each token side by side."""
-    rows = torch.cat((cache_k_nope, cache_k_rope), dim=-1).view(loc.numel(), -1)
-    kv_buffer.view(kv_buffer.shape[0], -1)[loc.long()] = rows
+    """Latent and rope part of each token side by side; newer SGLangs leave one slot, of padding, alone."""
+    parts = [part for part in (cache_k_nope, cache_k_rope) if part is not None]
+    rows = torch.cat(parts, dim=-1).view(loc.numel(), -1)
+    kept = loc != reserved_skip_index
+    kv_buffer.view(kv_buffer.shape[0], -1)[loc[kept].long()] = rows[kept]
 
 
 def no_synchronize(device: Any = None) -> None:

@@ -107,7 +107,7 @@ DEEP_GEMM = SimpleNamespace(
 
 
 def flat_fn() -> Any:
-    """0.5.23 resolves each function by a call."""
+    """Newer SGLangs resolve each function by a call."""
     return flat_logits
 
 

@@ -24,7 +24,7 @@ def reduce_scatter(self: Any, output: torch.Tensor, input: torch.Tensor) -> None
 
 
 def install() -> None:
-    """0.5.23 asks the backend for the length of a padded row by a CPU name, which this backend lacks."""
+    """Newer SGLangs ask for the length of a padded row by a CPU name, which this backend lacks."""
     from sglang.srt.layers.attention.dsa_backend import DeepseekSparseAttnBackend as Backend
 
     Backend.get_cpu_graph_seq_len_fill_value = Backend.get_cuda_graph_seq_len_fill_value

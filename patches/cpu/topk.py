@@ -56,7 +56,7 @@ def paged(
     metadata: torch.Tensor,
     out_raw_indices: torch.Tensor | None = None,
 ) -> None:
-    """``topk_transform_512_v2`` (0.5.17), ``topk_transform_paged_v2`` (0.5.23, where a table is optional)."""
+    """``topk_transform_paged_v2``, or by its older name ``topk_transform_512_v2``."""
     if scores.dtype != torch.float32 or scores.stride(1) != 1 or scores.stride(0) % 4:
         raise ValueError(f"top-k v2: CUDA refuses {scores.dtype} scores with strides {scores.stride()}")
     if metadata.shape != (scores.shape[0] + 1, 2):
@@ -75,6 +75,6 @@ def ragged(
     out_indices: torch.Tensor,
     row_starts: torch.Tensor | None = None,
 ) -> None:
-    """``topk_transform_ragged_v2`` (0.5.23)."""
+    """``topk_transform_ragged_v2``, where SGLang has it."""
     at = positions(scores, seq_lens, out_indices.shape[1], row_starts)
     out_indices.copy_(torch.where(at >= 0, at + out_offsets[:, None].to(torch.int32), at))

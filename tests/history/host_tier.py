@@ -11,14 +11,14 @@ from sglang_hisa import PAGE
 from sglang_hisa.patches import contract
 from sglang_hisa.patches import pool as pool_hooks
 from sglang_hisa.patches.cpu import hicache
-from sglang_hisa.patches.table import V17
+from sglang_hisa.patches.releases import OLDEST
 
 
 def make_host_pool(kv: Any, pages: int, layout: str) -> Any:
     """SGLang's ``DSAIndexerPoolHost`` of ``pages`` pages for the device pool ``kv``."""
     hicache.install()
     anchor = SimpleNamespace(page_size=PAGE, size=pages * PAGE, page_num=pages, layout=layout)
-    if contract.installed_version() == V17:
+    if contract.installed_version() == OLDEST:
         from sglang.srt.mem_cache.memory_pool_host import DSAIndexerPoolHost as OldHost
 
         return OldHost(kv, anchor, layout, pin_memory=False)

@@ -17,7 +17,7 @@ from sglang_hisa.config import parse
 from sglang_hisa.patches import contract, runtime
 from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches import pool as pool_hooks
-from sglang_hisa.patches.table import V17
+from sglang_hisa.patches.releases import OLDEST
 
 LAYERS = 2
 
@@ -56,7 +56,7 @@ def importable() -> Iterator[None]:
     from sglang.srt.mem_cache.allocator import paged
 
     undo: list[tuple[Any, str, Any]] = [(torch.cuda, "synchronize", lambda *a: None)]
-    if contract.installed_version() == V17:
+    if contract.installed_version() == OLDEST:
 
         def extend(prefix: Any, lengths: Any, last: Any, free: Any, out: Any, *a: int) -> None:
             paged.alloc_extend_naive(prefix, lengths, last, free, out, PAGE, "cpu")
@@ -69,7 +69,7 @@ def importable() -> Iterator[None]:
     for owner, name, value in undo:
         setattr(owner, name, value)
     try:
-        if contract.installed_version() == V17:
+        if contract.installed_version() == OLDEST:
             yield
         else:
             from sglang.srt.runtime_context import get_parallel
@@ -90,7 +90,7 @@ class Tree:
         from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
         self._allocator = allocator
-        self._old = contract.installed_version() == V17
+        self._old = contract.installed_version() == OLDEST
         if self._old:
             from sglang.srt.mem_cache.radix_cache import RadixCache
 

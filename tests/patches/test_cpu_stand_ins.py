@@ -18,7 +18,7 @@ import torch
 
 from sglang_hisa.launch.common import models
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
-from sglang_hisa.patches import contract
+from sglang_hisa.patches import contract, syntax
 from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches.cpu import attention, indexer, leaf, mqa, topk
 
@@ -380,17 +380,17 @@ def test_rotate_activation(shape: tuple[int, ...]) -> None:
 
 
 def installed_rows() -> list[Any]:
-    rows = stand_ins.rows_for(contract.installed_version() or "none")
+    rows = stand_ins.rows_for(contract.installed_root())
     return [pytest.param(row, target, id=row.hook) for row, target in rows if target.startswith("sglang.")]
 
 
 @pytest.mark.parametrize(("row", "target"), installed_rows())
 def test_hook_takes_what_the_target_takes(row: stand_ins.StandIn, target: str) -> None:
     """Read from SGLang's source, without importing it. A hook may take more, with defaults."""
-    where = contract._module_file(contract.installed_root(), target.split(".")[1:])
+    where = syntax.module_file(contract.installed_root(), target.split(".")[1:])
     assert where is not None
     path, names = where
-    node = contract._find(contract._tree(path).body, names)
+    node = syntax.find(syntax.tree(path).body, names)
     if node is None:  # 0.5.17 inherits this one
         assert names == ["Indexer", "forward_native"]
         return
@@ -401,7 +401,7 @@ def test_hook_takes_what_the_target_takes(row: stand_ins.StandIn, target: str) -
     if row.kind == "around":
         assert next(iter(ours)) == "original"
         ours = {name: ours[name] for name in [*ours][1:]}
-    theirs = contract._parameters(node)  # type: ignore[arg-type]
+    theirs = syntax.parameters(node)  # type: ignore[arg-type]
     if "kwargs" in theirs:  # a forwarder tells nothing
         return
     assert tuple(ours)[: len(theirs)] == theirs
@@ -417,10 +417,10 @@ def in_process(code: str) -> subprocess.CompletedProcess[str]:
 
 BROKEN = """
 import sglang_hisa.patches.cpu as cpu
-row = cpu.StandIn("leaf:act_quant", dict.fromkeys(cpu.VERSIONS, "json.no_such_function"), "")
-lost = cpu.StandIn("leaf:act_quant", dict.fromkeys(cpu.VERSIONS, "no_such_module.x"), "")
+row = cpu.StandIn("leaf:act_quant", ("json.no_such_function",), "")
+lost = cpu.StandIn("leaf:act_quant", ("no_such_module.x",), "")
 cpu.STAND_INS += (row, lost)
-cpu.contract.installed_version = lambda: cpu.V23
+cpu.contract.installed_version = lambda: "0.5.23.dev7"
 real = cpu.pkgutil.resolve_name
 cpu.pkgutil.resolve_name = lambda name: real(name) if "no_such" in name else None
 cpu.register()
@@ -430,22 +430,28 @@ cpu.register()
 def test_a_missing_target_stops_the_process() -> None:
     ended = in_process(BROKEN)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "refusing to start" in ended.stderr and "SGLang 0.5.23" in ended.stderr
+    assert "refusing to start" in ended.stderr and "SGLang 0.5.23.dev7" in ended.stderr
     assert "json.no_such_function" in ended.stderr and "no_such_module.x" in ended.stderr
     assert ended.stderr.count("  - ") == 2
 
 
-def test_an_unsupported_sglang_stops_the_process() -> None:
-    ended = in_process(
-        "import sglang_hisa.patches.cpu as c; c.contract.installed_version = lambda: '0.5.20'; c.register()"
-    )
-    assert ended.returncode == 1 and "SGLang 0.5.20 (supported: " in ended.stderr
-    assert "\nFix: pip install --no-deps " in ended.stderr
+NONE = """
+import sys
+import sglang_hisa.patches.cpu as cpu
+cpu.source.importlib.util.find_spec = lambda name: None
+cpu.register()
+"""
+
+
+def test_no_sglang_stops_the_process() -> None:
+    ended = in_process(NONE)
+    assert ended.returncode == 1 and "SGLang is not installed" in ended.stderr
+    assert "\nFix: pip install sglang==" in ended.stderr
 
 
 def test_nothing_happens_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SGLANG_HISA_CPU", raising=False)
-    monkeypatch.setattr(stand_ins, "rows_for", lambda version: pytest.fail("looked at SGLang"))
+    monkeypatch.setattr(stand_ins, "rows_for", lambda root: pytest.fail("looked at SGLang"))
     stand_ins.register()
 
 

@@ -15,7 +15,7 @@ from sglang_hisa.gpu import SHOWN, Gpu
 from sglang_hisa.launch.pages import tables
 from sglang_hisa.patches import contract, metrics, runtime, scheduler
 from sglang_hisa.patches.features import FEATURES
-from sglang_hisa.patches.table import V17, V23
+from sglang_hisa.patches.table import GPU_ARGUMENT
 
 H100, B200 = Gpu("NVIDIA H100 80GB HBM3", (9, 0)), Gpu("NVIDIA B200", (10, 0))
 CAPABILITIES = {"H100": (9, 0), "H200": (9, 0), "B200": (10, 0), "GB200": (10, 0), "B300": (10, 3)}
@@ -75,7 +75,7 @@ def start(monkeypatch):
     monkeypatch.setattr(scheduler, "_hf_config", lambda args: SimpleNamespace())
     monkeypatch.setattr(scheduler, "_linear_attention", lambda config: False)
     monkeypatch.setattr(scheduler, "_not_dsa", lambda config: [])
-    monkeypatch.setattr(scheduler, "_gpu_index", lambda version, args, kwargs: args[1])
+    monkeypatch.setattr(scheduler, "_gpu_index", lambda state, args, kwargs: args[1])
 
     def original(*args, **kwargs):
         raise Started
@@ -133,6 +133,7 @@ def test_metrics_name_the_gpu_and_whether_a_record_shows_it(found, name, verifie
 
 
 def test_0517_passes_the_number_of_the_gpu_and_the_receipt_of_a_cpu_has_none():
-    assert scheduler._gpu_index(V17, ("ports", 5, 0), {}) == 5
-    assert scheduler._gpu_index(V17, ("ports",), {"gpu_id": 2}) == 2
-    assert runtime.Runtime(parse("balanced"), V23, 1).receipt()["gpu"] is None
+    told = runtime.Runtime(parse("balanced"), "0", 1, behaviours=frozenset({GPU_ARGUMENT}))
+    assert scheduler._gpu_index(told, ("ports", 5, 0), {}) == 5
+    assert scheduler._gpu_index(told, ("ports",), {"gpu_id": 2}) == 2
+    assert runtime.Runtime(parse("balanced"), "0", 1).receipt()["gpu"] is None

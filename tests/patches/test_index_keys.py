@@ -8,13 +8,24 @@ from pathlib import Path
 import pytest
 
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.features import FEATURES, LINEAR_ATTENTION, MODEL_FIELDS, ROCM
-from sglang_hisa.patches.table import VERSIONS, patches_for
+from sglang_hisa.patches import known as releases
+from sglang_hisa.patches.features import LINEAR_ATTENTION, MODEL_FIELDS, ROCM
+from sglang_hisa.patches.releases import RELEASES
+from sglang_hisa.patches.table import PATCHES
 from tests.patches.index_key_lines import LISTS, Line, differences, find, installed_differences, listed, parse
 
 HOOKED = {"stores", "moves", "addresses", "allocates", "sizes"}
 """Kinds of groups whose heading must name the hooks that follow."""
-OTHERS = {"below a store", "above a store", "reads", "host", "imports", "declined", "other pools"}
+OTHERS = {
+    "below a store",
+    "above a store",
+    "reads",
+    "host",
+    "imports",
+    "declined",
+    "no caller",
+    "other pools",
+}
 
 
 def test_every_line_about_index_keys_is_listed():
@@ -23,15 +34,17 @@ def test_every_line_about_index_keys_is_listed():
 
 
 def test_each_version_has_a_list():
-    assert {path.stem for path in LISTS.glob("*.txt")} == set(VERSIONS)
+    assert {path.stem for path in LISTS.glob("*.txt")} == set(RELEASES)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASES)
 def test_hooks_and_features_of_the_headings_exist(version):
-    targets = {patch.hook: set() for patch in patches_for(version)}
-    for patch in patches_for(version):
-        targets[patch.hook].add(patch.target.removeprefix("sglang."))
-    served = {feature.argument for feature in FEATURES if version in feature.versions}
+    places = [(patch.hook, releases.place(version, patch)) for patch in PATCHES]
+    targets = {hook: set() for hook, target in places if target}
+    for hook, target in places:
+        if target:
+            targets[hook].add(target.removeprefix("sglang."))
+    served = set(releases.release(version)["arguments"])
     declined = served | {field.name for field in MODEL_FIELDS} | {LINEAR_ATTENTION, ROCM}
     for group in listed(version):
         heading = f"[{group.kind}: {group.what}]"

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from sglang_hisa.patches.table import VERSIONS, patches_for
+from sglang_hisa.patches import contract
 from sglang_hisa.summaries import PageSummaries
 from tests.history.sglang_cache import importable
 from tests.plugins.jitter import hisa_jitter as jitter
@@ -33,8 +33,7 @@ def test_a_gpu_sleeps_on_its_stream_every_other_time(monkeypatch):
     assert min(len(host), len(cycles)) > 60 and 1e7 < max(cycles) <= 1.5e7
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
+def test_stores_selections_loads_and_seals_are_delayed(monkeypatch):
     with importable():
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
@@ -42,10 +41,11 @@ def test_stores_selections_loads_and_seals_are_delayed(version, monkeypatch):
     monkeypatch.setattr(HookRegistry, "register", lambda *hook: hooks.append(hook))
     for name in ("seal_tokens", "seal_rows", "reseal"):
         monkeypatch.setattr(PageSummaries, name, lambda self, *args: None)
-    jitter.install(20, version)
+    root = contract.installed_root()
+    jitter.install(20, root)
     assert {kind for _, _, kind in hooks} == {HookType.BEFORE}
     targets = {target for target, _, _ in hooks}
-    assert targets <= {patch.target for patch in patches_for(version)}
+    assert targets <= {one.target for one in contract.read(root).patches}
     assert {target.rsplit(".", 1)[1] for target in targets} == {
         "_store_index_k_cache",
         "_fused_k_prepare_and_store",

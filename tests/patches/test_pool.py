@@ -9,7 +9,7 @@ import torch
 from sglang_hisa.config import parse
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import contract, pool, runtime
-from sglang_hisa.patches.table import V17, V23
+from sglang_hisa.patches.table import DRAFT_LOADS, INDEXER_CELLS, TOKEN_MOVES
 from tests.kernels.conftest import index_cache
 from tests.plugins.oracle.hisa_rebuild import stale_pages
 
@@ -77,11 +77,11 @@ def test_pages_that_come_back_without_the_draft_models(state):
     assert stale() == pages.tolist()
     pool.after_load_cpu_copy(None, kv, {}, slots)
     assert stale() == [0, 1, 2, 5, 6, 7, 8] and state.rebuilt == {"load_cpu_copy": 2}
-    for version, left in (
-        (V23, [0, 1, 2, 5, 6, 7, 8]),
-        (V17, [0, 1, 2, 7, 8]),
-    ):  # 0.5.23 loads the draft's itself
-        state.sglang = version
+    for behaviours, left in (
+        ({DRAFT_LOADS}, [0, 1, 2, 5, 6, 7, 8]),  # SGLang loads the draft's itself
+        ((), [0, 1, 2, 7, 8]),
+    ):
+        state.behaviours = frozenset(behaviours)
         for layer in (0, 1):
             pool.after_host_load(None, None, kv, None, slots + 2 * 64, layer, "kernel")
         assert stale() == left
@@ -98,11 +98,11 @@ def test_move_reseals_or_is_refused(state):
         self.index_k_with_scale_buffer[0][7] = self.index_k_with_scale_buffer[0][2]
 
     target, source = torch.tensor([7 * 64 + 1]), torch.tensor([2 * 64 + 1])
-    state.sglang = V17
+    assert TOKEN_MOVES not in state.behaviours
     with pytest.raises(RuntimeError, match="31060"):
         pool.around_move(original, kv, target, source)
-    assert not moved, "0.5.17's move must not touch the cache"
-    state.sglang = V23
+    assert not moved, "a move of pages by token numbers must not touch the cache"
+    state.behaviours = frozenset({TOKEN_MOVES})
     pool.around_move(original, kv, target, source)
     assert len(moved) == 1 and stale_pages(kv._hisa_summaries, 5, torch.tensor([7])).numel() == 0
     assert state.rebuilt == {"move_kv_cache": 1}
@@ -127,7 +127,7 @@ def test_pages_from_a_prefill_server_are_resealed(state):
 def test_pool_sizing_counts_the_summaries(monkeypatch):
     layers = 61
     index_keys = ROW_BYTES // 64 * layers
-    if contract.installed_version() == V17:
+    if INDEXER_CELLS not in contract.read(contract.installed_root()).behaviours:
         # The real module imports torchvision, which has no CPU build here.
         models = SimpleNamespace(is_deepseek_dsa=lambda config: config.index_topk is not None)
         monkeypatch.setitem(sys.modules, "sglang.srt.configs.model_config", models)

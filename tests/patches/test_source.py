@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.patches.table import V17, V23, VERSIONS
+from sglang_hisa.patches.releases import NEWEST, OLDEST
 from tests import sglang_copies
 from tests.sglang_copies import SITE, WHEEL, copy_named, make_project, site_of, write_metadata
 
 VERSION = next(iter(SITE.glob("sglang-*.dist-info"))).name.split("-")[1].removesuffix(".dist")
-OTHER = V17 if VERSION == V23 else V23
+OTHER = OLDEST if VERSION == NEWEST else NEWEST
 
 PROBE = """
 import json, sys
@@ -115,9 +115,7 @@ def test_an_editable_install(hook: bool, without: Place, tmp_path: Path) -> None
     # The source moves on, and pip does not know: the source decides.
     (root / "_version.py").write_text(sglang_copies.VERSION_FILE.format("0.5.99"))
     found = without.probe()
-    assert found["what"] == "SGLang 0.5.99 is not supported"
-    force = "--force-reinstall " if VERSIONS[-1] == VERSION else ""  # pip believes to have that one
-    assert found["fix"] == f"pip install --no-deps {force}sglang=={VERSIONS[-1]} && pip check"
+    assert_found(found, root, "0.5.99")
     level, detail, fix = found["findings"]["sglang metadata"]
     assert level == "warn" and VERSION in detail and "0.5.99" in detail
     assert fix == f"pip install --no-deps -e {tmp_path / 'python'}"
@@ -133,11 +131,10 @@ def test_a_copy_before_the_wheel(here: Place, tmp_path: Path) -> None:
 
 
 def test_a_copy_of_another_version_decides(here: Place, tmp_path: Path) -> None:
-    """Its version, not the metadata's: this one's sources then differ from the table of that version."""
+    """Its name, not the metadata's; and whether it is served its source decides, whatever it is called."""
     root = copy_named(tmp_path / "first" / "sglang", OTHER)
     found = here.probe(tmp_path / "first")
-    assert found["version"] == OTHER and found["what"].startswith(f"SGLang {OTHER} in {root} does not match")
-    assert found["fix"] == f"take {tmp_path / 'first'} off PYTHONPATH"
+    assert_found(found, root, OTHER)
     level, detail, fix = found["findings"]["sglang metadata"]
     assert level == "warn" and f"pip calls it {VERSION}" in detail and f"({root}) is {OTHER}" in detail
     assert fix == f"take {tmp_path / 'first'} off PYTHONPATH"
@@ -188,11 +185,13 @@ def test_a_source_without_metadata(without: Place, tmp_path: Path) -> None:
     assert_found(without.probe(tmp_path / "first"), root)
     (root / "_version.py").unlink()
     found = without.probe(tmp_path / "first")
-    assert found["version"] is None and found["what"] == "SGLang of an unknown version is not supported"
-    assert str(root) in found["reasons"][0]
+    assert found["version"] is None and found["reasons"] is None
+    assert "of an unknown version" in found["findings"]["sglang"][1]
+    (root / "srt/managers/cache_controller.py").unlink()
+    found = without.probe(tmp_path / "first")
+    assert found["what"] == f"SGLang of an unknown version in {root} does not match the patch table"
     assert found["fix"] == (
-        f"take {tmp_path / 'first'} off PYTHONPATH, then "
-        f"pip install --no-deps sglang=={VERSIONS[-1]} && pip check"
+        f"take {tmp_path / 'first'} off PYTHONPATH, then pip install --no-deps sglang=={NEWEST} && pip check"
     )
 
 
@@ -200,7 +199,7 @@ def test_metadata_without_a_source(without: Place, tmp_path: Path) -> None:
     write_metadata(tmp_path, VERSION)
     found = without.probe(tmp_path)
     assert found["version"] is None and "SGLang is not installed" in found["reasons"][0]
-    assert found["fix"] == f"pip install sglang=={VERSIONS[-1]}"
+    assert found["fix"] == f"pip install sglang=={NEWEST}"
 
 
 def test_no_sglang(without: Place) -> None:
@@ -208,7 +207,7 @@ def test_no_sglang(without: Place) -> None:
     assert (found["root"], found["version"]) == (None, None)
     assert "SGLang is not installed" in found["reasons"][0] and str(without.python) in found["reasons"][0]
     level, detail, fix = found["findings"]["sglang"]
-    assert level == "FAIL" and "not installed" in detail and fix == f"pip install sglang=={VERSIONS[-1]}"
+    assert level == "FAIL" and "not installed" in detail and fix == f"pip install sglang=={NEWEST}"
     assert found["findings"]["patch table"][2] == "see sglang above"
 
 
@@ -216,7 +215,7 @@ def test_a_folder_that_is_no_package(without: Place) -> None:
     copy_named(without.folder / "sglang" / "python" / "sglang", VERSION)
     found = without.probe()
     assert str(without.folder / "sglang") in found["reasons"][0] and "__init__.py" in found["reasons"][0]
-    assert found["fix"] == f"pip install sglang=={VERSIONS[-1]}"
+    assert found["fix"] == f"pip install sglang=={NEWEST}"
 
 
 def test_a_folder_that_hides_an_editable_install(without: Place, tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_an_archive(wheel: bool, here: Place, without: Place, tmp_path: Path) ->
             file.write(path, path.relative_to(root.parent))
     found = (here if wheel else without).probe(archive)
     assert f"{archive}/sglang/__init__.py, inside an archive" in found["reasons"][0]
-    then = "" if wheel else f", then pip install sglang=={VERSIONS[-1]}"
+    then = "" if wheel else f", then pip install sglang=={NEWEST}"
     assert found["fix"] == f"take {archive} off PYTHONPATH{then}"
 
 
@@ -262,13 +261,13 @@ def test_a_release_that_was_edited_is_installed_again(without: Place) -> None:
     assert found["fix"] == f"pip install --no-deps --force-reinstall sglang=={VERSION} && pip check"
 
 
-def test_other_versions_are_not_called_a_mismatch(without: Place) -> None:
-    root = copy_named(site_of(without.python) / "sglang", "0.5.20")
-    write_metadata(site_of(without.python), "0.5.20")
+def test_a_version_that_was_never_released_is_replaced_by_the_newest(without: Place) -> None:
+    root = copy_named(site_of(without.python) / "sglang", "0.5.24.dev3")
+    write_metadata(site_of(without.python), "0.5.24.dev3")
+    (root / "srt/managers/cache_controller.py").unlink()
     found = without.probe()
-    assert found["what"] == "SGLang 0.5.20 is not supported" and str(root) in found["reasons"][0]
-    assert len(found["reasons"]) == 1 and ", ".join(VERSIONS) in found["reasons"][0]
-    assert found["fix"] == f"pip install --no-deps sglang=={VERSIONS[-1]} && pip check"
+    assert found["what"] == f"SGLang 0.5.24.dev3 in {root} does not match the patch table"
+    assert found["fix"] == f"pip install --no-deps sglang=={NEWEST} && pip check"
 
 
 def test_an_imported_sglang_is_the_one(without: Place, tmp_path: Path) -> None:

@@ -89,6 +89,61 @@ def test_every_call_of_deepgemm_has_the_phases_multiprocessors(dsa, deep_gemm, p
     assert deep_gemm.count == ALL
 
 
+class Newer:
+    """The scores of sgl-deep-gemm 0.2.5, with its parameters: no ``clean_logits``, and ``max_seqlen_k``."""
+
+    @staticmethod
+    def paged(q, kv_cache, weights, context_lens, block_table, schedule_meta, max_context_len, indices=None):
+        return torch.full((2, 4), float(max_context_len))
+
+    @staticmethod
+    def flat(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, max_seqlen_k, schedule_meta=None):
+        return torch.full((2, 4), float(max_seqlen_k))
+
+
+class Older:
+    """Those of 0.1.5 to 0.2.3, where ``clean_logits`` is true by default in some."""
+
+    @staticmethod
+    def paged(q, pages, weights, lengths, table, schedule, longest, clean_logits=True, indices=None):
+        assert clean_logits is False
+        return torch.full((2, 4), float(longest))
+
+    @staticmethod
+    def flat(q, kv, weights, ks, ke, clean_logits=True, max_seqlen_k=0):
+        assert clean_logits is False
+        return torch.full((2, 4), float(max_seqlen_k))
+
+
+@pytest.mark.parametrize("api", [Newer, Older])
+@pytest.mark.parametrize("resolved", [False, True])
+def test_both_apis_of_deepgemm_are_called_as_sglang_finds_them(api, resolved, monkeypatch, deep_gemm):
+    """By the resolver where SGLang has one, whatever DeepGEMM itself has under the older name."""
+    wrong = SimpleNamespace(fp8_mqa_logits=None, fp8_paged_mqa_logits=None)
+    right = SimpleNamespace(fp8_mqa_logits=api.flat, fp8_paged_mqa_logits=api.paged)
+    module = SimpleNamespace(deep_gemm=wrong if resolved else right)
+    if resolved:
+        module.resolve_fp8_mqa_logits_fn = lambda: api.flat
+        module.resolve_fp8_paged_mqa_logits_fn = lambda: api.paged
+    monkeypatch.setattr(stock_kernels, "_dsa", lambda: module)
+    stock = kernels_of(deep_gemm)
+    q, lengths = torch.zeros(2, 4, 128), torch.tensor([[700], [300]], dtype=torch.int32)
+    index_k, weights, table = torch.zeros(3, 8448), torch.zeros(2, 4), torch.zeros(2, 2).int()
+    assert stock.paged_logits(q, index_k, weights, lengths, table, None, 128).unique().tolist() == [128]
+    flat = stock.flat_logits(q, q[0], q[0, 0], weights, lengths[:, 0], lengths[:, 0], 77)
+    assert flat.unique().tolist() == [77]
+
+
+def test_a_builtin_that_tells_no_signature_is_an_older_one():
+    class Builtin:
+        __signature__ = "none"
+
+        def __call__(self, *args):
+            pass
+
+    assert stock_kernels._cleans(Builtin()) == {"clean_logits": False}
+
+
 def test_without_deepgemm_the_indexers_count_is_taken(monkeypatch, deep_gemm):
     """0.5.23 goes on with PyTorch logits and keeps the ImportError."""
     for module in (SimpleNamespace(deep_gemm=ImportError()), SimpleNamespace()):

@@ -37,14 +37,14 @@ def modules(root: Path) -> dict[str, ast.Module]:
 
 
 def test_the_list_is_that_of_sglangs_source() -> None:
-    root, version = contract.installed_root(), contract.installed_version()
+    root = contract.installed_root()
     trees = modules(root)
     makers = {name for name, tree in trees.items() if BUILT & calls(tree) and not name.startswith(INSIDE)}
     # Kernels have tile schedulers of that name; the simulator's run no model.
     makers -= {name for name in makers if name.startswith(("kernels/", "srt/debug_utils/"))}
     assert PROCESS in makers
     silent = {name for name in makers if "load_plugins" not in calls(trees[name])}
-    listed = {row.module for row in unreached(version)}
+    listed = {row.module for row in unreached(root)}
     aliases = {name for name in listed - silent if (root / name).is_file()}
     assert silent | aliases == listed and silent, (silent, listed)
     for name in aliases:  # another name of a listed module, and nothing else
@@ -53,8 +53,8 @@ def test_the_list_is_that_of_sglangs_source() -> None:
 
 
 def test_every_other_name_of_a_listed_module_is_listed() -> None:
-    root, version = contract.installed_root(), contract.installed_version()
-    listed = {row.module for row in unreached(version)}
+    root = contract.installed_root()
+    listed = {row.module for row in unreached(root)}
     modules_of = {f"sglang.{name.removesuffix('.py').replace('/', '.')}" for name in listed}
     found = set()
     for name, tree in modules(root).items():
@@ -75,8 +75,8 @@ def test_the_process_that_servers_and_engines_start_loads_them() -> None:
 
 
 def test_what_is_named_instead_exists_and_loads_plugins() -> None:
-    root, version = contract.installed_root(), contract.installed_version()
-    for row in unreached(version):
+    root = contract.installed_root()
+    for row in unreached(root):
         words = row.instead.split()
         if words[:1] == ["python"]:
             module = words[2].removeprefix("sglang.").replace(".", "/")

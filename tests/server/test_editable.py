@@ -12,7 +12,7 @@ import pytest
 
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import V23
+from sglang_hisa.patches.releases import NEWEST
 from tests.server.conftest import text
 from tests.sglang_copies import (
     WHEEL,
@@ -28,7 +28,7 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "multimodal_gen", "test")
 
 
 @pytest.mark.server
-@pytest.mark.once(V23)
+@pytest.mark.once(NEWEST)
 def test_an_editable_install_is_served(tmp_path, tiny):
     """pip's own editable install, in an environment that has no other SGLang."""
     root = tmp_path / "checkout" / "python" / "sglang"

@@ -6,7 +6,7 @@ import pytest
 from sglang_hisa.launch.common import choices, models
 from sglang_hisa.launch.common.models import make_tiny, shared_layers
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import V23
+from sglang_hisa.patches.releases import NEWEST
 from tests.server.conftest import TOPK, shared_prefix_load, text, watched
 from tests.server.test_real_server import SMALL, assert_right
 
@@ -107,7 +107,7 @@ def test_shared_layers_reuse_the_choice(tmp_path):
         assert receipt["layers"] == 3
         # A page of a choosing layer has a summary; 0.5.17 keeps index keys of the other layers as well.
         pages = (POOL_TOKENS + 64 + 1) // 64
-        layers = 3 if contract.installed_version() == V23 else 5
+        layers = 3 if contract.installed_version() == NEWEST else 5
         assert receipt["summary_bytes"] == layers * pages * SUMMARY_BYTES
 
 
@@ -121,7 +121,7 @@ def test_longcat_flash(tmp_path):
         assert server.receipts()[0]["layers"] == 2
 
 
-if contract.installed_version() == V23:  # 0.5.17 does not know the model
+if contract.installed_version() == NEWEST:  # 0.5.17 does not know the model
 
     def test_hy_v4(tmp_path):
         """Attention sinks, hyper-connections, and ``indexer_types``: layer 2 reuses the choice of layer 1."""

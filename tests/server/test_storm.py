@@ -10,7 +10,7 @@ import pytest
 from sglang_hisa.launch.ab.runner import retractions
 from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches.contract import installed_version
-from sglang_hisa.patches.table import V23
+from sglang_hisa.patches.releases import NEWEST
 from tests.server.conftest import PLUGINS, shared_prefix_load, text, watched
 from tests.server.test_real_server import SMALL
 
@@ -103,7 +103,7 @@ def test_memory_released_and_resumed(storm):
     cached = [server.generate(prompt, 7) for prompt in PROMPTS]
     assert [answer["output_ids"] for answer in cached] == before
     assert all(answer["meta_info"]["cached_tokens"] == 0 for answer in cached)
-    if installed_version() == V23:  # 0.5.17 releases the memory of an idle server only
+    if installed_version() == NEWEST:  # 0.5.17 releases the memory of an idle server only
         with ThreadPoolExecutor(4) as pool:
             cut = [pool.submit(server.generate, text(300 + i, 70 + i), 24) for i in range(4)]
             time.sleep(1)

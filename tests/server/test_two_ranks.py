@@ -8,7 +8,7 @@ import pytest
 from sglang_hisa.launch.common.models import make_tiny
 from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import V23
+from sglang_hisa.patches.releases import NEWEST
 from tests.server.conftest import PLUGINS, TOPK, shared_prefix_load, text, watched
 from tests.server.test_real_server import SMALL, assert_right
 from tests.server.test_speculative import accepted_and_rejected, drafts
@@ -92,7 +92,7 @@ def test_pipeline_stages_over_an_fp8_kv_cache(tmp_path):
     """Layers 2 to 4 are the second stage's; prefill chooses in RAGGED form, FlashMLA's KV kernel decodes."""
     model = make_tiny(tmp_path / "model", index_topk=TOPK, layers=5)
     flags = ["--pp-size", "2", "--chunked-prefill-size", "256", *FP8_KV]
-    cores = "0|0" if contract.installed_version() == V23 else "0"  # 0.5.17 counts no pipeline stages here
+    cores = "0|0" if contract.installed_version() == NEWEST else "0"  # 0.5.17 counts no pipeline stages here
     with two_ranks(tmp_path, model, flags, fused=True, SGLANG_CPU_OMP_THREADS_BIND=cores) as (server, _):
         answers = shared_prefix_load(server, count=6, at_once=3)
         assert all(len(answer["output_ids"]) == 9 for answer in answers)

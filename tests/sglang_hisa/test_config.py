@@ -140,7 +140,14 @@ COMPUTED = {
     "stock_decode_graphs": False,
 }
 """A value unlike the default of each setting that changes what is computed."""
-WATCHES = {"audit": 0.5, "canary": "full", "canary_stop": True, "workspace_mb": 64, "unverified_gpu": True}
+WATCHES = {
+    "audit": 0.5,
+    "canary": "full",
+    "canary_stop": True,
+    "workspace_mb": 64,
+    "unverified_gpu": True,
+    "unverified_source": True,
+}
 ROUNDS = {"refine": "triton", "kernels": "torch"}
 
 

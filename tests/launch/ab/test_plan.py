@@ -22,6 +22,33 @@ def test_cells() -> None:
             plan.parse_cells(wrong, 7, 1)
 
 
+def test_cells_with_a_shared_prefix() -> None:
+    """Answers of many requests are longer, so that the first has not ended when the last begins."""
+    found = plan.parse_cells("128k+64:1,64 2k:3", 100, 1)
+    size = 128 * 1024
+    assert found == (
+        Cell(size + 64, 100, 1, 1, size),
+        Cell(size + 64, 226, 64, 64, size),
+        Cell(2048, 100, 3, 3),
+    )
+    assert [cell.own_tokens for cell in found] == [64, 64, 2048]
+    for wrong, waves in (("100+64:1", 1), ("128k+0:1", 1), ("+64:1", 1), ("128k+:1", 1), ("128k+64:4", 2)):
+        with pytest.raises(ValueError):
+            plan.parse_cells(wrong, 100, waves)
+    short = Plan(parse_arms("stock,paper"), found, 1, True, 1, 4096, 0.05).warmup(found[1])
+    assert short == Cell(size + 64, plan.WARMUP_OUTPUT, 1, 1, size), "a shared prefix is warmed up whole"
+
+
+def test_a_pool_that_is_too_small_for_a_shared_prefix_is_refused_before_any_load() -> None:
+    cells = plan.parse_cells("128k+64:64,128 256k:64", 64, 1)
+    need = 128 * 1024 + 128 * 384  # 64 tokens of its own and 318 of the answer, in pages of 64
+    assert cells[1].pool_tokens == need
+    assert validity.pool_problems("x", {"kv_tokens": need}, cells) == []
+    (why,) = validity.pool_problems("x", {"kv_tokens": need - 64}, cells)
+    assert f"holds {need - 64:,} tokens, a cell needs {need:,} at once" in why
+    assert validity.pool_problems("x", {"kv_tokens": 10}, cells[2:]) == [], "others wait in the queue"
+
+
 def test_a_warm_up_is_one_request_of_bounded_length() -> None:
     assert [make(1).warmup(cell) for cell in make(1).cells] == [
         *(Cell(4096, 7, 1, 1), Cell(4096, 7, 1, 1), Cell(100, 7, 1, 1))
@@ -99,6 +126,28 @@ def loads(**changes: Any) -> dict[str, Any]:
 )
 def test_loads(changes: dict[str, Any], problem: str | None) -> None:
     found = validity.load_problems(loads(**changes))
+    assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
+
+
+@pytest.mark.parametrize(
+    ("cached", "warm", "known", "problem"),
+    [
+        ([1024, 1087, 1030], 0, 0, None),
+        ([1024] * 3, 1030, 1024, None),  # a second round: the warm-up of the first brought it
+        ([1024, 960, 0], 0, 0, "2 of 3 prompts did not find the shared prefix of 1024 tokens"),
+        ([1024, None, 1024], 0, 0, "1 of 3 prompts did not find"),
+        ([1024, 1088, 1024], 0, 0, "1 of 3 prompts were not new"),
+        ([1024] * 3, 1024, 0, "the shared prefix: 1 of 1 prompts were not new"),
+        ([1024] * 3, 1024, 512, "the shared prefix: 1 of 1 prompts were not new"),
+    ],
+)
+def test_a_shared_prefix_comes_from_the_cells_own_warm_up(
+    cached: list[int | None], warm: int, known: int, problem: str | None
+) -> None:
+    record = loads(cached=cached, warmup_cached=warm, known_prefix=known, input_lens=[1100] * 3)
+    record["plan"]["cells"][2] = vars(Cell(1100, 7, 3, 3, 1024))
+    record["measurements"] = record["measurements"][1:]
+    found = validity.load_problems(record)
     assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
 
 

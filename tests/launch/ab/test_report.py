@@ -68,6 +68,69 @@ def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
     assert all(not isinstance(value, (dict, list)) for r in kept["rows"] for value in r.values())
 
 
+def many(tokens=100):
+    """A record of one shared-prefix cell and one of distinct prompts; ``paper`` decodes twice as fast."""
+    cells = [
+        {**CELLS[0], "concurrency": 4, "requests": 4, "prefix_tokens": 7168},
+        {**CELLS[1], "concurrency": 3, "requests": 3},
+    ]
+    record = make({"stock": 1, "paper": 2}, cells=cells)
+    for one in record["measurements"]:
+        at_once = cells[one["cell"]]["concurrency"]
+        rate = (200 if one["arm"] == "paper" else 100) * (1 + one["round"] / 1000)
+        one["steady"] = {
+            **{"at_once": at_once, "window_s": 2.5, "share": 0.25, "tokens": tokens},
+            **{"itl_p50": at_once / rate, "itl_p99": 1.0, "tpot": at_once / rate},
+            **{"output_tok_s": rate, "requests_s": rate / 32},
+        }
+    return record
+
+
+def test_each_form_shows_decode_at_steady_state(tmp_path):
+    record = many()
+    written = report.write(record, tmp_path)
+    assert {p.suffix for p in written} == {".json", ".md", ".html", ".png"}
+    assert coloured(tmp_path / "steady.png") > 500
+    page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for text in (page, markdown.replace("\\", "")):
+        assert "7K shared + 1K × 4" in text and "2.00× [2.00, 2.00] faster" in text
+        assert "2.5 s, 25%" in text and "19.95 ms" in text and "200" in text
+    shown = terminal(record)
+    assert "39.90 → 19.95 ms" in shown and "100 → 200" in shown and "2.00× [2.00, 2.00]" in shown
+    assert "7K shared + 1K in, 32 out" not in shown, "its whole run is not compared"
+    rows = {(r["concurrency"], r["metric"]): r for r in report.load(tmp_path)["rows"]}
+    assert {metric for level, metric in rows if level == 4} == {"steady_itl", "steady_output_throughput"}
+    assert rows[4, "steady_itl"]["shared_prefix"] == 7168 and "shared_prefix" not in rows[3, "steady_itl"]
+    assert rows[3, "steady_itl"]["speedup"] == pytest.approx(2) and (3, "ttft") in rows
+
+
+def test_a_window_with_too_few_tokens_is_said_to_be_invalid_and_not_shown(tmp_path):
+    """16 tokens a request are enough, fewer are not."""
+    record = many(tokens=63)
+    report.write(record, tmp_path)
+    for form in (
+        terminal(record),
+        (tmp_path / "report.md").read_text(),
+        (tmp_path / "report.html").read_text(),
+    ):
+        said = " ".join(form.replace("\\", "").split())
+        assert "INVALID at steady state, left out: arm paper, 7K shared + 1K × 4, 6 of 6 measurements" in said
+        assert "39.90" not in said and "19.95" not in said
+        assert "8K × 3, 6 of 6" not in said, "63 tokens are enough for three requests"
+    assert "INVALID" not in terminal(many(tokens=64))
+
+
+def test_tokens_that_arrive_later_than_the_server_decodes_them_are_told(tmp_path):
+    record = many()
+    for one in record["measurements"]:
+        one["steady"]["server_tok_s"] = one["steady"]["output_tok_s"] * (
+            1.25 if one["arm"] == "paper" else 1.02
+        )
+    said = " ".join(terminal(record).split())
+    assert "arm paper, 7K shared + 1K × 4: tokens arrived at 80% of the rate at which" in said
+    assert "arm stock, 7K" not in said
+
+
 def test_plots_have_colours_and_the_page_holds_them(record, tmp_path):
     report.write(record, tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -95,7 +158,10 @@ def test_each_form_shows_the_speedup_and_its_verdict(record, tmp_path):
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     line = next(x for x in markdown.splitlines() if "8K in, 32 out, 3 at once" in x)
     assert line.replace("\\", "").split(" | ")[4] == f"{number}{interval} faster"
-    assert f'<td class="faster">{number}{interval} faster</td>' in page
+    times = formatting.times(head, "ttft")
+    medians = [head[f"{of}_median"] * 1e3 for of in ("baseline", "arm")]
+    assert times == f"{medians[0]:.2f} → {medians[1]:.2f} ms" and times in terminal(record)
+    assert f'<td class="faster">{number}{interval} faster<br><small>{times}</small></td>' in page
     assert f"{number}{interval}" in terminal(record) and "faster" in terminal(record)
     for text in (markdown, page, terminal(record)):
         assert "no difference seen" in text and "30001 in" in text
@@ -209,3 +275,14 @@ def test_another_kind_of_record_is_not_loaded(tmp_path):
         report.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         report.load(tmp_path / "nowhere")
+
+
+def test_a_killed_arm_is_told_by_its_signal_and_not_by_the_end_of_its_log(record):
+    record |= {"complete": False, "stopped_by": "arm paper: the server was killed"}
+    record["arms"]["paper"] |= {
+        "log_tail": "ValueError: of long ago\nPrefill batch",
+        "killed": "was killed by X",
+    }
+    notes = formatting.notes(record)
+    assert "arm paper was killed by X; its log: server-paper.log" in notes
+    assert not any("ValueError" in note or "Prefill" in note for note in notes)

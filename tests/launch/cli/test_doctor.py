@@ -13,8 +13,8 @@ import pytest
 
 from sglang_hisa.launch.cli import checks, main
 from sglang_hisa.launch.cli.plugins import Plugin
-from sglang_hisa.patches import contract
-from sglang_hisa.patches.table import PATCHES, USES
+from sglang_hisa.patches import contract, source
+from sglang_hisa.patches.table import PATCHES, ROWS
 from sglang_hisa.patches.unreached import unreached
 from tests.launch.cli.conftest import H100
 
@@ -49,7 +49,7 @@ def test_ready_machine(capsys: pytest.CaptureFixture[str]) -> None:
     code, data = report(capsys)
     assert code == 0 and data["ok"] is True and not failures(data)
     assert data["config"] is None
-    assert {row["target"] for row in data["patches"]} == {row.target for row in (*PATCHES, *USES)}
+    assert len(data["patches"]) == len(ROWS)
     assert not any(row["problems"] for row in data["patches"])
     checked = {finding["check"] for finding in data["findings"]}
     assert {"python", "sglang", "torch", "triton", "flashinfer", "deep_gemm", "GPU", "patch table"} <= checked
@@ -77,17 +77,39 @@ def test_changed_parameters_are_shown(sglang_copy: Path, capsys: pytest.CaptureF
     assert any("targets" in f["detail"] and "expected" in f["detail"] for f in failures(data))
 
 
-@pytest.mark.parametrize("version", ["0.5.20", "0.6.0", None])
-def test_unsupported_sglang(
-    version: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("version", ["0.5.23.post1", "0.5.23+cu130", "0.5.24.dev17+gabc", None])
+def test_an_sglang_is_judged_by_its_source(
+    version: str | None,
+    sglang_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(contract, "installed_version", lambda: version)
+    """Whatever it calls itself; None: a checkout that was never built, with no metadata."""
+    monkeypatch.setattr(source, "own_version", lambda root: version)
+    monkeypatch.setattr(source, "records", list)
     code, data = report(capsys)
-    assert code == 1
-    named = {failure["check"]: failure for failure in failures(data)}
-    assert "0.5.17, 0.5.23" in named["sglang"]["detail"]
-    assert (version or "version is not known") in named["sglang"]["detail"]
-    assert "pip install --no-deps " in named["sglang"]["fix"] and "sglang==0.5.23" in named["sglang"]["fix"]
+    (finding,) = [finding for finding in data["findings"] if finding["check"] == "sglang"]
+    assert code == 0 and finding["level"] == "ok", failures(data)
+    assert (version or "of an unknown version") in finding["detail"]
+
+
+def test_an_unknown_body_is_refused_or_marked(
+    sglang_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sglang_copy / "srt/layers/attention/dsa/dsa_indexer.py"
+    before = "max_seq_len = block_tables.shape[1] * page_size"
+    path.write_text(path.read_text().replace(before, "max_seq_len = 1"))
+    monkeypatch.setenv("SGLANG_HISA", '{"preset": "paper", "audit": 0.5}')
+    code, data = report(capsys)
+    (failure,) = failures(data)
+    assert code == 1 and failure["check"] == "patch table"
+    assert "Indexer._get_topk_paged" in failure["detail"] and "`max_seq_len = 1`" in failure["detail"]
+    typed = failure["fix"].partition("export SGLANG_HISA='")[2].removesuffix("'")
+    assert json.loads(typed) == {"preset": "paper", "audit": 0.5, "unverified_source": True}
+    monkeypatch.setenv("SGLANG_HISA", typed)
+    code, data = report(capsys)
+    (finding,) = [finding for finding in data["findings"] if finding["check"] == "patch table"]
+    assert code == 0 and finding["level"] == "warn" and "unverified" in finding["detail"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +226,7 @@ def test_what_the_setting_does_not_reach_is_said(
     told = [finding for finding in data["findings"] if finding["check"] == "not reached"]
     assert code == 0 and all(finding["level"] == "warn" and finding["fix"] for finding in told)
     assert [f["detail"].partition(":")[0] for f in told] == [
-        row.typed for row in unreached(contract.installed_version())
+        row.typed for row in unreached(contract.installed_root())
     ]
     assert any("sglang.benchmark.one_batch" in finding["detail"] for finding in told)
 
@@ -264,9 +286,11 @@ def test_tables_hold_every_reason(
     monkeypatch.setenv("COLUMNS", "400")
     assert main(["doctor", "-v"]) == 0
     text = capsys.readouterr().out
+    here = {one.patch.hook: one.target for one in contract.read(contract.installed_root()).patches}
     for patch in PATCHES:
         assert patch.why in text
-        assert patch.target.removeprefix("sglang.").removeprefix("srt.") in text
+    for target in here.values():
+        assert target.removeprefix("sglang.").removeprefix("srt.") in text
 
 
 def test_sglang_is_not_imported() -> None:

@@ -125,7 +125,7 @@ def test_stock_removes_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stock_serves_any_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "installed_version", lambda: "0.9.0")
+    monkeypatch.setattr(contract, "installed_root", lambda: pytest.fail("looked at SGLang"))
     assert "SGLANG_HISA" not in serve("--stock", "m").env
 
 
@@ -179,11 +179,16 @@ def test_flags_before_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 2 and "MODEL comes before" in message and "--tp" in message
 
 
-def test_unsupported_sglang(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(contract, "installed_version", lambda: "0.5.20")
-    code, message = refused(capsys, "m")
-    assert code == 1 and "0.5.20 is not supported" in message and "0.5.17, 0.5.23" in message
-    assert "patch table" not in message and "\nFix: pip install --no-deps " in message
+def test_an_sglang_that_changed(sglang_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused with what changed, and served with the key that the message names."""
+    path = sglang_copy / "srt/layers/attention/dsa/dsa_indexer.py"
+    before = "max_seq_len = block_tables.shape[1] * page_size"
+    path.write_text(path.read_text().replace(before, "max_seq_len = 1"))
+    code, message = refused(capsys, "m", "--set", "audit=0.5")
+    assert code == 1 and "Indexer._get_topk_paged" in message and "`max_seq_len = 1`" in message
+    setting = message.partition("export SGLANG_HISA='")[2].partition("'\n")[0]
+    assert parse(setting) == from_mapping({"audit": 0.5, "unverified_source": True})
+    assert "unverified_source" in serve("--set", "unverified_source=true", "m").env["SGLANG_HISA"]
 
 
 def test_ray_is_refused_with_hisa_and_left_alone_without(capsys: pytest.CaptureFixture[str]) -> None:

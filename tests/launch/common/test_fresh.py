@@ -27,14 +27,25 @@ GENERATOR = """
 import json, sys, types
 ASYNC_REQUEST_FUNCS = {}
 get_request = None
-class Tokenizer: vocab_size = 500
+DatasetRow = types.SimpleNamespace
+class Tokenizer:
+    vocab_size = 500
+    @staticmethod
+    def encode(text):
+        return text.split()
 def get_dataset(args, tokenizer, model_id=None):
     rows = [list(range(7, 7 + 100)), list(range(9, 9 + 33)), "text", ["turn", "turn"]]
-    return [types.SimpleNamespace(prompt=row) for row in rows]
+    return [types.SimpleNamespace(prompt=row, prompt_len=len(row)) for row in rows[: 2 if shared() else 4]]
+def shared():
+    return "--shared" in sys.argv
+def calculate_metrics(input_requests, outputs):
+    pass
 def cli_main():
     rows = get_dataset(None, Tokenizer, "m")
     out = sys.argv[sys.argv.index("--output-file") + 1]
-    open(out, "w").write(json.dumps({"prompts": [row.prompt for row in rows]}))
+    calculate_metrics(input_requests=rows, outputs=[types.SimpleNamespace(start_time=t) for t in (4.5, 4.75)])
+    lens = [[r.prompt_len, r.output_len] if hasattr(r, "output_len") else r.prompt_len for r in rows]
+    open(out, "w").write(json.dumps({"prompts": [row.prompt for row in rows], "lens": lens}))
 """
 
 
@@ -48,6 +59,28 @@ def generator(tmp_path: Path) -> Iterator[Client]:
     (folder / "serving.py").write_text(GENERATOR)
     with Client({**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path / "client.log") as client:
         yield client
+
+
+def test_prompts_of_the_users_own_are_sent_as_they_are(generator: Client) -> None:
+    found = generator.run([], fresh="one", prompts=[("a b c", 7), ("d", 9)])
+    assert (found["prompts"], found["lens"]) == (["a b c", "d"], [[3, 7], [1, 9]])
+
+
+def test_prompts_share_a_prefix_and_go_on_with_tokens_of_their_own(generator: Client) -> None:
+    def prompts(fresh: str, *prefix: object) -> list[list[int]]:
+        found = generator.run(["--shared"], fresh=fresh, prefix=prefix)  # type: ignore[arg-type]
+        assert found["lens"] == [len(prompt) for prompt in found["prompts"]]
+        assert found["start_times"] == [4.5, 4.75]
+        kept: list[list[int]] = found["prompts"]
+        return kept
+
+    short, long, other = prompts("a", "text", 130), prompts("b", "text", 200), prompts("a", "another", 130)
+    assert [len(prompt) for prompt in (*short, *long)] == [230, 163, 300, 233]
+    assert short[0][:130] == short[1][:130] == long[0][:130] == long[1][:130] != other[0][:130]
+    assert long[0][:200] == long[1][:200], "a longer prefix goes on from the shorter one"
+    own = [prompt[size : size + 33] for prompt, size in zip((*short, *long), (130, 130, 200, 200))]
+    assert len(set(map(tuple, own))) == 4
+    assert [prompt[130:] for prompt in other] == [prompt[130:] for prompt in short]
 
 
 def test_prompts_begin_with_tokens_of_their_own(generator: Client) -> None:
@@ -72,7 +105,14 @@ class Storage:
         self.always = 0
         """Cached tokens of each prompt, whatever was sent."""
 
-    def run(self, flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
+    def run(
+        self,
+        flags: Sequence[str],
+        limit_s: float | None = None,
+        fresh: str = "",
+        prefix: tuple[str, int] | None = None,
+        prompts: Sequence[tuple[str, int]] | None = None,
+    ) -> dict[str, Any]:
         of = dict(pairwise(flags))
         size, n = int(of["--random-input-len"]), int(of["--num-prompts"])
         prompts = [f"{of['--seed']} {fresh} {number}" for number in range(n)]
@@ -81,7 +121,7 @@ class Storage:
         return {
             **{"completed": n, "errors": [""] * n, "input_lens": [size] * n, "output_lens": [4] * n},
             **{"ttfts": [0.1] * n, "itls": [[0.01] * 3] * n, "cached_tokens": cached},
-            **{"output_throughput": 1.0, "total_throughput": 1.0, "duration": 1.0},
+            **{"output_throughput": 1.0, "total_throughput": 1.0, "duration": 1.0, "start_times": [0.0] * n},
         }
 
     @contextmanager
@@ -142,9 +182,9 @@ def test_ab_gives_the_arms_of_a_pair_the_same_prompts(tmp_path, monkeypatch, sto
     sent: dict[str, list[str]] = {}
     plain = storage.run
 
-    def run(flags: Sequence[str], limit_s: float | None = None, fresh: str = "") -> dict[str, Any]:
+    def run(flags: Sequence[str], fresh: str = "", **more: Any) -> dict[str, Any]:
         storage.kept.clear()
-        found = plain(flags, limit_s, fresh)
+        found = plain(flags, fresh=fresh, **more)
         sent.setdefault(f"{fresh} {dict(pairwise(flags))['--seed']}", []).append(fresh)
         return found
 

@@ -11,9 +11,7 @@ import pytest
 
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.arms import Arm
-from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import client, formatting, report, stats, suite, tasks
-from sglang_hisa.launch.eval.record import EvalRecord
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
 
@@ -90,7 +88,7 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
     lost = rows[bad, "needle", 1024]
     assert (lost["accuracy"], lost["n"], lost["lost"], lost["won"]) == (0.6, 15, 6, 0)
     assert lost["p"] == pytest.approx(2 * 0.5**6)
-    cells = read(EvalRecord, record).by_depth(bad, "needle")
+    cells = stats.by_depth(record["answers"], bad, "needle")
     assert [cells[1024, depth] for depth in tasks.DEPTHS] == [0, 0, 1, 1, 1]
     assert record["arms"][good]["prompt_tokens"] == {"256": 256, "1024": 1024}
     made = {"quality.json", "needle.png", "accuracy.png", "report.html", "report.md", "report.csv"}

@@ -12,7 +12,7 @@ from sglang_hisa.launch.acceptance.ranks import RANKS
 from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.pages import coverage, supported, tables
 from sglang_hisa.launch.pages.coverage import COVERAGE, Coverage, cell
-from sglang_hisa.patches.table import V17, V23, VERSIONS
+from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
 
 RECORD = "launch/results/h100-serve.json"
 
@@ -35,40 +35,40 @@ def test_evidence_exists(row):
             end = text.splitlines()[-1]
             assert " passed" in end and "failed" not in end and "error" not in end
             assert any(f"{test.partition('::')[0]} ." in text for test in row.evidence if "::" in test)
-    assert set(row.versions) <= set(VERSIONS) and row.versions
+    assert set(row.versions) <= set(RELEASES) and row.versions
     assert row.evidence or not row.declined, "a refusal has a test"
 
 
 def test_records_count_for_their_own_version_and_tests_for_all():
-    assert cell(Coverage("m", "f", (RECORD,)), V17) == "served: H100"
-    assert cell(Coverage("m", "f", (RECORD,)), V23) == "served, not run"
+    assert cell(Coverage("m", "f", (RECORD,)), OLDEST) == "served: H100"
+    assert cell(Coverage("m", "f", (RECORD,)), NEWEST) == "served, not run"
     tests = Coverage("m", "f", ("launch/results/tests-h100.txt",))
-    assert cell(tests, V17) == "served: H200" and cell(tests, V23) == "served, not run"
-    assert cell(Coverage("m", "f", ("tests/a.py::b", RECORD)), V17) == "served: unit test, H100"
-    assert cell(Coverage("m", "f", ("tests/a.py::b", "tests/server/a.py::b")), V23) == "served: CPU server"
-    assert cell(Coverage("m", "f", ("tests/a.py::b",), (V23,)), V17) == "–"
-    assert cell(Coverage("m", "f", ("tests/a.py::b",), declined="so"), V23) == "declined"
+    assert cell(tests, OLDEST) == "served: H200" and cell(tests, NEWEST) == "served, not run"
+    assert cell(Coverage("m", "f", ("tests/a.py::b", RECORD)), OLDEST) == "served: unit test, H100"
+    assert cell(Coverage("m", "f", ("tests/a.py::b", "tests/server/a.py::b")), NEWEST) == "served: CPU server"
+    assert cell(Coverage("m", "f", ("tests/a.py::b",), (NEWEST,)), OLDEST) == "–"
+    assert cell(Coverage("m", "f", ("tests/a.py::b",), declined="so"), NEWEST) == "declined"
 
 
 def test_cases_count_where_all_of_a_row_were_right(tmp_path, monkeypatch):
-    def one(case, gpu="NVIDIA H100 80GB HBM3", version=V17, problems=()):
+    def one(case, gpu="NVIDIA H100 80GB HBM3", version=OLDEST, problems=()):
         where = {"gpu": gpu, "sglang": version}
         return {"case": case, "shows": "it", "problems": list(problems), "provenance": where}
 
     monkeypatch.setattr(coverage, "ROOT", tmp_path)
     row = Coverage("m", "f", (), cases=("tp2", "dp2"))
-    assert cell(row, V17) == "served, not run", "no record yet"
+    assert cell(row, OLDEST) == "served, not run", "no record yet"
     for path, rows in zip(
         coverage.CASE_RECORDS,
         (
-            [one("tp2"), one("dp2", problems=["canary"]), one("dp2", "NVIDIA H200", V17)],
-            [one("tp2", "NVIDIA H200"), one("dp2", version=V23), one("tp2", "NVIDIA B200")],
+            [one("tp2"), one("dp2", problems=["canary"]), one("dp2", "NVIDIA H200", OLDEST)],
+            [one("tp2", "NVIDIA H200"), one("dp2", version=NEWEST), one("tp2", "NVIDIA B200")],
         ),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(json.dumps({"rows": rows}))
-    assert cell(row, V17) == "served: H200" and cell(row, V23) == "served, not run"
-    assert cell(Coverage("m", "f", ("tests/server/a.py::b",), cases=("tp2",)), V17) == (
+    assert cell(row, OLDEST) == "served: H200" and cell(row, NEWEST) == "served, not run"
+    assert cell(Coverage("m", "f", ("tests/server/a.py::b",), cases=("tp2",)), OLDEST) == (
         "served: CPU server, B200, H100, H200"
     )
 
@@ -83,6 +83,6 @@ def test_the_page_has_a_line_for_each_row_and_its_links_lead_somewhere():
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     for row in COVERAGE:
         (line,) = [line for line in lines if line.startswith(f"| {row.model} | {row.feature}")]
-        assert [part.strip() for part in line.split("|")][3:5] == [cell(row, v) for v in VERSIONS]
+        assert [part.strip() for part in line.split("|")][3:-2] == [cell(row, v) for v in RELEASES]
         assert all(f"(../{evidence.partition('::')[0]})" in line for evidence in row.evidence)
     assert len({(row.model, row.feature) for row in COVERAGE}) == len(COVERAGE)

@@ -14,12 +14,12 @@ import os
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sglang_hisa.patches.contract import installed_version
-from sglang_hisa.patches.table import patches_for
+from sglang_hisa.patches import contract
 from sglang_hisa.summaries import PageSummaries
 
 logger = logging.getLogger(__name__)
@@ -69,18 +69,18 @@ def register() -> None:
     apply = HookRegistry.apply_hooks
 
     def last_and_apply() -> None:
-        install(float(os.environ["JITTER_MS"]), installed_version() or "")
+        install(float(os.environ["JITTER_MS"]), contract.installed_root())
         apply()
 
     HookRegistry.apply_hooks = staticmethod(last_and_apply)
 
 
-def install(milliseconds: float, version: str) -> None:
+def install(milliseconds: float, root: Path) -> None:
     """Register the delays of SGLang's functions, which it applies next; delay HISA's seals at once."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     jitter = Jitter(milliseconds / 1000)
-    targets = [patch.target for patch in patches_for(version) if patch.hook in BEFORE]
+    targets = [one.target for one in contract.read(root).patches if one.patch.hook in BEFORE]
     for target in targets:
         HookRegistry.register(target, jitter.delay, HookType.BEFORE)
     PageSummaries.seal_tokens = jitter.before(PageSummaries.seal_tokens)

@@ -1,0 +1,159 @@
+"""An A/B that was cut off goes on: what is kept, what is measured, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_hisa.launch.ab import plan, resume, runner
+from sglang_hisa.launch.common.arms import parse_arms
+
+
+class Generator:
+    """A load generator whose ``last`` load is followed by Ctrl-C, and a server with a radix cache."""
+
+    def __init__(self, last: int = 10**9) -> None:
+        self.loads: list[tuple[str, int]] = []
+        """URL and requests of each."""
+        self.last = last
+        self.prefix: dict[str, int] = {}
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(
+        self, flags: Sequence[str], fresh: str = "", prefix: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        if len(self.loads) == self.last:
+            raise KeyboardInterrupt
+        of = dict(pairwise(flags))
+        n, own, out = (int(of[f"--{x}"]) for x in ("num-prompts", "random-input-len", "random-output-len"))
+        url, size = of["--base-url"], prefix[1] if prefix else 0
+        if "--flush-cache" in flags:
+            self.prefix.pop(url, None)
+        self.loads.append((url, n))
+        cached = min(self.prefix.get(url, 0), size)
+        self.prefix[url] = max(self.prefix.get(url, 0), size)
+        return {
+            **{"completed": n, "errors": [""] * n, "input_lens": [size + own] * n, "output_lens": [out] * n},
+            **{"ttfts": [0.1] * n, "itls": [[0.01] * (out - 1)] * n, "cached_tokens": [cached] * n},
+            **{"output_throughput": 1.0, "total_throughput": 1.0, "duration": 1.0, "start_times": [0.0] * n},
+        }
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A runner of three rounds and two cells whose servers are always ready."""
+
+    starts = count()
+
+    @contextmanager
+    def server(self: Any, arm: Any) -> Iterator[Any]:
+        yield SimpleNamespace(
+            url=f"{arm.name} {next(starts)}",
+            log=tmp_path / "log",
+            exit_code=lambda: None,
+            receipts=list,
+            tail=str,
+        )
+
+    (tmp_path / "log").write_text("")
+    monkeypatch.setattr(runner.Runner, "_server", server)
+    monkeypatch.setattr(
+        runner, "started", lambda arm, s, facts, *_: (facts["starts_s"].append(9.0) or {}, [])
+    )
+
+    def make(generator: Generator, together: bool, earlier: Mapping[str, Any] | None = None) -> runner.Runner:
+        monkeypatch.setattr(runner, "Client", lambda *_: generator)
+        cells = plan.parse_cells("128+64:4,1", 40, 1)
+        arms = parse_arms("stock,paper")
+        return runner.Runner(
+            plan=plan.Plan(arms, cells, 3, together, 7, 1000, 0.05),
+            model="m",
+            flags=["--tp", "1"],
+            make_env=lambda setting: {},
+            folder=tmp_path,
+            save=json.dumps,
+            tell=lambda line: None,
+            earlier=earlier,
+        )
+
+    return make
+
+
+def test_the_servers_own_rate_is_read_from_its_log() -> None:
+    """The first line has the prefill in its time, and lines of other batches are other loads."""
+    line = "[06:50:29 TP0] Decode batch, #running-req: {}, #token: 9, gen throughput (token/s): {}, #queue"
+    rates = [(3, 9.5), (4, 100.0), (4, 400.5), (4, 402.0), (14, 1.0), (1, 2.0)]
+    text = "\n".join(line.format(*one) for one in rates)
+    assert runner.decoded(text, 4) == 400.5 and runner.decoded(text, 3) is None
+
+
+def places(record: Mapping[str, Any]) -> list[tuple[int, int, str]]:
+    return [(one["round"], one["cell"], one["arm"]) for one in record["measurements"]]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool) -> None:
+    """The 12th load (warm-up and measurement of a cell) is not sent: five measurements are kept."""
+    first = make(Generator(last=11), together)
+    assert first.run() == 130 and not first.record["complete"]
+    assert len(first.record["measurements"]) == 5
+    earlier = json.loads(json.dumps(first.record))
+    generator = Generator()
+    second = make(generator, together, earlier)
+    pairs = {
+        (r, c)
+        for r, c, arm in places(earlier)
+        if (r, c, {"stock": "paper", "paper": "stock"}[arm]) in places(earlier)
+    }
+    assert len(pairs) == 2
+    assert [one for one in earlier["measurements"] if (one["round"], one["cell"]) in pairs] == (
+        second.record["measurements"]
+    )
+    assert second.run() == 0 and second.record["complete"] and not second.record["refusals"]
+    assert len(generator.loads) == 2 * (12 - 4), "each with the request that brings the prefix"
+    assert sorted(places(second.record)) == [
+        (r, c, a) for r in range(3) for c in range(2) for a in ("paper", "stock")
+    ]
+    assert second.record["nonce"] != earlier["nonce"] and len(second.record["resumed"]) == 1
+    assert second.record["arms"]["stock"]["starts_s"] == [9.0] * 2
+    done = make(Generator(last=0), together, second.record)
+    assert done.run() == 0 and done.record["complete"], "nothing is left to measure"
+
+
+def test_another_plan_machine_or_code_is_refused(make: Any) -> None:
+    run = make(Generator(), True)
+    assert run.run() == 0
+    for change, why in (
+        (lambda r: r["plan"].update(seed=8), "plan"),
+        (lambda r: r.update(flags=["--tp", "2"]), "flags"),
+        (lambda r: r["provenance"].update(commit="0123"), "commit"),
+        (lambda r: r["refusals"].append("arm paper: no HISA receipt"), "no HISA receipt"),
+    ):
+        other = copy.deepcopy(run.record)
+        change(other)
+        with pytest.raises(ValueError, match=f"--resume.*{why}"):
+            resume.kept(other, run.record)
+
+
+def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
+    class Forgetful(Generator):
+        def run(self, *args: Any, **named: Any) -> dict[str, Any]:
+            self.prefix.clear()
+            return super().run(*args, **named)
+
+    run = make(Forgetful(), True)
+    assert run.run() == 2 and len(run.record["measurements"]) == 1
+    assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record["refusals"][0]

@@ -89,7 +89,7 @@ def test_presets_tell_every_setting(
         lines = output(capsys, "presets").splitlines()
         assert max(map(len, lines)) <= int(columns)
         for field in dataclasses.fields(Config):
-            (line,) = [line for line in lines if line.split()[:1] == [field.name] and "│" not in line]
+            (line,) = [line for line in lines if re.match(rf"  {field.name} ", line)]
             default = field.default if isinstance(field.default, str) else json.dumps(field.default)
             assert line.split()[1] == default and len(line.split()) > 3, "a meaning stands beside it"
     text = " ".join(output(capsys, "presets").split())

@@ -89,7 +89,7 @@ def many(tokens=100):
 def test_each_form_shows_decode_at_steady_state(tmp_path):
     record = many()
     written = report.write(record, tmp_path)
-    assert {p.suffix for p in written} == {".json", ".md", ".html", ".png"}
+    assert {p.suffix for p in written} == {".json", ".md", ".html", ".csv", ".png"}
     assert coloured(tmp_path / "steady.png") > 500
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     for text in (page, markdown.replace("\\", "")):

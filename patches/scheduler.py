@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from sglang_hisa import gpu
-from sglang_hisa.config import cpu_stand_ins_requested, only_ours
+from sglang_hisa.config import alone, cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.deterministic import settle
 from sglang_hisa.patches.features import MODEL_FIX, declined
@@ -115,9 +114,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         logger.warning("sglang-hisa: unverified: %s", unverified)
     for body in state.unverified:
         logger.warning("sglang-hisa: unverified: %s", body)
-    if state.gpu:  # what is served, so that receipts and storage keys say it
-        most = Device(0, state.gpu.capability).group
-        state.config = replace(state.config, prefill_group=min(state.config.prefill_group, most))
+    if state.gpu and Device(0, state.gpu.capability).group == 1:
+        state.config = alone(state.config)  # what is served, so that receipts and storage keys say it
     state.speculative = bool(server_args.speculative_algorithm)
     if server_args.enable_deterministic_inference:
         settle(state)

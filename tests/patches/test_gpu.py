@@ -114,7 +114,9 @@ def test_where_it_is_asked_for_it_is_served_and_marked(start, caplog):
     assert state.receipt()["config"]["unverified_gpu"] is True
     # Rows choose alone there, so a storage must not be shared with GPUs whose rows choose in pairs.
     assert state.receipt()["config"]["prefill_group"] == 1
-    assert state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1}).fingerprint()
+    assert (
+        state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1, "prefill_heads": 1}).fingerprint()
+    )
 
 
 @pytest.mark.parametrize("found,name,verified", [(B200, "NVIDIA B200 (10.0)", "no"), (None, "none", "")])

@@ -16,6 +16,7 @@ SMALL = {
     "decode_fraction": 0.0,
     "prefill_tokens": 320,
     "prefill_group": 1,  # the tests of rows in pairs say so
+    "prefill_heads": 1.0,
     "prefill_fraction": 0.0,
     "dense_tail_tokens": 0,
 }
@@ -122,6 +123,20 @@ def test_large_blocks_sink_and_local(tmp_path, tiny, fused, summary):
         server.generate(text(1100, 5), 70)
         assert_right(counts(), rows=6000, pruned=True)
         assert assert_active(server)["refine"] == "deepgemm"
+
+
+def test_few_heads_score_the_tokens_of_pruned_prefill_rows(tmp_path, tiny):
+    """Groups of eight rows, half of the heads; rows within the budget have all of them, decode rows too."""
+    hisa = {**SMALL, "prefill_group": 8, "prefill_heads": 0.5, "audit": 0.2}
+    with watched(tmp_path, tiny, hisa, fused=True) as (server, counts):
+        for length in (320, 323, 641, 900):
+            prompt = text(length, length)
+            fresh, cached = (server.generate(prompt, 6) for _ in range(2))
+            assert cached["meta_info"]["cached_tokens"] == (length - 1) // 64 * 64
+            assert len(fresh["output_ids"]) == 6
+        receipt = assert_active(server)
+        assert receipt["config"]["prefill_heads"] == 0.5 and 0 < receipt["audit"]["recall"] < 1
+        assert_right(counts(), rows=4000, pruned=True)
 
 
 def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):

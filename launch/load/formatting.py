@@ -116,7 +116,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         if point["unseen"]:
             out.append(f"{at}: {point['unseen']} answers without a first token (ids without text?)")
         lengths = [r["input"] for r in kept["requests"] if r["error"] is None]
-        # A conversation's later turns hold the earlier ones; older records say the first's length.
+        # A conversation's later turns follow earlier ones; older records say the first's length.
         if asked and single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
             between = f"{min(lengths)} to {max(lengths)}"
             out.append(f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text so")

@@ -132,7 +132,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
-                arm.get("setting") or "stock",
+                text.setting(arm.get("setting")),
                 "yes" if arm.get("receipt") else "none",
                 ", ".join(f"{phase} {share:.2f}" for phase, share in pruning.shares(arm.get("rows")).items())
                 or "–",

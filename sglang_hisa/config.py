@@ -23,6 +23,7 @@ from sglang_hisa import PAGE
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
+ENV_KEY = "SGLANG_HISA_API_KEY"
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
 
@@ -126,6 +127,18 @@ class Config:
     @property
     def prefill(self) -> Phase:
         return Phase(self.prefill_tokens, self.prefill_fraction, float(self.prefill_heads))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Settings whose value is not that of the preset."""
+        usual = {f.name: f.default for f in dataclasses.fields(self)} | PRESETS[self.preset]
+        given = dataclasses.asdict(self)
+        return tuple(key for key in given if key != "preset" and given[key] != usual[key])
+
+    @property
+    def title(self) -> str:
+        """The preset's name, and what was changed of it: ``balanced (changed: prefill_tokens)``."""
+        return f"{self.preset} (changed: {', '.join(self.changed)})" if self.changed else self.preset
 
     @property
     def pages_per_block(self) -> int:
@@ -372,6 +385,11 @@ def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
 def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def api_key(environ: Mapping[str, str] | None = None) -> str:
+    """The API key of servers that the commands ask; empty where there is none."""
+    return (os.environ if environ is None else environ).get(ENV_KEY, "")
 
 
 def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:

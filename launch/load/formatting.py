@@ -73,9 +73,9 @@ def served(record: dict[str, Any]) -> str:
     receipt = server["receipt"]
     kind = "stock, no HISA receipt"
     if receipt:
-        kind = f"HISA {receipt.get('preset', '')}".rstrip() + (
-            "" if receipt.get("active") else ", NOT active"
-        )
+        changed = ", ".join(receipt.get("changed", ()))
+        preset = receipt.get("preset", "") + (f" (changed: {changed})" if changed else "")
+        kind = f"HISA {preset}".rstrip() + ("" if receipt.get("active") else ", NOT active")
     return f"SGLang {server['version']} ({kind}), {server['kv_tokens']:,} KV tokens"
 
 
@@ -116,7 +116,7 @@ def notes(record: dict[str, Any]) -> list[str]:
         if point["unseen"]:
             out.append(f"{at}: {point['unseen']} answers without a first token (ids without text?)")
         lengths = [r["input"] for r in kept["requests"] if r["error"] is None]
-        # A conversation's later turns have the earlier ones before them; older records say the first's length.
+        # A conversation's later turns follow earlier ones; older records say the first's length.
         if asked and single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
             between = f"{min(lengths)} to {max(lengths)}"
             out.append(f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text so")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sglang_hisa.launch.common import record
 from sglang_hisa.launch.common.receipts import Phase
 from sglang_hisa.launch.common.text import K, table
+from sglang_hisa.launch.eval.formatting import SURE
 from sglang_hisa.launch.eval.record import Accuracy, EvalRecord
-from sglang_hisa.launch.eval.report import SURE
 from sglang_hisa.launch.pages.reader import Reader
 
 _PAIRS = {

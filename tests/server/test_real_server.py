@@ -37,11 +37,12 @@ def assert_active(server, preset="balanced"):
 
 def exported(server):
     """HISA's samples in ``/metrics``: {name: {(labels without those of the process): value}}."""
-    found = {}
+    found, ours = {}, {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"}
     for family in text_string_to_metric_families(server.request("/metrics")):
         for sample in family.samples:
             if sample.name.startswith("sglang_hisa:"):
-                labels = tuple(value for key, value in sample.labels.items() if key != "pid")
+                assert sample.labels.keys() >= ours, "the labels of SGLang's own metrics"
+                labels = tuple(value for key, value in sample.labels.items() if key not in {"pid", *ours})
                 found.setdefault(sample.name.removeprefix("sglang_hisa:"), {})[labels] = sample.value
     return found
 
@@ -59,7 +60,8 @@ def assert_metrics_match(server, receipt):
         before = metrics
         time.sleep(0.2)
     (labels,) = metrics["active"]
-    assert metrics["active"][labels] == 1 and {"balanced", "64", "320"} <= set(labels)
+    assert metrics["active"][labels] == 1 and {"64", "320"} <= set(labels)
+    assert any(label.startswith("balanced (changed: ") for label in labels)
     assert metrics["layers"] == {(): 3}
     for phase in ("decode", "prefill"):
         for name in ("rows", "candidate_tokens", "context_tokens"):

@@ -78,7 +78,7 @@ def test_other_requests_change_no_pair(case):
 
 def test_a_row_without_its_partner_chooses_by_itself(case):
     """The dependence that pairs bring: the same row, whose partner came in another step."""
-    paired, alone = (chosen(case, small(), numbers)[3] for numbers in ([2, 3], [3]))
+    paired, alone = (chosen(case, small(prefill_group=2), numbers)[3] for numbers in ([2, 3], [3]))
     assert paired != alone
     config = small(prefill_group=1)
     assert chosen(case, config, [2, 3])[3] == chosen(case, config, [3])[3] == alone

@@ -21,7 +21,6 @@
 #   ab-glm5     four full-width layers of GLM-5, 8K to 128K       -> OUT/ab-glm5-4l
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
-#   salient     salient summaries against the mean                -> OUT/ab-salient
 #   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
@@ -65,7 +64,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,50p' "$0" >&2; exit 2; }
+usage() { sed -n '2,49p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -136,8 +135,6 @@ case $step in
   watching | watching-canary)
     ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
       --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
-    --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
     --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k ;;

@@ -38,7 +38,6 @@ def coarse_form(**given):
         **PAGES,
         "HEADS": 64,
         "BLOCKS": DEFAULT.coarse_pages // given["PER_BLOCK"],
-        "SALIENT": False,
         **given,
     }
 
@@ -108,9 +107,9 @@ FORMS = {
     "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
     "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
     "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
-    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
-    "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
-    "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),
+    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True}),
+    "seal, pages": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False}),
+    "seal, all layers": (seal._seal_rows_kernel, 4, PAGES),
     "gather": (gather._gather_kernel, 1, {"DIM": 128, "PER_BLOCK": 2}),
     "positions": (positions._map_kernel, 4, {"PAGE": 64, "COUNT": 2048, "OFFSETS": True}),
 }

@@ -8,6 +8,7 @@ from sglang_hisa.kernels.gather import gather_blocks
 from sglang_hisa.kernels.pick import pick_pages
 from sglang_hisa.kernels.positions import map_positions
 from sglang_hisa.kernels.refine import refine_logits
+from sglang_hisa.kernels.route import route_heads
 from sglang_hisa.kernels.seal import layer_offsets, seal_pages, seal_rows, seal_tokens
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "map_positions",
     "pick_pages",
     "refine_logits",
+    "route_heads",
     "seal_pages",
     "seal_rows",
     "seal_tokens",

@@ -105,9 +105,9 @@ def _pick_row(
         gdc_wait()
         gdc_launch_dependents()
     value = tl.load(score + block, mask=block < scored, other=float("-inf"))
-    for member in tl.static_range(1, GROUP):
-        more = tl.where(members > member, scored, 0)
-        value += tl.load(score + member * score_stride + block, mask=block < more, other=0.0)
+    if GROUP > 1:
+        for member in range(1, members):
+            value += tl.load(score + member * score_stride + block, mask=block < scored, other=0.0)
     keep = inside
     place = block
     if pick < earlier:
@@ -129,8 +129,8 @@ def _pick_row(
             found = second
         else:
             found = tl.load(table + page, mask=keep, other=0)
-        for member in tl.static_range(GROUP):
-            write = keep & (to < tl.where(members > member, width, 0))
+        write = keep & (to < width)
+        for member in range(0, members if GROUP > 1 else 1):
             tl.store(physical + member * out_stride + to, found, mask=write)
             if LOGICAL:
                 tl.store(logical + member * out_stride + to, page, mask=write)
@@ -222,8 +222,8 @@ def _pick_kernel(
                 EARLY=EARLY,
             )
 
-    for member in tl.static_range(GROUP):
-        to, room = member * out_stride, tl.where(members > member, width, 0)
+    for member in range(0, members if GROUP > 1 else 1):
+        to = member * out_stride
         write_own_block(
             table=table,
             length=length,
@@ -231,7 +231,7 @@ def _pick_kernel(
             pick=pick,
             physical=physical + to,
             logical=logical + to,
-            width=room,
+            width=width,
             PAGE=PAGE,
             PER_BLOCK=PER_BLOCK,
             WIDTH=WIDTH,

@@ -67,6 +67,15 @@ def mqa_scores(q: torch.Tensor, weights: torch.Tensor, keys: torch.Tensor) -> to
     return (torch.relu(keys @ q.float().T) * weights[None, :]).sum(dim=1)
 
 
+def route_heads(q: torch.Tensor, weights: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's heads of the largest weights; see :func:`sglang_hisa.kernels.route.route_heads`."""
+    size = torch.where(weights.isnan(), torch.inf, weights.abs())  # of NaN and infinity the earlier head
+    best = torch.sort(size, dim=1, descending=True, stable=True).indices[:, :kept]
+    head = best.sort(dim=1).values
+    chosen = torch.gather(q.view(torch.uint8), 1, head[:, :, None].expand(-1, -1, HEAD_DIM))
+    return chosen.view(FP8), weights.gather(1, head)
+
+
 def slot_scores(
     q: torch.Tensor, weights: torch.Tensor, index_k: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:

@@ -46,9 +46,15 @@ def _refine_kernel(
     length = tl.max(lengths, axis=0)
     if not OVERLAP and first * PAGE >= length:
         return
-    # The heads of a group's rows lie side by side: one product gives the scores of all of them.
+    # One product gives the scores of all heads of a group's rows. Of each eight columns of it a thread holds
+    # the same two: up to four rows take turns, two columns each, so that a thread adds up the heads of a row
+    # by itself instead of exchanging sums with three others.
+    LANES: tl.constexpr = min(4, GROUP)
+    STEPS: tl.constexpr = HEADS // 2
     column = tl.arange(0, GROUP * HEADS)
-    source, head = row + column // HEADS, column % HEADS
+    lane, step = (column // 2) % LANES, column // 2 // LANES
+    source = row + step // STEPS * LANES + lane
+    head = step % STEPS * 2 + column % 2
     real = (head < heads) & (source < rows)
     dim = tl.arange(0, DIM)
     token = tl.arange(0, PAGE)
@@ -72,7 +78,8 @@ def _refine_kernel(
         scale = tl.load(scale_ptr + page * row_floats + KEY_BYTES // 4 + token)
         score = tl.dot(key, q)
         total = tl.maximum(score, 0.0) * weight[None, :]
-        total = tl.sum(tl.reshape(total, (PAGE, GROUP, HEADS)), axis=2) * scale[:, None]
+        total = tl.sum(tl.reshape(total, (PAGE, GROUP // LANES, STEPS, LANES, 2)), axis=4)
+        total = tl.reshape(tl.sum(total, axis=2), (PAGE, GROUP)) * scale[:, None]
         to = at * PAGE + token
         out = out_ptr + (row + member)[None, :] * out_stride + to[:, None]
         tl.store(out, total, mask=to[:, None] < lengths[None, :])
@@ -137,12 +144,12 @@ def refine_logits(
         rows,
         heads,
         GROUP=group,
-        HEADS=max(16, triton.next_power_of_2(heads)),
+        HEADS=max(16 if group == 1 else 8, triton.next_power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
         PAGES=pages,
-        STAGES=tuning.refine_stages,
+        STAGES=tuning.refine_stages if group <= 2 else tuning.refine_stages_shared,
         OVERLAP=overlap,
         num_warps=tuning.refine_warps,
         **({"launch_pdl": True} if overlap else {}),

@@ -23,6 +23,11 @@
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
 #   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
+#   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
+#   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
+#   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
+#   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
+#   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
@@ -64,7 +69,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,49p' "$0" >&2; exit 2; }
+usage() { sed -n '2,54p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -90,6 +95,13 @@ many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer
   running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
   ab v32-tp8-rank "$((${2%k} * 1024 + 2000))" "$3" "$1" --resume --together --arms "$4" --cells "$5" --rounds 3 \
     --output-tokens 64
+}
+
+answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
+  "${hisa[@]}" eval "$(dirname "$0")/research/retriever" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
+    --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
+    --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
+    --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup
 }
 
 origin() { "$python" -c 'import json; from sglang_hisa.launch.common.provenance import provenance; print(json.dumps(provenance()))'; }
@@ -140,11 +152,23 @@ case $step in
     --warmup-tokens 300k ;;
   tail) # budgets far too small for it, so that a difference would show
     small='paper-4to1:block=64:dense_tail_tokens'
-    "${hisa[@]}" eval "$(dirname "$0")/research/retriever" --together --out "$out/quality-tail" --contexts 16k,32k --samples 4 \
-      --at-once 8 --arms "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" \
-      --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
-      --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
-      --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup ;;
+    answers quality-tail "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" ;;
+  frontier) "$python" -m sglang_hisa.launch.bench.frontier --out "$out/frontier-h200.json" ;;
+  frontier-answers) # arms named by candidates x share of the heads (L4x2: a quarter of the context, half of the heads)
+    part='balanced:prefill_tokens=4096:prefill_fraction' all='prefill_heads=1:prefill_group=2'
+    half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
+    answers quality-frontier "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
+    )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
+  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads
+    paper='paper:dense_tail_tokens=1024:prefill_fraction'
+    answers quality-frontier-paper "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
+    )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
+  frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's
+    part='balanced:decode_tokens=0:dense_tail_tokens=0:prefill_tokens=4096:prefill_fraction'
+    answers quality-frontier-strict "stock,L4x1=$part=0.25:prefill_heads=1:prefill_group=2,$(
+    )L2x2=$part=0.5:prefill_heads=0.5:prefill_group=4,Lx4=$part=1:prefill_heads=0.25:prefill_group=8" ;;
+  recall-heads) "$python" -m sglang_hisa.launch.research.recall_heads "$(dirname "$0")/research/retriever" --device cuda \
+    --contexts 16384 32768 65536 131072 --out "$out/recall-heads.json" ;;
   stress) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 1.4 ;;
   stress-kl) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms stock \
     --scenes warm --minutes 2 ;;

@@ -305,7 +305,8 @@ def _segments(
         if prompt is None:
             found += of_request(start, count, context, decode, prompt=context, tail=0)
         else:
-            found += of_request(start, count, context, prefill, prompt=prompt, tail=tail)
+            group = state.config.prefill_group
+            found += of_request(start, count, context, prefill, prompt=prompt, tail=tail, group=group)
         start += count
     return found
 
@@ -340,7 +341,7 @@ def _prefill_step(
     view = Rows.of_segments(lengths, table, rows_of, segments)
     summaries, _ = _summaries(layer_id)
     setup = _setup(state, stock, summaries)
-    plan = make_prefill_plan(view, contexts, setup, refine_of(state, q), segments)
+    plan = make_prefill_plan(view, contexts, setup, refine_of(state, q), segments, heads=q.shape[1])
     if summaries.draft:  # its choice costs accepted drafts, never an answer
         return Step(plan)
     return Step(plan, state.audit.sample(plan, contexts, setup))

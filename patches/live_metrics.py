@@ -7,12 +7,13 @@ the scheduler nor a decode step waits for it.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
 from sglang_hisa.audit import summarise
 from sglang_hisa.counts import IN_GRAPHS, KINDS
+from sglang_hisa.patches.metric_labels import Labelled
 from sglang_hisa.patches.runtime import Runtime
 
 SECONDS = 1.0
@@ -56,31 +57,35 @@ class _Copy:
 class LiveMetrics:
     """Registers its metrics and asks the runtime to be told of forwards and of idle time."""
 
-    def __init__(self, state: Runtime) -> None:
-        """Call only once SGLang has set up prometheus' multiprocess directory."""
+    def __init__(self, state: Runtime, fixed: Mapping[str, str]) -> None:
+        """``fixed``: labels of each metric (:func:`metric_labels.of_scheduler`).
+
+        Call only once SGLang has set up prometheus' multiprocess directory.
+        """
         from prometheus_client import Counter, Gauge
 
-        def gauge(name: str, what: str, labels: tuple[str, ...] = ()) -> Any:
-            return Gauge(f"sglang_hisa:{name}", what, labels, multiprocess_mode="mostrecent")
+        def gauge(name: str, what: str, own: tuple[str, ...] = ()) -> Labelled:
+            return Labelled(Gauge, name, what, fixed, own, multiprocess_mode="mostrecent")
+
+        def counter(name: str, what: str, own: tuple[str, ...] = ()) -> Labelled:
+            return Labelled(Counter, name, what, fixed, own)
 
         phase, reason = ("phase",), ("reason",)
-        self.metrics: dict[str, Any] = {
-            "rows": Counter("sglang_hisa:rows", "query rows that HISA served", phase),
-            "candidate_tokens": Counter("sglang_hisa:candidate_tokens", "tokens these rows scored", phase),
-            "context_tokens": Counter("sglang_hisa:context_tokens", "tokens these rows could see", phase),
+        self.metrics: dict[str, Labelled] = {
+            "rows": counter("rows", "query rows that HISA served", phase),
+            "candidate_tokens": counter("candidate_tokens", "tokens these rows scored", phase),
+            "context_tokens": counter("context_tokens", "tokens these rows could see", phase),
             "candidate_share": gauge("candidate_share", "candidate tokens / context tokens so far", phase),
-            "stock_rows": Counter("sglang_hisa:stock_rows", "query rows left to the stock indexer", reason),
-            "summary_rebuilds": Counter(
-                "sglang_hisa:summary_rebuilds", "pages summarised again since something moved them", ["mover"]
+            "stock_rows": counter("stock_rows", "query rows left to the stock indexer", reason),
+            "summary_rebuilds": counter(
+                "summary_rebuilds", "pages summarised again since something moved them", ("mover",)
             ),
         }
         if state.config.audit:
-            self.metrics["audit_rows"] = Counter(
-                "sglang_hisa:audit_rows", "pruned rows audited, once for each layer"
-            )
+            self.metrics["audit_rows"] = counter("audit_rows", "pruned rows audited, once for each layer")
             for name, what in _AUDIT.items():
                 self.metrics[f"audit_{name}"] = gauge(f"audit_{name}", what)
-                self.metrics[f"audit_{name}"].set(float("nan"))  # not 0 before any row was audited
+                self.metrics[f"audit_{name}"].labels().set(float("nan"))  # not 0 before any row was audited
         self._state = state
         self._told: dict[tuple[str, ...], float] = {}
         self._pending: _Copy | None = None
@@ -116,8 +121,7 @@ class LiveMetrics:
             self._tell(*copy.values(), copy.layers)
 
     def _raise_to(self, name: str, total: float, *labels: str) -> None:
-        counter = self.metrics[name].labels(*labels) if labels else self.metrics[name]
-        counter.inc(total - self._told.get((name, *labels), 0))
+        self.metrics[name].labels(*labels).inc(total - self._told.get((name, *labels), 0))
         self._told[(name, *labels)] = total
 
     def _tell(self, sums: list[list[float]], audited: list[list[float]], layers: list[int]) -> None:
@@ -138,4 +142,4 @@ class LiveMetrics:
         if report["rows"]:
             self._raise_to("audit_rows", report["rows"])
             for name in _AUDIT:
-                self.metrics[f"audit_{name}"].set(report[name])
+                self.metrics[f"audit_{name}"].labels().set(report[name])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sglang_hisa.config import Config, Phase
 from sglang_hisa.gpu import Gpu
+from sglang_hisa.patches.metric_labels import Labelled
 from sglang_hisa.patches.runtime import Runtime
 
 
@@ -18,7 +20,7 @@ def _settings(config: Config) -> dict[str, str]:
         return f"max({phase.tokens}, {phase.fraction:g} L)" if phase.fraction else str(phase.tokens)
 
     return {
-        "preset": config.preset,
+        "preset": config.title,
         "block": str(config.block),
         "decode_budget": budget(config.decode),
         "prefill_budget": budget(config.prefill),
@@ -31,17 +33,18 @@ def _gpu(gpu: Gpu | None) -> dict[str, str]:
     return {"gpu": f"{gpu.name} ({gpu.version})", "gpu_verified": "yes" if gpu.verified else "no"}
 
 
-def export(state: Runtime) -> list[Any]:
-    """Register the metrics; call only once SGLang has set up prometheus' multiprocess directory."""
+def export(state: Runtime, fixed: Mapping[str, str]) -> list[Any]:
+    """Register the metrics, each with the labels ``fixed`` (:func:`metric_labels.of_scheduler`).
+
+    Call only once SGLang has set up prometheus' multiprocess directory.
+    """
     from prometheus_client import Counter, Gauge
 
     source = {"source_verified": "no" if state.unverified else "yes"}
     about = {**_settings(state.config), **_gpu(state.gpu), **source}
-    active = Gauge(
-        "sglang_hisa:active",
-        "1 when this scheduler serves HISA",
-        ["version", "sglang", *about],
-        multiprocess_mode="mostrecent",
+    names = ("version", "sglang", *about)
+    active = Labelled(
+        Gauge, "active", "1 when this scheduler serves HISA", fixed, names, multiprocess_mode="mostrecent"
     )
     receipt = state.receipt()
     labels = active.labels(receipt["version"], receipt["sglang"], *about.values())
@@ -53,24 +56,28 @@ def export(state: Runtime) -> list[Any]:
     }
     gauges = []
     for name, value in rows.items():
-        gauge = Gauge(f"sglang_hisa:{name}", f"receipt: {name}", multiprocess_mode="mostrecent")
-        gauge.set(value)
+        gauge = Labelled(Gauge, name, f"receipt: {name}", fixed, multiprocess_mode="mostrecent")
+        gauge.labels().set(value)
         gauges.append(gauge)
     # Python runs in eager steps and captures only, so a replayed decode graph is in neither count.
     kinds = {
-        "hisa": Counter("sglang_hisa:steps", "eager steps that ran HISA", ["phase"]),
-        "stock": Counter("sglang_hisa:stock_steps", "eager steps left to the stock indexer", ["reason"]),
+        "hisa": Labelled(Counter, "steps", "eager steps that ran HISA", fixed, ("phase",)),
+        "stock": Labelled(
+            Counter, "stock_steps", "eager steps left to the stock indexer", fixed, ("reason",)
+        ),
     }
     for kind, counts in (("hisa", state.steps), ("stock", state.stock)):
         for label, count in counts.items():
             kinds[kind].labels(label).inc(count)
     state.on_step = lambda kind, label: kinds[kind].labels(label).inc()
-    checks = Counter("sglang_hisa:canary_checks", "page summaries compared with their rebuild")
-    violations = Counter("sglang_hisa:canary_violations", "page summaries that differed from their rebuild")
+    checks = Labelled(Counter, "canary_checks", "page summaries compared with their rebuild", fixed)
+    violations = Labelled(
+        Counter, "canary_violations", "page summaries that differed from their rebuild", fixed
+    )
 
     def tell(new_checks: int, new_violations: int) -> None:
-        checks.inc(new_checks)
-        violations.inc(new_violations)
+        checks.labels().inc(new_checks)
+        violations.labels().inc(new_violations)
 
     tell(receipt["canary"]["checks"], receipt["canary"]["violations"])
     state.canary.on_counted = tell

@@ -132,6 +132,7 @@ class Runtime:
             "source": {"verified": not self.unverified, "unknown": list(self.unverified)},
             "gpu": self.gpu.report() if self.gpu else None,
             "preset": self.config.preset,
+            "changed": list(self.config.changed),
             "config": asdict(self.config),
             "deterministic": self.deterministic,
             "fingerprint": self.config.fingerprint(),

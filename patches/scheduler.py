@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from sglang_hisa import gpu
-from sglang_hisa.config import cpu_stand_ins_requested, only_ours
+from sglang_hisa.config import alone, cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import runtime
 from sglang_hisa.patches.deterministic import settle
-from sglang_hisa.patches.features import declined
+from sglang_hisa.patches.features import MODEL_FIX, declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
+from sglang_hisa.patches.metric_labels import of_scheduler
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
@@ -36,6 +36,16 @@ def _hf_config(server_args: Any) -> Any:
         trust_remote_code=server_args.trust_remote_code,
         model_override_args=overrides,
     )
+
+
+def _not_dsa(hf_config: Any) -> list[str]:
+    """Why this is no DSA model, by SGLang's own rule; empty where it is one."""
+    from sglang.srt.configs.model_config import is_deepseek_dsa
+
+    if is_deepseek_dsa(hf_config):
+        return []
+    names = ", ".join(getattr(hf_config, "architectures", None) or [type(hf_config).__name__])
+    return [f"{names} is not a DeepSeek-Sparse-Attention model; fix: {MODEL_FIX}"]
 
 
 def _linear_attention(hf_config: Any) -> bool:
@@ -94,6 +104,7 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     state.gpu = gpu.find(_gpu_index(state, args, kwargs))
     model = _hf_config(server_args)
     problems = [
+        *_not_dsa(model),
         *declined(server_args, model, linear_attention=_linear_attention(model)),
         *gpu.declined(state.gpu, state.config),
     ]
@@ -103,9 +114,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         logger.warning("sglang-hisa: unverified: %s", unverified)
     for body in state.unverified:
         logger.warning("sglang-hisa: unverified: %s", body)
-    if state.gpu:  # what is served, so that receipts and storage keys say it
-        most = Device(0, state.gpu.capability).group
-        state.config = replace(state.config, prefill_group=min(state.config.prefill_group, most))
+    if state.gpu and Device(0, state.gpu.capability).group == 1:
+        state.config = alone(state.config)  # what is served, so that receipts and storage keys say it
     state.speculative = bool(server_args.speculative_algorithm)
     if server_args.enable_deterministic_inference:
         settle(state)
@@ -118,7 +128,8 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
     rehearse_prefill(state, self.tp_worker.model_runner)
     # Only the scheduler of a TP group that tells SGLang's own metrics: counters of all ranks would add up.
     if self.metrics_reporter.current_scheduler_metrics_enabled:
-        self._hisa_metrics = [export(state), LiveMetrics(state)]
+        labels = of_scheduler(self)
+        self._hisa_metrics = [export(state, labels), LiveMetrics(state, labels)]
     logger.info("sglang-hisa receipt: %s", json.dumps(state.receipt(), sort_keys=True))
 
 

@@ -32,7 +32,7 @@ class Sample:
     rows: torch.Tensor
     """int64 ``[n]``, indices of the step's rows."""
     pruned: torch.Tensor
-    """bool ``[n]``: rows that kept less than their context."""
+    """bool ``[n]``: rows that scored less than their context, or with fewer heads."""
     expected: torch.Tensor
     """int64 ``[n]``: tokens that stock DSA takes, min(length, index_topk)."""
     plan: Plan
@@ -85,7 +85,6 @@ class Audit:
         if first >= count:  # torch.arange refuses an empty range that starts past its end
             return None
         chosen = torch.arange(first, count, self._stride, device=rows.lengths.device)
-        picks = plan.of_rows("picks")[chosen]
         lengths = rows.lengths[chosen]
         whole = Rows(
             lengths=lengths,
@@ -96,11 +95,10 @@ class Audit:
             share=0,
             width=-(-rows.max_length // PAGE),
         )
-        earlier = torch.div((lengths - 1).clamp_min(0), setup.config.block, rounding_mode="floor")
         return Sample(
             turn=self._step % self._turns,
             rows=chosen,
-            pruned=picks < earlier,
+            pruned=plan.pruned()[chosen],
             expected=lengths.clamp_max(setup.stock.index_topk).long(),
             plan=make_prefill_plan(whole, contexts, setup, plan.refine),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,14 +40,18 @@ class Rule:
     """Fraction of the context, in 1/65536."""
     block: int
     """Tokens a block."""
+    heads: float = 1.0
+    """Share of the index heads that score the tokens of a row with more than ``blocks`` blocks; up to there a
+    row is stock DSA's."""
 
     def count(self, length: int) -> int:
         """Blocks that a row of ``length`` tokens may keep."""
         return max(self.blocks, _ceil_div(length * self.share, _ONE * self.block))
 
     def fits(self, length: int) -> bool:
-        """Whether such a row keeps its whole page table."""
-        return self.count(length) >= _ceil_div(length, self.block)
+        """Whether such a row keeps its whole page table and all heads: its choice is stock DSA's."""
+        blocks = self.blocks if self.heads < 1 else self.count(length)
+        return blocks >= _ceil_div(length, self.block)
 
     def pays(self, lengths: Sequence[int]) -> bool:
         """Whether a decode step of these rows is faster pruned than with stock DSA.
@@ -85,14 +90,20 @@ def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, loc
     floor = _ceil_div(index_topk, block) + 1
     forced = sink_blocks(config, init_tokens) + _ceil_div(local_window(config, local_tokens), block) + 1
     share = _ceil_div(round(setting.fraction * (1 << 32)), 1 << 16)
-    return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block)
+    return Rule(max(_ceil_div(setting.tokens, block), floor, forced), share, block, setting.heads)
+
+
+def routed_heads(share: float, heads: int) -> int:
+    """How many of ``heads`` score tokens: the smallest power of two that is at least ``share`` of them."""
+    wanted = max(1, math.ceil(share * heads))
+    return min(heads, 1 << (wanted - 1).bit_length())
 
 
 def local_window(config: Config, local_tokens: int) -> int:
     """Tokens before a row's end that are always candidates, the model's ``index_local_tokens`` among them.
 
-    One more where prefill rows choose in pairs: the window of a pair is that of both rows, and a row's window
-    must not depend on whether it has a partner or comes in a decode step.
+    Wider where prefill rows choose in groups: the window of a group is that of all its rows, and a row's
+    window must not depend on how many of them the step has or on whether it comes in a decode step.
     """
     return max(config.local_tokens, local_tokens) + config.prefill_group - 1
 

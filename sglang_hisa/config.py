@@ -23,13 +23,15 @@ from sglang_hisa import PAGE
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
+ENV_KEY = "SGLANG_HISA_API_KEY"
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
 
 MOST_TOKENS = 2**31 - 1
 """Lengths are int32 on the device."""
 BLOCKS = (64, 128, 256)
-GROUPS = (1, 2)
+GROUPS = (1, 2, 4, 8, 16)
+HEADS = (1.0, 0.5, 0.25, 0.125)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
@@ -48,6 +50,8 @@ class Phase:
 
     tokens: int
     fraction: float = 0.0
+    heads: float = 1.0
+    """Share of the index heads that score the candidates of a pruned row."""
 
     @property
     def active(self) -> bool:
@@ -73,9 +77,15 @@ class Config:
     """Candidate tokens of a prefill row; 0 leaves prefill to stock DSA."""
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
-    prefill_group: int = 2
-    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1 or 2. Two load
-    each key once, and keep about what one keeps with a budget a few per cent smaller."""
+    prefill_group: int = 8
+    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1, 2, 4, 8 or 16.
+    Each key is loaded once for all of them. Two keep about what one keeps with a budget a few per cent
+    smaller; more pay with fewer heads (4 with a half, 8 with a quarter, 16 with an eighth)."""
+    prefill_heads: float = 0.25
+    """Share of the index heads that score the candidates of a pruned prefill row, those of its largest
+    weights (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` tokens have all;
+    pages are always chosen by all. The trained model answers as well with a quarter as with all
+    (``launch/results/quality-frontier.json``)."""
     dense_tail_tokens: int = 1024
     """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
     trained model answers as well with 256 as with 1024 or 2048, and worse with none
@@ -112,7 +122,19 @@ class Config:
 
     @property
     def prefill(self) -> Phase:
-        return Phase(self.prefill_tokens, self.prefill_fraction)
+        return Phase(self.prefill_tokens, self.prefill_fraction, float(self.prefill_heads))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Settings whose value is not that of the preset."""
+        usual = {f.name: f.default for f in dataclasses.fields(self)} | PRESETS[self.preset]
+        given = dataclasses.asdict(self)
+        return tuple(key for key in given if key != "preset" and given[key] != usual[key])
+
+    @property
+    def title(self) -> str:
+        """The preset's name, and what was changed of it: ``balanced (changed: prefill_tokens)``."""
+        return f"{self.preset} (changed: {', '.join(self.changed)})" if self.changed else self.preset
 
     @property
     def pages_per_block(self) -> int:
@@ -135,6 +157,8 @@ class Config:
         if self.prefill.active:
             budget = [self.prefill_tokens, float(self.prefill_fraction)]
             phases["prefill"] = [*budget, self.prefill_group, self.dense_tail_tokens]
+            if self.prefill_heads < 1:  # left out otherwise: pages stored before there was this key stay good
+                phases["prefill"].append(float(self.prefill_heads))
         if not phases:
             return None
         # "mean" stands for a page: written out, so that what is stored already is found.
@@ -143,10 +167,13 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_PAIRS: dict[str, Any] = {"prefill_group": 2, "prefill_heads": 1.0}
+"""All heads, and the largest group that they pay for."""
 PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "decode-only": {"prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
+    "decode-only": {**_PAIRS, "prefill_tokens": 0, "prefill_fraction": 0.0, "dense_tail_tokens": 0},
     "paper": {
+        **_PAIRS,
         "block": 128,
         "decode_tokens": 8192,
         "decode_fraction": 0.0,
@@ -155,6 +182,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dense_tail_tokens": 0,
     },
     "paper-4to1": {
+        **_PAIRS,
         "block": 128,
         "decode_tokens": 4096,
         "decode_fraction": 0.25,
@@ -166,8 +194,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Presets (docs/design.md, phases), as differences from the defaults. ``paper-4to1`` keeps a floor
 of 4096 tokens (twice DSA's top-k of 2048), since a quarter of a short context could not hold the top-k."""
 
+
+def alone(config: Config) -> Config:
+    """``config`` where prefill rows choose alone, by all heads: fewer pay only with rows that share pages."""
+    return dataclasses.replace(config, prefill_group=1, prefill_heads=1.0)
+
+
 _CHOICES: dict[str, tuple[object, ...]] = {
     "prefill_group": GROUPS,
+    "prefill_heads": HEADS,
     "refine": REFINE,
     "kernels": KERNELS,
     "canary": CANARY,
@@ -182,7 +217,8 @@ _HINTS: dict[str, str] = {
     "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",
     "prefill_fraction": "a number from 0 to 1",
-    "prefill_group": "1 or 2",
+    "prefill_group": "1, 2, 4, 8 or 16",
+    "prefill_heads": "1 (all), 0.5, 0.25 or 0.125",
     "dense_tail_tokens": f"0 or more, at most {MOST_TOKENS}",
     "sink_tokens": f"0 or more, at most {MOST_TOKENS}",
     "local_tokens": f"0 or more, at most {MOST_TOKENS}",
@@ -344,6 +380,11 @@ def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
 def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def api_key(environ: Mapping[str, str] | None = None) -> str:
+    """The API key of servers that the commands ask; empty where there is none."""
+    return (os.environ if environ is None else environ).get(ENV_KEY, "")
 
 
 def plugin_whitelist(environ: Mapping[str, str] | None = None) -> list[str] | None:

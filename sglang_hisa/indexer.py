@@ -14,7 +14,7 @@ from sglang_hisa import PAGE, kernels
 from sglang_hisa.budget import local_window, sink_blocks
 from sglang_hisa.kernels.tuning import Tuning
 from sglang_hisa.plan import Chunk, Plan, Setup
-from sglang_hisa.schedule import paged_logits
+from sglang_hisa.schedule import PAIR, paged_logits
 from sglang_hisa.summaries import LayerSummaries
 
 OVERLAP_ROWS = 1024
@@ -47,6 +47,13 @@ class Queries:
     def at(self, rows: torch.Tensor | slice) -> Queries:
         """Those of some rows (a slice, or int64 indices), in that order."""
         return replace(self, q=self.q[rows], weights=self.weights[rows])
+
+    def routed(self, chunk: Chunk, backend: str) -> Queries:
+        """The same of the heads that score the tokens of ``chunk``, whose rows these are."""
+        if not chunk.heads:
+            return self
+        q, weights = kernels.route_heads(self.q, self.weights, chunk.heads, backend)
+        return replace(self, q=q, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -159,21 +166,22 @@ def token_logits(
     """Index scores of a chunk's candidate tokens, fp32 ``[rows, width * 64]``.
 
     Args:
-        queries: the chunk's own.
+        queries: the chunk's own, of the heads that score its tokens (:meth:`Queries.routed`).
         physical: its candidate table, int32 ``[rows, width]``.
         tuning: how our own kernel is launched; None: as the device wants it.
     """
     q, weights, index_k = queries.q, queries.weights, queries.layer.index_k
     rows, width = q.shape[0], chunk.width * PAGE
-    if plan.refine == "deepgemm":
+    if chunk.refine == "deepgemm":
+        group = min(plan.group, PAIR)
         return paged_logits(
             setup.stock,
             chunk.calls,
             q,
             index_k,
             weights,
-            lengths=chunk.candidates.view(-1, plan.group),
-            table=physical[:: plan.group],
+            lengths=chunk.candidates.view(-1, group),
+            table=physical[::group],
             width=width,
         )
     logits = torch.empty((rows, width), dtype=torch.float32, device=q.device)
@@ -201,8 +209,10 @@ def _select_chunk(
     output: Output,
 ) -> torch.Tensor:
     stock = setup.stock
+    # Before the pick: refine may read its queries before the kernel that comes right before it has ended.
+    scorer = queries.routed(chunk, setup.backend)
     physical, logical = candidates(queries, plan, chunk, setup, gathered, logical=not output.physical)
-    logits = token_logits(queries, plan, chunk, setup, physical)
+    logits = token_logits(scorer, plan, chunk, setup, physical)
     stock.boost(logits, chunk.candidates)
 
     target = physical if logical is None else logical

@@ -1,8 +1,9 @@
-"""Pairs of adjacent prefill rows that choose their pages together, so that one load of a key serves both.
+"""Groups of adjacent prefill rows that choose their pages together, so that one load of a key serves all.
 
-A pair is the row of an even position (from 0) of its request and the row after it: both lie in the same page,
-so their candidates differ by the last token alone, and a pair fits its budget exactly if each row does. A row
-without its partner in the step (the request starts at an odd position, or ends at an even one) stands twice.
+A group is the rows of a multiple of its size (from position 0 of a request) and the positions after it. They
+lie in the same page, so their candidates differ by the last tokens alone, and a group fits its budget exactly
+if each row does. Where rows are missing from the step (the request starts or ends inside a group), the first
+or the last row that is there stands in their places, too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Protocol
 
 import torch
 
-GROUP = 2
-"""Rows that choose together. DeepGEMM's kernel for Hopper loads a page once for two rows, not for more."""
+MOST = 16
+"""Rows of the largest group."""
 
 
 class Run(Protocol):
@@ -34,11 +35,11 @@ class Run(Protocol):
 
 def places(run: Run, group: int) -> int:
     """Rows of a run once they stand in groups."""
-    return (run.context - run.count) % group + run.count + run.context % group
+    return (run.context - run.count) % group + run.count + -run.context % group
 
 
 def arrange(runs: Sequence[Run], group: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Order in which the rows of a step stand run by run, in pairs where ``group`` is 2.
+    """Order in which the rows of a step stand run by run, in groups of ``group`` rows.
 
     Returns:
         (order, back), both int64 on the host: arranged row i is the step's row ``order[i]``, and the step's
@@ -54,6 +55,6 @@ def arrange(runs: Sequence[Run], group: int) -> tuple[torch.Tensor, torch.Tensor
     return None if torch.equal(whole, torch.arange(back.shape[0])) else (whole, back)
 
 
-def last_of_each(lengths: torch.Tensor) -> torch.Tensor:
-    """The longer length of each pair, for both of its rows: int32 ``[rows]`` -> int32 ``[rows]``."""
-    return lengths.view(-1, GROUP).amax(dim=1).repeat_interleave(GROUP)
+def last_of_each(lengths: torch.Tensor, group: int) -> torch.Tensor:
+    """The longest length of each group, for all of its rows: int32 ``[rows]`` -> int32 ``[rows]``."""
+    return lengths.view(-1, group).amax(dim=1).repeat_interleave(group)

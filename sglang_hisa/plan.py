@@ -5,7 +5,8 @@ page table a row reads and in how many rows come at once. What is decided here f
 
 * its budget in blocks and its number of candidate tokens (:mod:`sglang_hisa.budget`);
 * in prefill, which rows stand together: those with wide tables apart from those with narrow ones
-  (:mod:`sglang_hisa.segments`), and in pairs where the GPU allows it (:mod:`sglang_hisa.pairs`);
+  (:mod:`sglang_hisa.segments`), and in groups where the GPU allows it (:mod:`sglang_hisa.pairs`);
+* in prefill, how many heads score its tokens: all, or a share of them where it is pruned;
 * the chunk of rows that it is scored with, so that the logits fit the workspace;
 * how the stock kernels split the work of a chunk (:mod:`sglang_hisa.schedule`).
 
@@ -21,10 +22,10 @@ from typing import Any
 import torch
 
 from sglang_hisa import PAGE, pairs
-from sglang_hisa.budget import plan_rows
+from sglang_hisa.budget import plan_rows, routed_heads
 from sglang_hisa.config import Config
 from sglang_hisa.kernels.tuning import for_device
-from sglang_hisa.schedule import Call, decode_calls, prefill_calls
+from sglang_hisa.schedule import PAIR, Call, decode_calls, prefill_calls
 from sglang_hisa.segments import Segment, budgets, in_parts
 from sglang_hisa.stock_kernels import StockKernels
 from sglang_hisa.transfer import to_device
@@ -100,7 +101,7 @@ class Chunk:
     start: int
     stop: int
     bounds: torch.Tensor
-    """int32 ``[rows]``: length that pages are chosen for, the row's own or that of its pair's last row."""
+    """int32 ``[rows]``: length that pages are chosen for, the row's own or that of its group's last row."""
     table_rows: torch.Tensor | None
     width: int
     """Pages of a candidate row."""
@@ -114,6 +115,10 @@ class Chunk:
     starts: torch.Tensor | None = None
     """int32 ``[rows]``: first and last + 1 gathered block of each row (see :attr:`Plan.gathered`)."""
     ends: torch.Tensor | None = None
+    refine: str = "triton"
+    """Kernel of the token scores: ``"deepgemm"`` or ``"triton"``."""
+    heads: int = 0
+    """Heads that score tokens, those of each row's largest weights; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Plan:
     score_blocks: int
     """Columns of the coarse score."""
     refine: str
-    """Kernel of the token scores: ``"deepgemm"`` or ``"triton"``."""
+    """Kernel of the token scores of all heads: ``"deepgemm"`` or ``"triton"``."""
     seals: bool = False
     """Whether this step's coarse launch seals the pages that its rows completed (decode)."""
     gathered: torch.Tensor | None = None
@@ -144,6 +149,16 @@ class Plan:
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole if self.back is None else whole[self.back]
 
+    def pruned(self) -> torch.Tensor:
+        """Rows that score fewer tokens than they see, or by fewer heads: bool ``[rows]``, as in the step."""
+        fewer = self.of_rows("candidates") < self.rows.lengths
+        if not any(chunk.heads for chunk in self.chunks):
+            return fewer
+        device = fewer.device
+        parts = [torch.full(c.bounds.shape, c.heads > 0, device=device) for c in self.chunks]
+        routed = torch.cat(parts)
+        return fewer | (routed if self.back is None else routed[self.back])
+
 
 def refine_kernel(asked: str, device: torch.device, heads: int, decode_rows: int | None = None) -> str:
     """Kernel of the token scores: DeepGEMM where it takes this shape, unless told otherwise.
@@ -157,6 +172,15 @@ def refine_kernel(asked: str, device: torch.device, heads: int, decode_rows: int
         return "triton"
     few = decode_rows is not None and decode_rows <= for_device(device).refine_rows
     return "triton" if few else "deepgemm"
+
+
+def routed_kernel(refine: str, kept: int, group: int) -> str:
+    """The same for ``kept`` heads of each row, where ``refine`` scores all of them.
+
+    DeepGEMM's paged kernel takes 32 or 64 heads, and a tile of it has at most two rows: with four in a group
+    ours is as fast (``launch/results/frontier-h200.json``).
+    """
+    return "deepgemm" if refine == "deepgemm" and kept in (32, 64) and group <= PAIR else "triton"
 
 
 def _score_blocks(rows: Rows, config: Config) -> int:
@@ -182,8 +206,20 @@ def make_decode_plan(rows: Rows, setup: Setup, refine: str, *, seals: bool) -> P
         candidates=candidates,
         calls=decode_calls(candidates[:, None], stock) if refine == "deepgemm" else (),
         topk_plan=stock.topk_plan(candidates) if stock.table_topk else None,
+        refine=refine,
     )
     return Plan(rows, (chunk,), _score_blocks(rows, config), refine, seals=seals)
+
+
+@dataclass(frozen=True)
+class _RowPart:
+    """Consecutive rows that are scored alike."""
+
+    rows: int
+    width: int
+    """Pages of a candidate row."""
+    share: float = 1.0
+    """Of the heads that score their tokens."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +227,7 @@ class _Arranged:
     """Rows of an extend step in the order in which they are scored."""
 
     rows: Rows
-    parts: list[tuple[int, int]]
-    """(rows, pages of a candidate row) of consecutive rows."""
+    parts: list[_RowPart]
     group: int = 1
     order: torch.Tensor | None = None
     back: torch.Tensor | None = None
@@ -200,11 +235,18 @@ class _Arranged:
 
 def _arrange(rows: Rows, setup: Setup, segments: Sequence[Segment] | None) -> _Arranged:
     if segments is None:
-        return _Arranged(rows, [(rows.lengths.shape[0], rows.width)])
+        return _Arranged(rows, [_RowPart(rows.lengths.shape[0], rows.width)])
     several = any(segment.count > 1 for segment in segments)
     group = min(setup.config.prefill_group, setup.stock.device.group) if several else 1
     ordered = in_parts(segments)
-    parts = [(sum(pairs.places(s, group) for s in part), max(s.width for s in part)) for part in ordered]
+    parts = [
+        _RowPart(
+            rows=sum(pairs.places(segment, group) for segment in part),
+            width=max(segment.width for segment in part),
+            share=part[0].rule.heads if part[0].routed else 1.0,
+        )
+        for part in ordered
+    ]
     moved = pairs.arrange([segment for part in ordered for segment in part], group)
     if moved is None:
         return _Arranged(rows, parts, group)
@@ -213,19 +255,19 @@ def _arrange(rows: Rows, setup: Setup, segments: Sequence[Segment] | None) -> _A
 
 
 def _spans(
-    parts: Sequence[tuple[int, int]], score_blocks: int, config: Config
-) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, pages) of the row chunks of ``parts``, which are (rows, pages) one after the other.
+    parts: Sequence[_RowPart], score_blocks: int, config: Config
+) -> Iterator[tuple[int, int, _RowPart]]:
+    """(start, stop, part) of the row chunks of ``parts``, which stand one after the other.
 
-    A chunk has as many rows as the workspace holds, and whole pairs.
+    A chunk has as many rows as the workspace holds, and whole groups.
     """
     first = 0
-    for rows, width in parts:
-        row_bytes = (width * (PAGE + 2) + score_blocks) * 4
-        limit = max(32, (config.workspace_mb << 20) // row_bytes // pairs.GROUP * pairs.GROUP)
-        for start in range(0, rows, limit):
-            yield first + start, first + min(start + limit, rows), width
-        first += rows
+    for part in parts:
+        row_bytes = (part.width * (PAGE + 2) + score_blocks) * 4
+        limit = max(32, (config.workspace_mb << 20) // row_bytes // pairs.MOST * pairs.MOST)
+        for start in range(0, part.rows, limit):
+            yield first + start, first + min(start + limit, part.rows), part
+        first += part.rows
 
 
 def _gather_list(rows: Rows, contexts: list[int], config: Config) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,19 +288,21 @@ def make_prefill_plan(
     setup: Setup,
     refine: str,
     segments: Sequence[Segment] | None = None,
+    heads: int = 0,
 ) -> Plan:
     """Plan of an extend step.
 
     Args:
         contexts: lengths of its requests, on the host.
-        refine: kernel of the token scores (:func:`refine_kernel`).
-        segments: all of its rows, which may then choose in pairs and differ in the width of their tables;
-            None for rows that do not follow one another.
+        refine: kernel of the token scores of all heads (:func:`refine_kernel`).
+        segments: all of its rows, which may then choose in groups, differ in the width of their tables, and
+            have few heads score their tokens; None for rows that do not follow one another.
+        heads: index heads of the model.
     """
     config, stock = setup.config, setup.stock
     arranged = _arrange(rows, setup, segments)
     given, group = arranged.rows, arranged.group
-    bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths)
+    bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths, group)
     picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
     candidates -= bounds - given.lengths
     gathered = starts = ends = None
@@ -269,21 +313,25 @@ def make_prefill_plan(
         ends = starts + torch.where(picks < earlier, earlier, 0)
     score_blocks = _score_blocks(rows, config)
     chunks = []
-    for start, stop, width in _spans(arranged.parts, score_blocks, config):
+    for start, stop, part in _spans(arranged.parts, score_blocks, config):
         own = candidates[start:stop]
+        kept = routed_heads(part.share, heads) if part.share < 1 else 0
+        kernel = routed_kernel(refine, kept, group) if 0 < kept < heads else refine
         chunks.append(
             Chunk(
                 start=start,
                 stop=stop,
                 bounds=bounds[start:stop],
                 table_rows=_part(given.table_rows, start, stop),
-                width=width,
+                width=part.width,
                 picks=picks[start:stop],
                 candidates=own,
-                calls=prefill_calls(own.view(-1, group), stock) if refine == "deepgemm" else (),
+                calls=prefill_calls(own.view(-1, min(group, PAIR)), stock) if kernel == "deepgemm" else (),
                 topk_plan=stock.topk_plan(own) if stock.table_topk else None,
                 starts=_part(starts, start, stop),
                 ends=_part(ends, start, stop),
+                refine=kernel,
+                heads=kept if kept < heads else 0,
             )
         )
     return Plan(

@@ -53,15 +53,16 @@ def rehearse(
     what RAGGED rows would have for offsets (int32 ``[rows]``, zeros here).
     """
     device, tail, steps = layer.keys.device, setup.config.dense_tail_tokens, 0
+    group = setup.config.prefill_group
     for length in lengths_of(rule, bound):
         table = torch.zeros((1, -(-length // PAGE)), dtype=torch.int32, device=device)
         for pruned, dense in STEPS:
             count = min(pruned + (dense if tail else 0), length)
-            segments = of_request(0, count, length, rule, length + tail + 1 - min(dense, tail), tail)
+            segments = of_request(0, count, length, rule, length + tail + 1 - min(dense, tail), tail, group)
             lengths = torch.arange(length - count + 1, length + 1, dtype=torch.int32, device=device)
             which = torch.zeros(count, dtype=torch.int32, device=device)
             rows = Rows.of_segments(lengths, table, which, segments)
-            plan = make_prefill_plan(rows, [length], setup, refine, segments)
+            plan = make_prefill_plan(rows, [length], setup, refine, segments, heads=heads)
             q = torch.zeros((count, heads, HEAD_DIM), device=device).to(FP8)
             weights = torch.zeros((count, heads), device=device)
             select(Queries(q, weights, layer), plan, setup, output_of(which))

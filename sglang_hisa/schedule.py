@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sglang_hisa.pairs import GROUP
+from sglang_hisa.pairs import MOST
 
 if TYPE_CHECKING:
     from sglang_hisa.stock_kernels import StockKernels
 
+PAIR = 2
+"""Most rows for which DeepGEMM's kernel for Hopper loads a page once; larger groups are called as pairs."""
 SPLIT = 256
 """Tokens that a processor scores at a time on Hopper (``SPLIT_KV``)."""
 
@@ -43,7 +45,7 @@ class Device:
     @property
     def group(self) -> int:
         """Most rows that may choose their pages together."""
-        return GROUP if self.hopper else 1
+        return MOST if self.hopper else 1
 
     def rows_per_call(self, rows: int) -> int:
         """How many of ``rows`` a call may have, at least 1."""

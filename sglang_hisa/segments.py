@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from sglang_hisa.budget import KEEP_EVERYTHING, Rule
-from sglang_hisa.pairs import GROUP
 from sglang_hisa.transfer import to_device
 
 
@@ -33,30 +32,48 @@ class Segment:
         return self.rule.fits(self.context)
 
     @property
+    def routed(self) -> bool:
+        """Whether few heads score their tokens."""
+        return self.rule.heads < 1 and not self.fits
+
+    @property
     def width(self) -> int:
         """Pages of the widest candidate row."""
         return self.rule.width(self.context)
 
 
-def of_request(start: int, count: int, context: int, rule: Rule, prompt: int, tail: int) -> list[Segment]:
+def of_request(
+    start: int, count: int, context: int, rule: Rule, prompt: int, tail: int, group: int = 2
+) -> list[Segment]:
     """Rows of a request; those of the last ``tail`` tokens of its prompt keep everything.
 
-    ``context``: tokens that the last row sees; ``prompt``: tokens of the prompt. The cut lies between two
-    pairs (:mod:`sglang_hisa.pairs`), never inside one: one row more may be kept.
+    ``context``: tokens that the last row sees; ``prompt``: tokens of the prompt. A cut lies between two
+    groups of ``group`` rows or of two (:mod:`sglang_hisa.pairs`), never inside one: a few rows more are kept.
     """
-    cut = max(prompt - tail, 0) // GROUP * GROUP
+    step = max(2, group)
+    cut = max(prompt - tail, 0) // step * step
     dense = min(max(context - cut, 0), count) if tail else 0
-    pruned = Segment(start, count - dense, context - dense, rule)
-    kept = Segment(start + count - dense, dense, context, KEEP_EVERYTHING)
-    return [segment for segment in (pruned, kept) if segment.count]
+    pruned = count - dense
+    # Where few heads score the tokens of a row beyond its budget, the rows within it are scored apart.
+    within = min(max(rule.blocks * rule.block - (context - count), 0), pruned) if rule.heads < 1 else 0
+    counts = ((within, rule), (pruned - within, rule), (dense, KEEP_EVERYTHING))
+    found, seen = [], context - count
+    for rows, budget in counts:
+        seen += rows
+        if rows:
+            found.append(Segment(start, rows, seen, budget))
+        start += rows
+    return found
 
 
 def in_parts(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Those no wider than the widest pruned one, and then the others, if there are any."""
+    """Those no wider than the widest pruned one, and then the others; of both, those that few heads score
+    and then those that all do. Empty parts are left out."""
     narrow = max((segment.width for segment in segments if not segment.fits), default=None)
-    parts: tuple[list[Segment], list[Segment]] = ([], [])
+    parts: tuple[list[Segment], ...] = ([], [], [], [])
     for segment in segments:
-        parts[narrow is not None and segment.width > narrow].append(segment)
+        wide = narrow is not None and segment.width > narrow
+        parts[2 * wide + (not segment.routed)].append(segment)
     return [part for part in parts if part]
 
 

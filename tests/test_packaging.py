@@ -51,7 +51,7 @@ for name in names:
             importlib.import_module(name)
         lacks[name] = None
     except ModuleNotFoundError as error:
-        lacks[name] = error.name
+        lacks[name] = error.name.partition(".")[0]
 metadata = distribution("sglang-hisa").metadata.json
 print(json.dumps({"files": files, "lacks": lacks, "metadata": metadata}))
 """

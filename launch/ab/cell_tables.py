@@ -45,7 +45,9 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
             for line in lines:
                 table.add_row(*map(Text, line))
             console.print(table)
-    table = Table(*formatting.MEMORY_HEAD, title="servers")
+    table = Table(title="servers", pad_edge=False)
+    for name in formatting.MEMORY_HEAD:
+        table.add_column(name, overflow="fold")
     for line in formatting.memory(record):
         table.add_row(*(Text(part) for part in line))
     console.print(table)

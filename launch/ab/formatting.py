@@ -93,8 +93,9 @@ def started_once(record: dict[str, Any]) -> str:
     if not record["plan"]["together"]:
         return ""
     limit = f"{100 * stats.START - 100:.0f} %"
+    once = "once a session" if record.get("resumed") else "once"
     return (
-        f"Each server was started once: a difference up to {limit} may be that of two starts of one arm, "
+        f"Each server was started {once}: a difference up to {limit} may be that of two starts of one arm, "
         "and gets no verdict."
     )
 
@@ -131,7 +132,7 @@ def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
-                arm.get("setting") or "stock",
+                text.setting(arm.get("setting")),
                 "yes" if arm.get("receipt") else "none",
                 ", ".join(f"{phase} {share:.2f}" for phase, share in pruning.shares(arm.get("rows")).items())
                 or "–",

@@ -10,9 +10,6 @@ from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
 _BODY = """\
-<style>
-.faster { background: #dcf3e0 } .slower { background: #fbdcda } .few { background: #fdf3d0 }
-</style>
 <h1>{{ plan.arms | join(", ") }}</h1>
 {% for note in notes %}<p class="note">{{ note }}</p>
 {% endfor %}
@@ -71,8 +68,8 @@ Overlap: share of the tokens chosen by the indexer of {{ plan.baseline }} that t
 <pre>{{ text }}</pre></details>
 {% endfor %}
 <h2>Origin</h2>
-<table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
-{% endfor %}</table>
+<div class="scroll"><table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table></div>
 <details><summary>Plan</summary><pre>{{ raw_plan }}</pre></details>
 """
 

@@ -99,7 +99,10 @@ def too_few(rounds: int) -> str:
 def parse_tokens(text: str) -> int:
     """``8192``, ``8k`` (1024s) or ``1m``. Raises ``ValueError``."""
     unit = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
-    return int(text[:-1] if unit > 1 else text) * unit
+    try:
+        return int(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number of tokens, such as 8192, 8k or 1m") from None
 
 
 def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell:
@@ -133,6 +136,8 @@ def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
     for part in text.split():
         length, colon, levels = part.partition(":")
         for level in (levels if colon else "1").split(","):
+            if not level.strip().isdecimal():
+                raise ValueError(f"{part!r}: {level!r} is not a number of requests at a time")
             cell = _cell(length, output_tokens, int(level), waves)
             if min(cell.input_tokens, cell.output_tokens, cell.requests) < 1:
                 raise ValueError(f"{part!r}: lengths, concurrency and waves are at least 1")

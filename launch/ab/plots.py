@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from sglang_hisa.launch.ab import formatting, stats, steady_rows
-from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.common.figures import legend, literal, png, pyplot, title
 from sglang_hisa.launch.common.text import tokens
 
 
@@ -55,8 +55,7 @@ def latency(record: dict[str, Any], metric: str) -> bytes:
         axis.set_xlim(contexts[0] / 1.3, contexts[-1] * 1.3)
         axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks
         axis.grid(alpha=0.25)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, loc="best")  # TTFT grows with the prompt, ITL hardly does
+    legend(figure)
     _title(
         figure, record, f"{formatting.SHOWN[metric]}: median over rounds, bars from lowest to highest round"
     )

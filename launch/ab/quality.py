@@ -53,6 +53,7 @@ def model_shape(model: str) -> Shape:
     found = cached_file(model, "config.json")
     assert found is not None
     text = json.loads(Path(found).read_text())
+    text |= text.get("text_config") or {}
     return Shape(text["vocab_size"], text["num_hidden_layers"], text["index_topk"])
 
 

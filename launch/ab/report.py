@@ -10,6 +10,7 @@ from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.files import save
 
 KIND, VERSION = "hisa-ab", 1
+_KEYS = ("plan", "arms", "measurements", "refusals", "complete", "stopped_by", "provenance", "model", "flags")
 __all__ = ["complete", "load", "save", "write"]
 
 
@@ -29,7 +30,8 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
-    return [kept, *files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)]
+    made = files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)
+    return [kept, *made, files.write_csv(folder, record["rows"])]
 
 
 def complete(record: dict[str, Any]) -> dict[str, Any]:
@@ -40,4 +42,4 @@ def complete(record: dict[str, Any]) -> dict[str, Any]:
 
 def load(source: Path) -> dict[str, Any]:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION)
+    return files.load(source, KIND, VERSION, keys=_KEYS)

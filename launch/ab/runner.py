@@ -17,7 +17,7 @@ from sglang_hisa.launch.ab import estimate, quality, resume, validity
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Plan, visits
 from sglang_hisa.launch.ab.running import RunningServer
 from sglang_hisa.launch.ab.start import new_facts, started
-from sglang_hisa.launch.common import ends, fresh, limits, pruning, steady
+from sglang_hisa.launch.common import auth, ends, fresh, limits, pruning, steady
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.client import Client, ClientFailed
 from sglang_hisa.launch.common.progress import ProgressCallback
@@ -93,7 +93,7 @@ class Runner:
             "refusals": [],
             "provenance": provenance(),
             "model": self.model,
-            "flags": self.flags,
+            "flags": auth.redacted(self.flags),
             "plan": self.plan.as_json(),
             "nonce": fresh.nonce(),
             "arms": {arm.name: new_facts(arm) for arm in self.plan.arms},

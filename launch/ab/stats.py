@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from sglang_hisa.config import ConfigError, parse
 from sglang_hisa.launch.common import steady
 
 METRICS = ("ttft", "tpot", "itl", "throughput")
@@ -199,12 +200,15 @@ def compute(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preset(arm: dict[str, Any] | None) -> str | None:
-    """As the setting says it, right or wrong; None of an arm that was not started."""
+    """As the setting says it, with what it changes; None of an arm that was not started."""
     if not arm:
         return None
     if (setting := arm["setting"]) is None:
         return "stock"
-    return str(json.loads(setting).get("preset", "balanced")) if setting.startswith("{") else setting
+    try:
+        return parse(setting).title
+    except ConfigError:  # of an older version, or refused: as it says itself
+        return str(json.loads(setting).get("preset", "balanced")) if setting.startswith("{") else setting
 
 
 _NAMES = {"throughput": "output_throughput", "steady_throughput": "steady_output_throughput"}
@@ -214,8 +218,9 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparisons of a record that has ``stats``, flat, under the names that all records share
     (docs/design.md, records).
 
-    ``preset`` is what the arm's setting starts from. All prompts and answers of a cell are equally long, so
-    the speed-up of all tokens a second (``throughput``) is that of the answers' (``output_throughput``).
+    ``preset`` names what the arm's setting changes of it. All prompts and answers of a cell are equally
+    long, so the speed-up of all tokens a second (``throughput``) is that of the answers'
+    (``output_throughput``).
     """
     found = []
     for one in record["stats"]["comparisons"]:

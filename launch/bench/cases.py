@@ -41,11 +41,13 @@ def make_cache(pages: int, seed: int = 0) -> Cache:
     return Cache(layer, pages)
 
 
-def make_queries(rows: int, heads: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def make_queries(
+    rows: int, heads: int, seed: int = 1, device: str | torch.device = "cuda"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """fp8 ``[rows, heads, 128]`` and fp32 ``[rows, heads]``, both signs of weights."""
-    generator = torch.Generator(device="cuda").manual_seed(seed)
-    q = torch.randn((rows, heads, HEAD_DIM), generator=generator, device="cuda") * 30
-    weights = torch.randn((rows, heads), generator=generator, device="cuda") * 0.02
+    generator = torch.Generator(device=device).manual_seed(seed)
+    q = torch.randn((rows, heads, HEAD_DIM), generator=generator, device=device) * 30
+    weights = torch.randn((rows, heads), generator=generator, device=device) * 0.02
     return q.clamp_(-448, 448).to(FP8), weights
 
 
@@ -63,6 +65,8 @@ class Asked:
     """Adjacent rows that chose together."""
     gathered: bool = False
     """Blocks' means were rounded to fp8 before they were scored, as prefill's are."""
+    routed: Queries | None = None
+    """Queries and weights of the heads that scored tokens; None: all did."""
 
 
 def check_rows(
@@ -72,8 +76,8 @@ def check_rows(
 
     The slots must lie in the pages of blocks whose coarse score is among the ``picks`` best (up to
     rounding), there must be ``min(candidates, topk)`` distinct ones, and no token left out may score
-    higher than the lowest one taken (up to rounding). Of a ``group`` of 2, a row chose with its neighbour in
-    the same page, at an even position and after it.
+    higher than the lowest one taken (up to rounding). Of a ``group``, a row chose with those of the positions
+    beside it up to multiples of the group.
     """
     q, weights, layer = queries.q, queries.weights, queries.layer
     lengths, picks, block, group = asked.lengths, asked.picks, asked.block, asked.group
@@ -115,7 +119,8 @@ def check_rows(
         tokens = torch.arange(length, device=pages.device)
         sure = tokens[kept[tokens // block]]
         keys = dequantised_pages(layer.index_k, pages[:count]).view(-1, HEAD_DIM)[:length]
-        score = reference.mqa_scores(q[row], weights[row], keys)
+        scorer = queries if asked.routed is None else asked.routed
+        score = reference.mqa_scores(scorer.q[row], scorer.weights[row], keys)
         candidates = min(length - (earlier - picks[row]) * block, length)
         assert slots.numel() == min(candidates, asked.topk), f"row {row}: {slots.numel()} tokens chosen"
         left = torch.ones(length, dtype=torch.bool, device=pages.device)

@@ -16,6 +16,7 @@ from sglang_hisa.config import Config, from_mapping
 from sglang_hisa.launch.bench import report
 from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
 from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.record import load
 from sglang_hisa.launch.common.text import K
 from sglang_hisa.launch.common.typed import as_json
@@ -59,7 +60,7 @@ def _ceilings() -> tuple[float, float]:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hisa bench kernels", description=__doc__, formatter_class=Help)
     number: dict[str, Any] = {"type": int, "nargs": "*"}
     parser.add_argument("--decode-contexts", **number, default=DECODE_CONTEXTS, help="tokens a row sees")
     parser.add_argument("--batches", **number, default=BATCHES, help="decode rows")

@@ -44,9 +44,10 @@ def run_case(
     layer = cache.layer
     queries = Queries(q, weights, layer)
     which = torch.zeros(rows, dtype=torch.int32, device="cuda")
-    segments = of_request(0, rows, context, rule, context, config.dense_tail_tokens)
+    tail, group = config.dense_tail_tokens, config.prefill_group
+    segments = of_request(0, rows, context, rule, context, tail, group)
     step = Rows.of_segments(stock.ends, table, which, segments)
-    plan = make_prefill_plan(step, [context], setup, refine, segments)
+    plan = make_prefill_plan(step, [context], setup, refine, segments, heads=heads)
     whole = all(segment.fits for segment in segments)
 
     def hisa() -> torch.Tensor:

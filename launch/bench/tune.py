@@ -18,6 +18,7 @@ from sglang_hisa.config import from_mapping
 from sglang_hisa.kernels.tuning import DEFAULT, Tuning, for_device, save
 from sglang_hisa.launch.bench.record import TuneRecord, TuneRow
 from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.text import K
 from sglang_hisa.launch.common.typed import as_json
 
@@ -265,7 +266,7 @@ def measure(kernels: Sequence[str], repeats: int, cache_gb: float, tell: Callabl
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the record."""
-    parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__, formatter_class=Help)
     parser.add_argument(
         "--kernels", nargs="+", choices=list(FIELDS), default=list(FIELDS), help="default: all"
     )

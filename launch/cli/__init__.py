@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from sglang_hisa import __version__
-from sglang_hisa.launch.cli import ab, bench, demo, doctor, load, model, presets, serve
+from sglang_hisa.launch.cli import ab, bench, demo, doctor, load, model, presets, serve, status
 from sglang_hisa.launch.cli import eval as evaluate
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
@@ -23,6 +24,8 @@ its budget gets exactly stock DSA's choice.
 _EXAMPLES = """\
 examples:
   hisa doctor                                    is this machine ready, and if not, what to do
+  hisa doctor deepseek-ai/DeepSeek-V3.2 --tp 8   what would this model and these flags do?
+  hisa status http://127.0.0.1:30000             what does a running server do?
   hisa demo                                      stock and HISA one after the other; needs no GPU
   hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8    the server, with the default preset
   hisa serve --preset paper --set prefill_tokens=16384 deepseek-ai/DeepSeek-V3.2 --tp 8
@@ -37,7 +40,7 @@ examples:
 and with SGLANG_HISA unset SGLang is stock.
 """
 
-COMMANDS = (doctor, serve, ab, load, evaluate, presets, demo, model, bench)
+COMMANDS = (doctor, serve, status, ab, load, evaluate, presets, demo, model, bench)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hisa",
         description=f"{_ABOUT}\n{presets.as_text()}",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sglang-hisa {__version__}")

@@ -11,9 +11,10 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.stats import ALPHA, START
-from sglang_hisa.launch.cli import live, preflight, records
+from sglang_hisa.launch.cli import live, preflight, records, words
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -42,9 +43,15 @@ examples:
   hisa ab --from hisa-ab                   render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything);
-with --live: report.json, windows.jsonl (each window) and the logs.
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything),
+report.csv (rows); with --live the same, windows.jsonl and windows.csv (each window), and the logs.
 """
+
+
+_NOT_LIVE = (
+    *("--cells", "--output-tokens", "--waves", "--rounds", "--warmup-tokens", "--alpha"),
+    *("--quality", "--quality-prompts", "--together", "--urls", "--plan", "--resume"),
+)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,7 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa ab [options] MODEL [SGLang flags...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
@@ -86,7 +93,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--warmup-tokens",
         default="1m",
         metavar="N",
-        help="bound of the prompt that warms up each cell (default: the cell's own length)",
+        help="longest prompt that warms up a cell; a shorter cell is warmed up with its own length",
     )
     parser.add_argument(
         "--alpha",
@@ -134,12 +141,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+    words.settle(parser, run)
 
 
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
+    words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
     try:
         settings = dict(map(parse_named, args.arm))
     except ValueError as error:
@@ -166,26 +174,22 @@ def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import cell_tables, estimate, plan, quality, report, resume, running
     from sglang_hisa.launch.ab.runner import Runner
-    from sglang_hisa.launch.common import files
 
     if args.source is not None and not args.live:
-        try:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
-            records.check_place(args, folder)
-        except (ValueError, OSError) as error:
-            args.usage_error(str(error))
+        record = records.open_kept(args, report.load)
+        folder = records.report_folder(args)
         report.write(record, folder)
         cell_tables.print_report(report.load(folder))
         return 2 if record["refusals"] else 0
+    flags = words.check_flags(args, args.model)
     if args.live:
-        args.out = args.out or Path("hisa-ab")
         return _live(args)
     infos: dict[str, Any] = {}
     if args.urls is not None:
         infos = _running(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
-    flags = [word for word in args.rest if word != "--"]
+    words.refuse_idle(args, live.OPTIONS, "without --live")
     if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []
@@ -201,6 +205,11 @@ def run(args: argparse.Namespace) -> int:
         )
         if not 0 < args.alpha < 1:
             raise ValueError(f"--alpha {args.alpha:g}: a chance is above 0 and below 1")
+        if not (args.plan or infos):
+            hisa = any(arm.setting for arm in wanted.arms)
+            preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.model)
+        if not args.plan:
+            preflight.check_reports()
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)
         elif args.quality > 0:
@@ -213,14 +222,12 @@ def run(args: argparse.Namespace) -> int:
         every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
         print(estimate.work(wanted, every, running=bool(infos)))
         return 0
-    args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     if wanted.rounds < stats.MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
-    hisa = not infos and any(arm.setting for arm in wanted.arms)
-    preflight.check(cpu=args.cpu and not infos, hisa=hisa, flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     own = [*first, "--random-seed", str(args.seed), *flags]
     make_env = server.cpu_env if args.cpu else server.child_env
+    args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         earlier = report.load(args.out) if args.resume and (args.out / "report.json").exists() else None

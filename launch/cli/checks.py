@@ -143,7 +143,7 @@ def check_copies() -> list[Finding]:
     return findings
 
 
-def _install(distribution: str) -> str:
+def install(distribution: str) -> str:
     """The command that installs what SGLang, or torch, pins of ``distribution``, and nothing else."""
     for parent in ("sglang", "torch"):
         try:
@@ -163,7 +163,7 @@ def _library(name: str, gpu: Gpu | None, purpose: str, *distributions: str) -> F
         return Finding(name, OK, version)
     if gpu is None:
         return Finding(name, OK, f"not installed (not needed on a CPU: {purpose})")
-    return Finding(name, WARN, f"not installed: {purpose}", _install(distributions[0]))
+    return Finding(name, WARN, f"not installed: {purpose}", install(distributions[0]))
 
 
 def check_torch() -> Finding:
@@ -172,7 +172,7 @@ def check_torch() -> Finding:
     if version is not None:
         return Finding("torch", OK, version)
     known = source.records()
-    fix = _install("torch").replace("--no-deps ", "") if known else source.INSTALL
+    fix = install("torch").replace("--no-deps ", "") if known else source.INSTALL
     return Finding("torch", FAIL, "not installed", fix)
 
 
@@ -184,6 +184,7 @@ def check_libraries(gpu: Gpu | None) -> list[Finding]:
         _library("flashinfer", gpu, "SGLang's attention and sampling", "flashinfer-python"),
         _library("deep_gemm", gpu, "stock indexer scores", "sgl-deep-gemm", "deep-gemm"),
         _library("sglang-kernel", gpu, "SGLang's CUDA kernels", "sglang-kernel", "sgl-kernel"),
+        _library("torchvision", gpu, "SGLang imports it at start", "torchvision"),
     ]
 
 
@@ -226,7 +227,7 @@ def check_refine(gpu: Gpu | None) -> Finding:
     if gpu is None:
         return Finding("kernels", OK, "torch references (CPU)")
     if version_of("triton") is None:
-        return Finding("kernels", FAIL, "HISA's kernels need triton", _install("triton"))
+        return Finding("kernels", FAIL, "HISA's kernels need triton", install("triton"))
     from sglang_hisa.kernels import tuning
 
     try:

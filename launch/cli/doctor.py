@@ -1,4 +1,4 @@
-"""``hisa doctor``: is this machine ready to serve HISA, and if not, what to do."""
+"""``hisa doctor``: is this machine ready to serve HISA, what would a model do, and if not, what to do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.text import Text
 
 from sglang_hisa import config
 from sglang_hisa.config import ConfigError
-from sglang_hisa.launch.cli import checks
+from sglang_hisa.launch.cli import checks, forecast, serve, words
 from sglang_hisa.launch.cli.checks import FAIL, OK, WARN, Finding, PatchRow
+from sglang_hisa.launch.common.help import Help
 
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
@@ -24,11 +25,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "doctor",
         help="check this machine: versions, patch table, GPU, plugins, settings",
         description="Check versions, GPU, kernels, the patch table against the installed SGLang's source, "
-        "plugins and SGLANG_HISA, without importing SGLang. Exit code 1 when something must be fixed.",
+        "plugins and SGLANG_HISA, without importing SGLang. With MODEL also what this model, settings and "
+        "SGLang flags would do: layers that are pruned, budgets by context, memory of the page summaries, "
+        "and what would be declined. Exit code 1 when something must be fixed.",
+        usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]... [MODEL [SGLang flags...]]",
+        formatter_class=Help,
+        allow_abbrev=False,
     )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
+    serve.add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("-v", "--verbose", action="store_true", help="show each patch and why it is there")
-    parser.set_defaults(run=run)
+    words.settle(parser, run)
 
 
 def _findings_table(findings: list[Finding]) -> Table:
@@ -54,14 +62,15 @@ def _patch_table(rows: list[PatchRow]) -> Table:
     return table
 
 
-def as_json(findings: list[Finding], rows: list[PatchRow]) -> str:
-    """The same facts for a script: ``ok``, ``findings``, ``patches`` and the resolved ``config``."""
+def as_json(findings: list[Finding], rows: list[PatchRow], model: forecast.Forecast | None) -> str:
+    """The same facts for a script: ``ok``, ``findings``, ``patches``, the resolved ``config``, ``model``."""
     try:
         current = config.from_env()
     except ConfigError:
         current = None
     report = {
-        "ok": all(finding.level != FAIL for finding in findings),
+        "ok": all(finding.level != FAIL for finding in findings) and not (model and model.declined),
+        "model": None if model is None else forecast.as_json(model),
         "findings": [dataclasses.asdict(finding) for finding in findings],
         "patches": [dataclasses.asdict(row) for row in rows],
         "config": None if current is None else dataclasses.asdict(current),
@@ -70,19 +79,30 @@ def as_json(findings: list[Finding], rows: list[PatchRow]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings; 1 when one of them is a FAIL."""
+    """Print the findings, and what MODEL would do; 1 when something must be fixed."""
+    flags = words.check_flags(args, args.model)
+    try:
+        wanted = serve.requested(args.preset, args.settings)
+    except ConfigError as error:
+        if args.preset is not None or args.settings:
+            args.usage_error(str(error))
+        wanted = config.Config()  # of the environment: reported below
     with Console(stderr=True).status("looking at torch, the GPU and SGLang's source"):
         findings = checks.diagnose(checks.find_gpu())
         rows = checks.patch_rows()
+        model = forecast.make(args.model, wanted, flags) if args.model else None
     failed = sum(finding.level == FAIL for finding in findings)
     if args.json:
-        print(as_json(findings, rows))
-        return int(failed > 0)
+        print(as_json(findings, rows, model))
+        return int(failed > 0 or bool(model and model.declined))
     console = Console(highlight=False, markup=False)
     console.print(_findings_table(findings))
     if args.verbose:
         console.print()
         console.print(_patch_table(rows))
+    if model:
+        forecast.show(model, wanted, console)
+        failed += len(model.declined)
     warned = sum(finding.level == WARN for finding in findings)
     verdict = f"{failed} to fix" if failed else "nothing to fix"
     console.print(

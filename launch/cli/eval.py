@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ConfigError, environment
-from sglang_hisa.launch.cli import preflight, records
-from sglang_hisa.launch.common import server
+from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.common import auth, server
 from sglang_hisa.launch.common.arms import Arm, parse_arm
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
 Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
@@ -40,7 +41,8 @@ examples:
   hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa eval --from hisa-eval                                     show a kept record again
 
-writes to --out: quality.json (every answer), accuracy.png, needle.png (depth x length).
+writes to --out: report.html (plots and table in one file), report.md (for a PR), report.csv (rows),
+quality.json (every answer).
 """
 
 
@@ -52,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa eval [options] MODEL [SGLang flags...] | hisa eval [options] URL...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("target", nargs="*", metavar="MODEL|URL", help="a model folder or name, or URLs")
@@ -81,27 +83,28 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-eval", renders="show")
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
+    words.settle(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import parse_tokens
-    from sglang_hisa.launch.common import files
     from sglang_hisa.launch.eval import longbench, report, ruler
     from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
     from sglang_hisa.launch.eval.tasks import TASKS
 
     if args.source is not None:
-        try:
-            folder, record = files.place(args.source, args.out), report.load(args.source)
-            records.check_place(args, folder, report.NAME)
-        except (ValueError, OSError) as error:
-            args.usage_error(str(error))
-        return _show(record, folder)
+        record = records.open_kept(args, report.load)
+        return _show(record, records.report_folder(args, report.NAME))
+    flags = words.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
+    if urls:
+        auth.use(auth.from_flags(flags))
+        idle = [flag for flag in flags if flag.startswith("--") and not flag.startswith("--api-key")]
+        idle += ["--arms", "--cpu", "--together", "--timeout"]
+        words.refuse_idle(args, idle, "on servers that run already")
     try:
         arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
         suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"
@@ -131,6 +134,10 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         suite,
     )
+    if not urls:
+        hisa = any(arm.setting for arm in plan.arms)
+        preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.target[0])
+    preflight.check_reports()
     args.out = records.new_folder(args, "hisa-eval", report.NAME)
     record = new_record(plan, args.target[0])
 
@@ -141,19 +148,17 @@ def run(args: argparse.Namespace) -> int:
         if urls:
             code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
         else:
-            preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in plan.arms), flags=args.rest)
-            args.out.mkdir(parents=True, exist_ok=True)
             more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
             context = max(contexts) + more
             if args.cpu:
-                flags = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
+                first = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
             else:
-                flags = ["--model-path", args.target[0], "--context-length", str(context)]
+                first = ["--model-path", args.target[0], "--context-length", str(context)]
             make_env = server.cpu_env if args.cpu else server.child_env
             code = run_arms(
                 record,
                 plan,
-                flags=[*flags, *(word for word in args.rest if word != "--")],
+                flags=[*first, *flags],
                 make_env=lambda setting: make_env(environment(), setting),
                 folder=args.out,
                 tell=tell,
@@ -169,9 +174,7 @@ def _show(record: dict[str, Any], folder: Path) -> int:
     from sglang_hisa.launch.eval import report
 
     report.print_report(record)
-    try:
-        for path in report.draw(record, folder):
+    for path in report.write(record, folder):
+        if path.name == "report.html":
             print(path)
-    except ImportError:
-        print("no plots: pip install matplotlib", file=sys.stderr)
     return 2 if record["refusals"] else 0

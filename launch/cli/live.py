@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cli import preflight, records
@@ -25,6 +24,10 @@ EXAMPLES = """\
   hisa ab --live --share 1/2 MODEL --max-total-tokens 200000
                                            one GPU: both arms share it, as with --together
 """
+
+
+OPTIONS = ("--share", "--host", "--port", "--every", "--drain-timeout")
+"""Those that only --live reads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,11 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     from sglang_hisa.launch.live.watch import Runner
 
     if args.source is not None:
-        report.print_report(report.load(args.source))
+        record = records.open_kept(args, report.load)
+        folder = records.report_folder(args)
+        report.print_report(record)
+        kept = args.source if args.source.is_dir() else args.source.parent
+        print(report.write(record, kept, folder)[0])
         return 0
     flags = [word for word in args.rest if word != "--"]
     try:
@@ -81,11 +88,11 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     if not router.installed():
         print(router.MISSING, file=sys.stderr)
         return 1
+    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=flags, model=args.model)
+    preflight.check_port(["--port", str(args.port)])
     args.out = records.new_folder(args, "hisa-ab")
-    preflight.check(cpu=args.cpu, hisa=any(arm.setting for arm in arms), flags=args.rest)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "windows.jsonl").unlink(missing_ok=True)
     with Screen() as screen:
         runner = Runner(
@@ -107,5 +114,5 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
         )
         code = runner.run()
     report.print_report(runner.record)
-    print(Path(args.out / "report.json"))
+    print(report.write(runner.record, args.out, args.out)[0])
     return code

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.config import environment
-from sglang_hisa.launch.cli import records
+from sglang_hisa.config import ENV_KEY, environment
+from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.common import auth
+from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
 
 _ABOUT = """\
@@ -50,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa load [options] URL",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -85,6 +87,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
     )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help=f"of the server (default: the environment's {ENV_KEY}, or none)"
+    )
     parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
     parser.add_argument(
         "--compare",
@@ -112,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
         url, work, sweep = plan.local_url(args.url), _workload(args), _sweep(args)
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
-    args.out = records.new_folder(args, "hisa-load")
+    _refuse_idle(args)
+    auth.use(args.api_key)
     return _measure(args, url, work, sweep, slo or {})
 
 
@@ -142,17 +148,28 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
 
     if slo is None:
         files.place(args.source, args.out)
-    record = report.load(args.source)
+    record = records.open_kept(args, report.load)
     other = slo is not None and slo != record["slo"]
     record["slo"] = record["slo"] if slo is None else slo
     if other and args.out is None:
         point_tables.print_report({**record, "stats": None})
         print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
         return 0
-    folder = files.place(args.source, args.out)
-    records.check_place(args, folder, rewrites=not other)
+    folder = records.report_folder(args, rewrites=not other)
     point_tables.print_report(report.write(record, folder))
     return 0
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    if args.workload != "multi-turn":
+        words.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+    if args.workload == "random":
+        shared = "with --workload random: say --workload shared-prefix"
+        words.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
+    if args.rate is None:
+        words.refuse_idle(args, ["--seconds"], "without --rate")
+    elif args.requests is not None:
+        words.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -199,6 +216,8 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
         print(f"hisa load: {line}", file=sys.stderr)
     if refusal:
         return 2
+    preflight.check_reports()
+    args.out = records.new_folder(args, "hisa-load")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))

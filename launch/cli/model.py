@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sglang_hisa.launch.common import models
+from sglang_hisa.launch.common.help import Help
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
         "makes the weights up (--load-format dummy).",
         epilog="\n".join(["names:", *(f"  {name:<14} {text}" for name, (text, _) in models.SLICES.items())]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")

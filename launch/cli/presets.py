@@ -1,12 +1,22 @@
-"""``hisa presets``: what each preset keeps."""
+"""``hisa presets``: what each preset keeps, and every setting with its default and meaning."""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import re
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from sglang_hisa import config
 from sglang_hisa.config import PRESETS, Config, Phase, from_mapping
 
 HEADERS = ("preset", "block", "decode budget", "prefill budget", "end of a prompt")
@@ -27,14 +37,12 @@ def budget(phase: Phase) -> str:
     return f"max({phase.tokens}, {grows})"
 
 
-def row(config: Config) -> tuple[str, str, str, str, str]:
+def row(made: Config) -> tuple[str, str, str, str, str]:
     """One line of the table, in the order of ``HEADERS``."""
-    changed = config != from_mapping({"preset": config.preset})
-    name = config.preset + (", changed" if changed else "")
-    end = budget(config.prefill)
-    if config.prefill.active and config.dense_tail_tokens:
-        end = f"{config.dense_tail_tokens} rows stock DSA"
-    return name, str(config.block), budget(config.decode), budget(config.prefill), end
+    end = budget(made.prefill)
+    if made.prefill.active and made.dense_tail_tokens:
+        end = f"{made.dense_tail_tokens} rows stock DSA"
+    return made.title, str(made.block), budget(made.decode), budget(made.prefill), end
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -54,18 +62,52 @@ def as_text() -> str:
     return f"presets:\n{table}\n\n{_NOTE}"
 
 
+@functools.cache
+def meanings() -> dict[str, str]:
+    """What each setting means: the text below its field in :class:`sglang_hisa.config.Config`."""
+    found = {"preset": "The settings to start from."}
+    made = ast.parse(inspect.getsource(Config)).body[0]
+    assert isinstance(made, ast.ClassDef)
+    for field, text in itertools.pairwise(made.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+            plain = re.sub(r" \(:meth:`[^`]*`\)|``", "", str(text.value.value))
+            found[field.target.id] = " ".join(plain.split())
+    return found
+
+
+def defaults() -> dict[str, str]:
+    """The default of each setting, that of the preset ``balanced``, as ``--set`` takes it."""
+    return {
+        field.name: field.default if isinstance(field.default, str) else json.dumps(field.default)
+        for field in dataclasses.fields(Config)
+    }
+
+
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("presets", help="what each preset keeps", description=_NOTE)
+    parser = commands.add_parser(
+        "presets", help="what each preset keeps; every setting, its default and meaning", description=_NOTE
+    )
     parser.set_defaults(run=run)
 
 
+_SETTINGS = "settings: `hisa serve --set KEY=VALUE`, or keys of SGLANG_HISA's JSON"
+
+
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the tables."""
     table = Table(*HEADERS)
     for line in rows():
         table.add_row(*line)
     console = Console(highlight=False)
     console.print(table)
     console.print(_NOTE)
+    console.print()
+    shown = Table("setting", "default", "meaning", title=_SETTINGS, title_justify="left", box=SIMPLE_HEAD)
+    usual, texts = defaults(), meanings()
+    for key, text in texts.items():
+        may = f"\nallowed: {config.allowed(key)}"
+        shown.add_row(key, usual[key], Text(text + may))
+    console.print(shown)
     return 0

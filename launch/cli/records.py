@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from sglang_hisa.launch.common import files
 
 
 def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "render") -> None:
@@ -27,20 +32,44 @@ def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "re
     )
 
 
-def new_folder(args: argparse.Namespace, default: str, name: str = "report.json") -> Path:
-    """The folder of a new run: never one that holds measurements, unless ``--force`` says so.
+def open_kept(args: argparse.Namespace, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The record of ``--from``; a usage error where there is none that is whole."""
+    try:
+        return load(args.source)
+    except (ValueError, OSError) as error:
+        args.usage_error(f"--from: {error}")
+        raise
 
-    A usage error where ``--out`` has some; without it the default, numbered up to one that has none.
+
+def report_folder(args: argparse.Namespace, name: str = "report.json", rewrites: bool = True) -> Path:
+    """The folder for the report of ``--from``.
+
+    A usage error where it would replace another record, or its own unless it ``rewrites`` the same.
     """
-    from sglang_hisa.launch.common import files
+    try:
+        folder = files.place(args.source, args.out)
+    except ValueError as error:
+        args.usage_error(str(error))
+    source: Path = args.source if args.source.is_file() else args.source / name
+    own = (folder / name).resolve() == source.resolve()
+    if not (args.force or (own and rewrites)) and (held := files.held(folder, name)) is not None:
+        args.usage_error(f"--out {folder} holds {held}: say another folder, or --force to replace it")
+    return _made(args, folder)
 
+
+def new_folder(args: argparse.Namespace, default: str, name: str = "report.json") -> Path:
+    """The folder of a new run, made: never one that holds measurements, unless ``--force`` says so.
+
+    A usage error where ``--out`` has some, or takes no file; without it the default, numbered up to one that
+    has none.
+    """
     out: Path = args.out or Path(default)
     held = files.held(out, name)
     if held is None:
-        return out
+        return _made(args, out)
     if args.force:
         print(f"{out}: the record there is now {files.set_aside(out, name).name}", file=sys.stderr)
-        return out
+        return _made(args, out)
     if args.out is not None:
         args.usage_error(
             f"--out {out} holds {held}: say another folder, or --force to replace it (its record is renamed)"
@@ -49,18 +78,15 @@ def new_folder(args: argparse.Namespace, default: str, name: str = "report.json"
     while files.held(free := Path(f"{default}-{number}"), name) is not None:
         number += 1
     print(f"{out} holds {held}; this run goes to {free}", file=sys.stderr)
-    return free
+    return _made(args, free)
 
 
-def check_place(
-    args: argparse.Namespace, folder: Path, name: str = "report.json", rewrites: bool = True
-) -> None:
-    """A usage error where the report of ``--from`` would replace another record, or its own unless it
-    ``rewrites`` the same."""
-    from sglang_hisa.launch.common import files
-
-    source: Path = args.source if args.source.is_file() else args.source / name
-    own = (folder / name).resolve() == source.resolve()
-    if args.force or (own and rewrites) or (held := files.held(folder, name)) is None:
-        return
-    args.usage_error(f"--out {folder} holds {held}: say another folder, or --force to replace it")
+def _made(args: argparse.Namespace, folder: Path) -> Path:
+    """``folder``, made; a usage error if it takes no file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        args.usage_error(f"--out {folder}: nothing can be written there ({error.strerror})")
+    return folder

@@ -12,9 +12,10 @@ from typing import NoReturn
 
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
-from sglang_hisa.launch.cli import preflight, presets
+from sglang_hisa.launch.cli import preflight, presets, words
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_settings
+from sglang_hisa.launch.common.help import Help
 
 _ABOUT = """\
 Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
@@ -26,21 +27,35 @@ is, so signals, logs and exit codes are SGLang's.
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     keys = "\n".join(
-        f"  {field.name:<19} {config.allowed(field.name)}"
-        for field in dataclasses.fields(Config)
-        if field.name != "preset"
+        f"  {name:<19} {config.allowed(name)} (default: {default})"
+        for name, default in presets.defaults().items()
+        if name != "preset"
     )
     parser = commands.add_parser(
         "serve",
         help="serve a model with HISA, or with --stock without",
         description=f"{_ABOUT}\n{presets.as_text()}",
-        epilog=f"settings for --set:\n{keys}",
+        epilog=f"settings for --set, with the defaults of balanced (`hisa presets` says more):\n{keys}",
         usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL [SGLang flags...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="model path or Hugging Face name")
-    parser.add_argument("--preset", metavar="P", help="start from this preset instead of SGLANG_HISA's")
+    add_settings(parser)
+    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
+    )
+    words.settle(parser, run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """``--preset`` and ``--set``, for :func:`requested`."""
+    parser.add_argument(
+        "--preset", metavar="P", help="preset to start from (default: SGLANG_HISA's, or balanced)"
+    )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -49,13 +64,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         dest="settings",
         help="change one setting of the preset; repeat for more",
     )
-    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
-    parser.add_argument(
-        "--cpu",
-        action="store_true",
-        help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
-    )
-    parser.set_defaults(run=run, passes_flags_on=True, usage_error=parser.error)
 
 
 def requested(preset: str | None, pairs: Sequence[str]) -> Config:
@@ -85,15 +93,14 @@ def run(args: argparse.Namespace) -> int:
     """Check, then replace this process with SGLang. Returns only where a check failed (1)."""
     if args.stock and (args.preset is not None or args.settings):
         args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
-    flags = [word for word in args.rest if word != "--"]
-    if flags and args.words.index(flags[0]) < args.words.index(args.model):
-        args.usage_error(f"MODEL comes before SGLang's flags: hisa serve MODEL {flags[0]} ...")
+    flags = words.check_flags(args, args.model)
     try:
         wanted = None if args.stock else requested(args.preset, args.settings)
     except ConfigError as error:
         print(f"sglang-hisa: refusing to start.\n{error}", file=sys.stderr)
         return 1
     hisa = None if wanted is None else config.setting(wanted)
-    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, config=wanted)
+    preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, model=args.model, config=wanted)
+    preflight.check_port(flags)
     make_env = server.cpu_env if args.cpu else server.child_env
     _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))

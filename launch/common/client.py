@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sglang_hisa.launch.common import auth
+
 GENERATOR = Path(__file__).with_name("generator.py")
 """Run with -P: the child needs SGLang alone on its path, and not the modules beside this one."""
 
@@ -44,7 +46,7 @@ class Client:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=dict(env),
+                env=auth.child(env),
                 text=True,
             )
 

@@ -31,6 +31,19 @@ def title(figure: Any, marks: list[str], text: str, origin: str) -> None:
     figure.suptitle(literal("\n".join(lines)), fontsize=9, color="crimson" if marks else "black")
 
 
+def legend(figure: Any) -> None:
+    """One legend for all panels, below them, where it covers no point; none where nothing has a label."""
+    named: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            named.setdefault(label, handle)
+    if named:
+        wide = max(1, int(figure.get_figwidth() / 2.4))
+        figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), wide), fontsize=8
+        )
+
+
 def png(figure: Any) -> bytes:
     """The figure as PNG; it is closed."""
     buffer = io.BytesIO()

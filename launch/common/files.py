@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def write(folder: Path, html: str, markdown: str, pictures: Mapping[str, bytes])
     return written
 
 
+def write_csv(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "report.csv") -> Path:
+    """Write flat rows as CSV under all their keys; the path written. A value that is missing is empty."""
+    path = folder / name
+    with path.open("w", newline="") as file:
+        heads = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(heads), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
 def place(source: Path, out: Path | None) -> Path:
     """The folder for the report of the record at ``source``: ``out``, or the record's own folder.
 
@@ -70,16 +82,25 @@ def place(source: Path, out: Path | None) -> Path:
     return out or source
 
 
-def load(source: Path, kind: str, version: int, name: str = "report.json") -> dict[str, Any]:
+def load(
+    source: Path, kind: str, version: int, name: str = "report.json", keys: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The record at ``source``: its file, or a folder that holds it under ``name``.
 
     Raises:
         FileNotFoundError: none there.
-        ValueError: it is not a record of this kind and schema.
+        ValueError: it is not a record of this kind and schema, or lacks one of ``keys``.
     """
     path = source if source.is_file() else source / name
-    record: dict[str, Any] = json.loads(path.read_text())
+    try:
+        record: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole JSON file ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record: not a JSON object")
     found = (record.get("kind"), record.get("schema_version"))
     if found != (kind, version):
         raise ValueError(f"{path}: kind and schema {found}, expected {(kind, version)}")
+    if missing := [key for key in keys if key not in record]:
+        raise ValueError(f"{path} is not a whole record: it lacks {', '.join(missing)}")
     return record

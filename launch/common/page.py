@@ -18,6 +18,26 @@ th { background: #f2f2f2 }
 img { max-width: 100%; display: block; margin: 1rem 0 }
 pre { background: #f6f6f6; padding: .7rem; overflow-x: auto }
 footer, small { color: #666 }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere }
+td { overflow-wrap: break-word }
+td:first-child { white-space: nowrap }
+img { background: #fff }
+.faster { background: #dcf3e0 } .slower { background: #fbdcda } .few { background: #fdf3d0 }
+@media (max-width: 40rem) {
+  body { font-size: 14px; margin: .5rem auto; padding: 0 .6rem }
+  th, td { padding: .2rem .35rem }
+}
+@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark }
+  body { background: #16181c; color: #e4e4e4 }
+  th { background: #24272d }
+  th, td { border-color: #444 }
+  .note { background: #47201d; color: #ffe3e0 }
+  pre { background: #22252a }
+  footer, small { color: #a8a8a8 }
+  a { color: #8ab8ff }
+  .faster { background: #1d4526 } .slower { background: #5a2320 } .few { background: #4d4213 }
+}
 """
 
 
@@ -40,7 +60,7 @@ _FRAME = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>{{ style | safe }}</style>
 </head>

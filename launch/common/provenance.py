@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sglang_hisa.launch.common import auth
 from sglang_hisa.patches import contract
 
 
@@ -101,7 +102,7 @@ def provenance() -> dict[str, str | None]:
         deep_gemm=_version("sgl-deep-gemm"),
         sglang_kernel=_version("sglang-kernel"),
         commit=commit(),
-        command=shlex.join(sys.argv),
+        command=shlex.join(auth.redacted(sys.argv)),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     return asdict(here)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,10 @@ _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _open(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+    from sglang_hisa.launch.common import auth  # not above: the guard runs this file alone
+
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **auth.headers()})
     return _LOCAL.open(request, timeout=timeout)
 
 
@@ -245,6 +248,11 @@ class ServerProcess:
                 # Not /health: it answers only after a generation has worked.
                 fetch(f"{self.url}/get_model_info", timeout=5)
                 return elapsed
+            except urllib.error.HTTPError as error:
+                if error.code in (401, 403):
+                    from sglang_hisa.launch.common import auth
+
+                    raise ServerFailed(f"the server refuses the API key: {auth.HOW}") from None
             except OSError:
                 pass  # not listening yet; the exit code and the timeout bound the wait
             if elapsed > timeout:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sglang_hisa.config import ConfigError, parse
 from sglang_hisa.launch.common.provenance import Provenance
 
 K = 1024
@@ -22,6 +24,18 @@ def origin(where: Mapping[str, Any], model: str, *more: str) -> str:
     parts = [model, where.get("gpu") or where.get("cpu")]
     parts += [f"{label} {where[key]}" for label, key in named if where.get(key)]
     return ", ".join(str(part) for part in (*parts, *more, (where.get("date") or "")[:10]) if part)
+
+
+def setting(value: str | None) -> str:
+    """A value of ``SGLANG_HISA`` in words: ``stock``, ``paper``, or ``paper, block=64`` if changed."""
+    if value is None:
+        return "stock"
+    try:
+        made = parse(value)
+    except ConfigError:  # of an older version: as it says itself
+        return value
+    changes = (f"{key}={json.dumps(getattr(made, key))}" for key in made.changed)
+    return ", ".join((made.preset, *changes))
 
 
 def source(where: Provenance, path: str, gpus: int = 1) -> str:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.common.figures import literal, pyplot
-from sglang_hisa.launch.common.text import tokens
-from sglang_hisa.launch.eval import stats
+from sglang_hisa.launch.common import figures
+from sglang_hisa.launch.common.text import tokens as _length
+from sglang_hisa.launch.eval import formatting, stats
 
 PANELS = 6
 """Panels side by side."""
 
 
-def needle_map(record: dict[str, Any], path: Path) -> None:
-    """Depth down, context across, a panel for each arm. Raises ``ImportError`` without matplotlib."""
-    plt = pyplot()
+def _title(figure: Any, record: dict[str, Any], text: str) -> None:
+    marks = ["REFUSED"] * bool(record["refusals"]) + ["PARTIAL"] * (not record["complete"])
+    figures.title(figure, marks, text, formatting.origin(record))
+
+
+def _ink(share: float) -> str:
+    """A colour that can be read on the map's."""
+    return "black" if 0.12 < share < 0.88 else "white"
+
+
+def needle_map(record: dict[str, Any]) -> bytes:
+    """PNG: depth down, context across, a panel for each arm. Raises ``ImportError`` without matplotlib."""
+    plt = figures.pyplot()
     arms = record["plan"]["arms"]
     figure, axes = plt.subplots(
         1, len(arms), figsize=(1.2 + 2.9 * len(arms), 3.2), squeeze=False, sharey=True, layout="constrained"
@@ -26,25 +35,25 @@ def needle_map(record: dict[str, Any], path: Path) -> None:
         contexts = sorted({context for context, _ in cells})
         depths = sorted({depth for _, depth in cells})
         grid = [[cells.get((c, d), float("nan")) for c in contexts] for d in depths]
-        axis.set(title=literal(arm), xlabel="context (tokens)")
+        axis.set(title=figures.literal(arm), xlabel="context (tokens)")
         if not grid:
             continue
         image = axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(contexts)), map(tokens, contexts))
+        axis.set_xticks(range(len(contexts)), map(_length, contexts))
         axis.set_yticks(range(len(depths)), [f"{d:.0%}" for d in depths])
         for y, line in enumerate(grid):
             for x, share in enumerate(line):
-                axis.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=7)
+                axis.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=7, color=_ink(share))
     axes[0][0].set_ylabel("depth of the needle")
     if image is not None:
         figure.colorbar(image, ax=axes, label="accuracy")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _title(figure, record, "needle found, by its depth and the length of the prompt")
+    return figures.png(figure)
 
 
-def by_length(record: dict[str, Any], path: Path) -> None:
-    """Accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
-    plt = pyplot()
+def by_length(record: dict[str, Any]) -> bytes:
+    """PNG: accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
+    plt = figures.pyplot()
     tasks, arms = record["plan"]["tasks"], record["plan"]["arms"]
     wide = min(len(tasks), PANELS)
     lines = -(-len(tasks) // wide)
@@ -63,15 +72,21 @@ def by_length(record: dict[str, Any], path: Path) -> None:
             middle = [r["accuracy"] for r in mine]
             below = [r["accuracy"] - r["ci_low"] for r in mine]
             bars = [below, [r["ci_high"] - r["accuracy"] for r in mine]]
-            axis.errorbar(
-                [r["context"] * shift for r in mine], middle, bars, label=arm, capsize=2, marker="o", ms=3
-            )
+            x, name = [r["context"] * shift for r in mine], figures.literal(arm)
+            axis.errorbar(x, middle, bars, label=name, capsize=2, marker="o", ms=3)
         contexts = record["plan"]["contexts"]
-        axis.set_xticks(contexts, map(tokens, contexts))
+        axis.set_xticks(contexts, map(_length, contexts))
         axis.minorticks_off()
     measure = "mean score" if record["plan"].get("suite") == "longbench" else "accuracy"
     axes[0][0].set_ylabel(f"{measure} (95 % interval)")
-    if record["rows"]:
-        axes.flat[len(tasks) - 1].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.legend(figure)
+    _title(figure, record, f"{measure} by length of the prompt; bars are 95 % intervals")
+    return figures.png(figure)
+
+
+def draw(record: dict[str, Any]) -> dict[str, bytes]:
+    """All plots, PNG by file name. Raises ``ImportError`` without matplotlib."""
+    made = {"accuracy.png": by_length(record)}
+    if "needle" in record["plan"]["tasks"]:
+        made["needle.png"] = needle_map(record)
+    return made

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 Buckets = dict[float, float]
@@ -22,6 +23,11 @@ _COUNTS = {
     "audit_recall": "sglang_hisa:audit_recall",
     "audit_worst_recall": "sglang_hisa:audit_worst_recall",
 }
+_OF_RANKS: dict[str, Callable[[Sequence[float]], float]] = {
+    "sglang_hisa:audit_recall": fmean,
+    "sglang_hisa:audit_worst_recall": min,
+}
+"""Gauges that do not add up over the ranks of a server."""
 _BY_LABEL = {
     "sglang:realtime_tokens_total": "mode",
     "sglang_hisa:candidate_tokens_total": "phase",
@@ -59,6 +65,7 @@ def parse(text: str, at: float) -> Reading:
     wanted = set(_COUNTS.values())
     values: defaultdict[tuple[str, str], float] = defaultdict(float)
     histograms: dict[str, defaultdict[float, float]] = {name: defaultdict(float) for name in (TTFT, ITL)}
+    gauges: defaultdict[str, list[float]] = defaultdict(list)
     seen = False
     for family in text_string_to_metric_families(text):
         seen = seen or family.name.startswith("sglang:")
@@ -66,7 +73,9 @@ def parse(text: str, at: float) -> Reading:
             labels = sample.labels
             if labels.get("priority"):  # 0.5.23 counts each priority beside all of them
                 continue
-            if sample.name in wanted:
+            if sample.name in _OF_RANKS:
+                gauges[sample.name].append(sample.value)
+            elif sample.name in wanted:
                 values[sample.name, ""] += sample.value
             elif sample.name in _BY_LABEL:
                 values[sample.name, labels.get(_BY_LABEL[sample.name], "")] += sample.value
@@ -79,6 +88,9 @@ def parse(text: str, at: float) -> Reading:
                 histograms[family.name][float(labels["le"])] += sample.value
     if not seen:
         raise ValueError("no metric of SGLang")
+    for name, of_ranks in gauges.items():  # NaN: that rank has audited no row yet
+        told = [value for value in of_ranks if not math.isnan(value)]
+        values[name, ""] = _OF_RANKS[name](told) if told else math.nan
     return Reading(at, dict(values), {name: dict(buckets) for name, buckets in histograms.items()})
 
 

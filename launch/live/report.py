@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from rich.text import Text
 
 from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.files import save
-from sglang_hisa.launch.live import formatting
+from sglang_hisa.launch.live import formatting, page, plots
 
 KIND, VERSION = "hisa-ab-live", 1
-__all__ = ["append", "load", "print_report", "save", "table"]
+_KEYS = ("plan", "arms", "refusals", "complete", "stopped_by", "provenance", "model", "seconds", "cut")
+__all__ = ["append", "load", "print_report", "save", "table", "windows", "write"]
 
 
 def append(windows: dict[str, dict[str, Any] | None], at: float, folder: Path) -> None:
@@ -26,7 +28,34 @@ def append(windows: dict[str, dict[str, Any] | None], at: float, folder: Path) -
 
 def load(folder: Path) -> dict[str, Any]:
     """The record of a folder; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION)
+    return files.load(folder, KIND, VERSION, keys=_KEYS)
+
+
+def windows(folder: Path) -> list[dict[str, Any]]:
+    """The windows of a folder, as far as they were written whole."""
+    path, found = folder / "windows.jsonl", []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # the last one, cut by a kill
+            found.append(json.loads(line))
+    return found
+
+
+def write(record: dict[str, Any], source: Path, folder: Path) -> list[Path]:
+    """Write report.html, report.md, windows.csv and the plot to ``folder``; the paths written.
+
+    Args:
+        source: folder of the windows. Without matplotlib there is no plot.
+
+    Raises:
+        ImportError: jinja2 is missing (``pip install sglang-hisa[bench]``).
+    """
+    lines = windows(source)
+    try:
+        pictures = plots.draw(record, lines)
+    except ImportError:
+        pictures = {}
+    made = files.write(folder, page.html(record, pictures), page.markdown(record), pictures)
+    return [*made, files.write_csv(folder, page.flat(lines), "windows.csv")]
 
 
 def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:

@@ -14,6 +14,7 @@ from typing import Any
 from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.runner import Invalid
 from sglang_hisa.launch.ab.start import new_facts, started
+from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.progress import ProgressCallback
@@ -88,7 +89,7 @@ class Runner:
             "refusals": [],
             "provenance": provenance(),
             "model": self.model,
-            "flags": self.flags,
+            "flags": auth.redacted(self.flags),
             "plan": {
                 "arms": [arm.name for arm in self.arms],
                 "baseline": self.arms[0].name,

@@ -73,9 +73,9 @@ def served(record: dict[str, Any]) -> str:
     receipt = server["receipt"]
     kind = "stock, no HISA receipt"
     if receipt:
-        kind = f"HISA {receipt.get('preset', '')}".rstrip() + (
-            "" if receipt.get("active") else ", NOT active"
-        )
+        changed = ", ".join(receipt.get("changed", ()))
+        preset = receipt.get("preset", "") + (f" (changed: {changed})" if changed else "")
+        kind = f"HISA {preset}".rstrip() + ("" if receipt.get("active") else ", NOT active")
     return f"SGLang {server['version']} ({kind}), {server['kv_tokens']:,} KV tokens"
 
 

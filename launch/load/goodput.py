@@ -104,3 +104,15 @@ def compute(record: Mapping[str, Any]) -> dict[str, Any]:
     """The ``stats`` of a record: ``points``, ``enough`` and ``knee``."""
     points = [point(kept, record["slo"]) for kept in record["points"]]
     return {"enough": ENOUGH, "points": points, "knee": knee(points)}
+
+
+def flat(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A flat row for each point of a record that has ``stats``, for a CSV file; times in seconds."""
+    rows = []
+    for point_ in record["stats"]["points"]:
+        row: dict[str, Any] = {}
+        for key, value in point_.items():
+            nested = value if isinstance(value, dict) else None
+            row |= {key: value} if nested is None else {f"{key}_{name}": one for name, one in nested.items()}
+        rows.append(row)
+    return rows

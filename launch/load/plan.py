@@ -131,7 +131,11 @@ def fits(known: Limits, work: Workload, sweep: Sweep) -> tuple[str | None, list[
 def parse_loads(text: str, kind: str) -> tuple[float, ...]:
     """``1,2,4`` -> loads, ascending; concurrencies are whole. Raises ``ValueError``."""
     number = int if kind == "concurrency" else float
-    return tuple(sorted({float(number(part)) for part in text.split(",")}))
+    try:
+        return tuple(sorted({float(number(part)) for part in text.split(",")}))
+    except ValueError:
+        example = "1,2,4" if kind == "concurrency" else "0.5,1,2"
+        raise ValueError(f"--{kind} {text!r}: expected numbers, as in {example}") from None
 
 
 def parse_slo(text: str) -> dict[str, float]:
@@ -142,7 +146,12 @@ def parse_slo(text: str) -> dict[str, float]:
         value, unit = (value[:-2], 1e-3) if value.endswith("ms") else (value.removesuffix("s"), 1.0)
         if name.strip() not in SLOS:
             raise ValueError(f"SLO {part!r}: NAME=SECONDS with a name of {', '.join(SLOS)}")
-        found[name.strip()] = float(value) * unit
+        try:
+            found[name.strip()] = float(value) * unit
+        except ValueError:
+            raise ValueError(
+                f"SLO {part!r}: a number of seconds is missing, as in {name.strip()}=2"
+            ) from None
     if not all(0 < limit < math.inf for limit in found.values()):
         raise ValueError(f"SLO {text!r}: limits are seconds above 0")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_hisa.launch.common.figures import literal, png, pyplot, title
+from sglang_hisa.launch.common.figures import legend, literal, png, pyplot, title
 from sglang_hisa.launch.load import formatting
 
 
@@ -48,13 +48,19 @@ def ttft(record: dict[str, Any]) -> bytes:
     points = formatting.stats(record)["points"]
     figure, axis = _frame(record, "time to first token")
     for number, name in enumerate(("p50", "p99")):
-        _line(axis, points, [p["ttft"][name] for p in points], label=f"TTFT {name}", color=f"C{number}")
+        _line(
+            axis,
+            points,
+            [p["ttft"][name] for p in points],
+            label=f"TTFT {name}",
+            color=f"C{number}",
+            ls="-:"[number],
+        )
     if "ttft" in record["slo"]:
         axis.axhline(record["slo"]["ttft"], color="crimson", linestyle="--", label="limit (SLO)")
     axis.set(ylabel="s")
     axis.set_ylim(bottom=0)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8)
+    legend(figure)
     return png(figure)
 
 
@@ -74,8 +80,7 @@ def throughput(record: dict[str, Any]) -> bytes:
     length = record["plan"]["workload"]["output_tokens"]  # exact: answers do not end by themselves
     right = axis.secondary_yaxis("right", functions=(lambda x: x * length, lambda x: x / length))
     right.set_ylabel("output tokens a second")
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8)
+    legend(figure)
     return png(figure)
 
 

@@ -21,7 +21,7 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     title = Text(f"{formatting.workload(record)}; {formatting.served(record)}")
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=title)
     for name in formatting.head(record):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", overflow="fold")
     for row in formatting.rows(record):
         shown.add_row(*map(Text, row), style="green" if "knee" in row[0] else "")
     console.print(shown)

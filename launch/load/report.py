@@ -12,6 +12,7 @@ from sglang_hisa.launch.common.page import render
 from sglang_hisa.launch.load import formatting, goodput, plots, point_tables, steady_rows
 
 KIND, VERSION = "hisa-load", 1
+_KEYS = ("plan", "points", "slo", "complete", "stopped_by", "provenance", "server")
 __all__ = ["load", "save", "write"]
 
 
@@ -21,7 +22,8 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    given = (*record["provenance"].items(), ("url", record["url"]), *record["server"].items())
+    server = {key: value for key, value in record["server"].items() if key != "receipt"}  # served: in words
+    given = (*record["provenance"].items(), ("url", record["url"]), *server.items())
     return render(
         _BODY,
         pictures,
@@ -60,12 +62,13 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     except ImportError:
         pictures = {}
     files.write(folder, html(record, pictures), point_tables.markdown(record), pictures)
+    files.write_csv(folder, goodput.flat(record))
     return record
 
 
 def load(source: Path) -> dict[str, Any]:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION)
+    return files.load(source, KIND, VERSION, keys=_KEYS)
 
 
 _BODY = """\
@@ -95,7 +98,7 @@ requests are good. A failed request is not good.</p>{% endif %}
 {% if log_tail %}<details open><summary>Last log lines of the load generator</summary>
 <pre>{{ log_tail }}</pre></details>{% endif %}
 <h2>Origin</h2>
-<table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
-{% endfor %}</table>
+<div class="scroll"><table>{% for key, value in origin_rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}</table></div>
 <details><summary>Plan</summary><pre>{{ raw_plan }}</pre></details>
 """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sglang_hisa.launch.common import fresh, pruning, steady
+from sglang_hisa.launch.common import auth, fresh, pruning, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import fetch
@@ -43,6 +43,8 @@ def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
             "kv_tokens": info["max_total_num_tokens"],
         }
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        if getattr(error, "code", None) in (401, 403):
+            raise Unreachable(f"the server at {url} refuses the API key: {auth.HOW}") from None
         why = getattr(error, "reason", None) or error
         raise Unreachable(f"no SGLang server answers at {url} ({type(error).__name__}: {why})") from None
 
@@ -65,7 +67,7 @@ def retracted(url: str) -> int | None:
 def child_env(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` for a generator that reaches this machine directly, whatever proxy is named."""
     hosts = ",".join(part for part in (base.get("no_proxy"), *plan.LOCAL_HOSTS) if part)
-    return {**base, "no_proxy": hosts, "NO_PROXY": hosts}
+    return auth.child({**base, "no_proxy": hosts, "NO_PROXY": hosts})
 
 
 @dataclass

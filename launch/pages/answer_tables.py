@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sglang_hisa.launch.common import record
 from sglang_hisa.launch.common.receipts import Phase
 from sglang_hisa.launch.common.text import K, table
+from sglang_hisa.launch.eval.formatting import SURE
 from sglang_hisa.launch.eval.record import Accuracy, EvalRecord
-from sglang_hisa.launch.eval.report import SURE
 from sglang_hisa.launch.pages.reader import Reader
 
 _PAIRS = {
@@ -130,3 +130,57 @@ def recall(read: Reader) -> str:
         )
     of = (f"{budget // K}K of {kept.context // K}K, layer {layer}" for budget, layer in places)
     return table(["summary", "bytes that a page needs", *of], lines) + "\n\n" + read.source("recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBy(record.Row):
+    """What a way to choose (``launch/research/heads.py``) keeps of stock's choice in a layer."""
+
+    context: int
+    kind: str
+    """Rows that predict an answer, ``answer``, or ``other`` ones."""
+    layer: int
+    tokens: int
+    heads: int
+    group: int
+    router: str
+    rescored: int
+    coarse_heads: int
+    arithmetic: float
+    keys: float
+    recall: float
+    mass: float
+    places: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsRecord(record.Record):
+    """Made by ``launch/research/recall_heads.py``."""
+
+    topk: int
+    heads: int
+    rows: tuple[KeptBy, ...] = ()
+
+
+def heads(read: Reader) -> str:
+    """Kept share of stock's score mass of rows that answer, by candidates and heads, by arithmetic."""
+    kept = read(HeadsRecord, "recall-heads")
+    rows = [
+        row
+        for row in kept.rows
+        if row.kind == "answer" and row.router == "weight" and not row.coarse_heads
+        if row.group == (2 if row.tokens < row.context else 1)
+    ]
+    layers = sorted({row.layer for row in rows})
+    found: dict[tuple[float, int, int, int], dict[int, KeptBy]] = {}
+    for row in sorted(rows, key=lambda r: (r.arithmetic, r.tokens, r.heads)):
+        found.setdefault((row.arithmetic, row.tokens, row.heads, row.rescored), {})[row.layer] = row
+    lines = []
+    for (arithmetic, tokens, count, rescored), by in found.items():
+        words = f"{tokens // K}K" if tokens < by[0].context else "all"
+        again = f"best {rescored}" if rescored else ""
+        lines.append(
+            [words, str(count), again, f"{arithmetic:.2f}", *(f"{by[at].mass:.2f}" for at in layers)]
+        )
+    head = ["candidates", f"heads of {kept.heads}", "scored again by all", "arithmetic"]
+    return table([*head, *(f"layer {at}" for at in layers)], lines) + "\n\n" + read.source("recall-heads")

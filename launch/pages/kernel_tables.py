@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from sglang_hisa.launch.bench.frontier_record import FrontierRecord
 from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
 from sglang_hisa.launch.common.text import K, table
 from sglang_hisa.launch.pages.reader import Reader
 
 NAME, NEWER = "kernels-h100", "kernels-h100-0.5.23"
+FRONTIER = "frontier-h200"
 
 GOALS: tuple[tuple[str, int | str, dict[int, float]], ...] = (
     ("decode", 1, {64: 1.3, 128: 1.7, 256: 2.4}),
@@ -45,6 +47,26 @@ def prefill(read: Reader) -> str:
         for r in sorted(rows, key=lambda r: (r.context, r.size, r.budget, r.group))
     )
     return table(["context", "rows", "budget", "stock", "HISA", ""], lines) + "\n\n" + read.source(NAME)
+
+
+def frontier(read: Reader) -> str:
+    """Speed-up of a prefill layer at 128K by candidates and heads: the fastest way that was measured."""
+    rows = [r for r in read(FrontierRecord, FRONTIER).rows if r.context == 128 * K and r.speedup]
+    heads = sorted({r.heads for r in rows}, reverse=True)
+
+    def cell(tokens: int, count: int) -> str:
+        mine = [r for r in rows if (r.tokens, r.heads) == (tokens, count)]
+        if not mine:
+            return ""
+        best = min(mine, key=lambda r: r.us or 0)
+        return f"{best.speedup:.1f}× ({(best.us or 0) / 1000:.2f} ms, {best.group})"
+
+    lines = [
+        [f"{tokens // K}K" if tokens < 128 * K else "all", *(cell(tokens, count) for count in heads)]
+        for tokens in sorted({r.tokens for r in rows})
+    ]
+    head = ["candidates", *(f"{count} heads" for count in heads)]
+    return table(head, lines) + "\n\n" + read.source(FRONTIER)
 
 
 def goals(read: Reader) -> str:

@@ -43,6 +43,7 @@ printed below their provenance. `python -m sglang_hisa.launch.pages.results` wri
 _RECALL = "trained model, offline: stock's score mass that is kept by"
 SHOWS = {
     "coverage-h100.json": "feature after feature beside stock, one GPU",
+    "frontier-h200.json": "a prefill layer by candidates, heads and rows that share pages, stage by stage",
     "h100-serve.json": "a server with stock DSA and with `paper`: graphs, receipt, audit",
     "kernels-h100-0.5.23.json": "indexer layers with SGLang 0.5.23's top-k in both arms, blocks of 128",
     "kernels-h100.json": "indexer layers, stock against HISA, and the floor that memory bandwidth sets",
@@ -54,6 +55,7 @@ SHOWS = {
     "quality-pairs.json": "answers by prefill rows alone or in pairs",
     "quality-tail.json": "answers by how many of a prompt's last rows keep everything",
     "quality.json": "answers of the trained model, preset by preset",
+    "recall-heads.json": f"{_RECALL} candidates, heads and groups of rows",
     "recall-neighbours.json": f"{_RECALL} adjacent prefill rows that share their pages",
     "recall-policies-32k.json": f"{_RECALL} two levels of summaries, prompts of 32K",
     "recall-policies.json": f"{_RECALL} three other ways to choose",

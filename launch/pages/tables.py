@@ -37,12 +37,14 @@ TABLES: dict[str, Callable[[Reader], str]] = {
     "pairs": answer_tables.pairs,
     "decode": kernel_tables.decode,
     "prefill": kernel_tables.prefill,
+    "frontier": kernel_tables.frontier,
     "quality": answer_tables.answers("quality"),
     # By how many of a prompt's last rows keep everything.
     "tail": answer_tables.answers("quality-tail", total=True),
     "watching": ab_tables.of("ab-watching"),
     "pruned": answer_tables.pruned,
     "recall": answer_tables.recall,
+    "heads": answer_tables.heads,
     "stress": stress_tables.stress,
     "stress_kl": stress_tables.stress_kl,
 }

@@ -33,18 +33,26 @@ def load_model(folder: Path) -> Model:
 
 
 @torch.no_grad()
-def layers_of(model: Model, sample: Sample) -> Iterator[Parts]:
-    """Of each layer: queries and weights of the rows that predict the answer, and the keys before them."""
-    first, rows = len(sample.prompt) - 1, len(sample.answer)
-    answering = slice(first, first + rows)
+def projections(model: Model, sample: Sample) -> Iterator[Parts]:
+    """Of each layer: queries, weights and keys of every token of prompt and answer, not rounded to fp8."""
     text = sample.prompt + sample.answer
-    tokens = torch.tensor([[token(char) for char in text]])
+    device = model.lm_head.weight.device
+    tokens = torch.tensor([[token(char) for char in text]], device=device)
     turns, x = model.turns(tokens.shape[1]), model.model.embed_tokens(tokens)
     for layer in model.model.layers:
         attention = layer.self_attn
         normed = layer.input_layernorm(x)
         latent = attention.q_a_layernorm(attention.q_a_proj(normed))
         query, key, weights = attention.indexer(normed, latent, turns)
-        yield fp8(query[0, answering]), weights[0, answering], fp8(key[0, :first])
+        yield query[0], weights[0], key[0]
+        del query, key, weights
         if layer is not model.model.layers[-1]:
             x = layer(x, turns, None)
+
+
+def layers_of(model: Model, sample: Sample) -> Iterator[Parts]:
+    """Of each layer: queries and weights of the rows that predict the answer, and the keys before them."""
+    first, rows = len(sample.prompt) - 1, len(sample.answer)
+    answering = slice(first, first + rows)
+    for query, weights, key in projections(model, sample):
+        yield fp8(query[answering]), weights[answering], fp8(key[:first])

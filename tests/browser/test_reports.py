@@ -11,19 +11,23 @@ import pytest
 from sglang_hisa.launch.ab import report as ab_report
 from sglang_hisa.launch.load import report as load_report
 from tests.launch.ab import records as ab_records
+from tests.launch.common.test_pages import WRITE
 from tests.launch.load import records as load_records
 
 pytestmark = pytest.mark.browser
 
-PROBE = """
+PROBE = r"""
 <pre id="seen"></pre>
 <script>
 window.onload = () => {
   const facts = i => [i.alt, i.complete, i.naturalWidth, i.naturalHeight, inked(i)];
   const images = [...document.images].map(facts);
   const tables = [...document.querySelectorAll("table")].map(t => t.rows.length);
+  const style = getComputedStyle(document.body), light = [style.backgroundColor, style.color].map(
+    colour => Math.max(...colour.match(/[\d.]+/g).slice(0, 3).map(Number)));
   const over = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  document.getElementById("seen").textContent = JSON.stringify({images, tables, over, title: document.title});
+  const seen = {images, tables, over, light, title: document.title};
+  document.getElementById("seen").textContent = JSON.stringify(seen);
 };
 function inked(image) {
   const canvas = document.createElement("canvas");
@@ -38,12 +42,16 @@ function inked(image) {
 """
 
 
-def look(page, profile):
-    """What the browser drew of ``page``: images (with their number of colours), tables, sideways overflow."""
+def look(page, profile, width=1280, dark=False):
+    """What the browser drew of ``page``: images (with their number of colours), tables, sideways overflow,
+    and how light background and text are (0 to 255)."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     assert browser, "no Chromium on the PATH (Debian: apt-get install chromium)"
     probed = page.with_name("probed.html")
-    probed.write_text(page.read_text() + PROBE)
+    text = page.read_text()
+    if dark:  # Chromium has no flag for it without a screen
+        text = text.replace("(prefers-color-scheme: dark)", "(min-width: 1px)")
+    probed.write_text(text + PROBE)
     flags = [
         "--headless",
         "--no-sandbox",
@@ -53,7 +61,7 @@ def look(page, profile):
         "--disable-sync",
     ]
     flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
-    flags += ["--window-size=1280,900", "--virtual-time-budget=10000", "--dump-dom", probed.as_uri()]
+    flags += [f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom", probed.as_uri()]
     done = subprocess.run([browser, *flags], capture_output=True, text=True, timeout=120, check=True)
     return json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
 
@@ -79,3 +87,15 @@ def test_load_report(tmp_path):
     seen = look(tmp_path / "report.html", tmp_path / "profile")
     assert len(seen["images"]) >= 2
     assert_drawn(seen, {name for name, *_ in seen["images"]})
+
+
+@pytest.mark.parametrize("name", WRITE)
+@pytest.mark.parametrize("width", [400, 1280])
+def test_every_page_fits_its_window_by_day_and_by_night(name, width, tmp_path):
+    WRITE[name](tmp_path)
+    for dark in (False, True):
+        seen = look(tmp_path / "report.html", tmp_path / "profile", width, dark)
+        assert_drawn(seen, {image for image, *_ in seen["images"]})
+        assert seen["images"] and seen["tables"] and seen["tables"][0] > 1
+        background, text = seen["light"]
+        assert (background < 60 and text > 190) if dark else text < 60

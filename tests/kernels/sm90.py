@@ -1,7 +1,8 @@
 """Compile the kernels for an H100, which takes no GPU. A program of its own: tests run in the interpreter.
 
 Prints for each form of a kernel, as JSON: registers a thread, bytes of stack (spills) and of shared memory,
-and the order of the memory accesses, waits and launches of dependents in its PTX.
+exchanges between the threads of a warp, and the order of the memory accesses, waits and launches of
+dependents in its PTX.
 """
 
 import json
@@ -16,12 +17,12 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, seal
+from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, route, seal
 from sglang_hisa.kernels.tuning import DEFAULT
 
 POINTERS = {
     **dict.fromkeys(("q_ptr", "key_ptr", "raw_key_ptr"), "*fp8e4nv"),
-    **dict.fromkeys(("byte_ptr", "out_key_ptr"), "*u8"),
+    **dict.fromkeys(("byte_ptr", "out_key_ptr", "out_byte_ptr"), "*u8"),
     **dict.fromkeys(
         ("table_ptr", "table_row_ptr", "length_ptr", "pick_ptr", "page_ptr", "position_ptr"), "*i32"
     ),
@@ -91,6 +92,11 @@ FORMS = {
     "pick, verify": (pick._pick_kernel, 8, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
     "pick, prefill": (pick._pick_kernel, 4, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
     "pick, pairs": (pick._pick_kernel, 4, pick_form(1024, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
+    "pick, prefill, groups of 8": (
+        pick._pick_kernel,
+        4,
+        pick_form(2048, PER_BLOCK=1, GROUP=8, EARLY=False, **PREFILL),
+    ),
     "rank, decode": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=True)),
     "rank, decode, blocks of 128": (
         *(rank._rank_kernel, DEFAULT.rank_warps),
@@ -107,6 +113,14 @@ FORMS = {
     "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
     "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
     "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
+    **{
+        f"refine, {group} rows of {heads} heads": (
+            *(refine._refine_kernel, warps),
+            refine_form(GROUP=group, HEADS=heads),
+        )
+        for group, heads, warps in ((4, 32, 4), (8, 16, 4), (16, 8, 4), (8, 32, 8))
+    },
+    "route": (route._route_kernel, 1, {"KEPT": 16, "HEADS": 64, "DIM": 128}),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True}),
     "seal, pages": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False}),
     "seal, all layers": (seal._seal_rows_kernel, 4, PAGES),
@@ -164,9 +178,11 @@ def facts(form, kernel, constants):
             [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+    shuffles = len(re.findall(r"shfl\.sync\.bfly", form.asm["ptx"]))
     given = [name for name in kernel.arg_names if name not in constants]
     order = accesses(form.asm["ptx"], {i: name for i, name in enumerate(given) if name.endswith("_ptr")})
-    return {"registers": registers, "stack": stack, "shared": form.metadata.shared, "order": order}
+    sizes = {"registers": registers, "stack": stack, "shared": form.metadata.shared, "shuffles": shuffles}
+    return {**sizes, "order": order}
 
 
 if __name__ == "__main__":

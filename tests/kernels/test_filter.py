@@ -160,38 +160,39 @@ def test_ties_go_to_the_earlier_block(device, count, keep, tuning):
 
 
 @pytest.mark.parametrize("per_block", [1, 2])
-@pytest.mark.parametrize("rows", [2, 7, 12])
-def test_groups_keep_the_best_sums(device, rows, per_block):
-    """Two rows with the pages of their summed scores; a last row alone; nothing else is written."""
+@pytest.mark.parametrize("rows,group", [(2, 2), (7, 2), (12, 2), (12, 4), (23, 8), (9, 8)])
+def test_groups_keep_the_best_sums(device, rows, group, per_block):
+    """Rows with the pages of their summed scores; a last group of fewer rows; nothing else is written."""
     generator = torch.Generator().manual_seed(rows)
     count, keep = 37, 9
     length = (count * per_block + per_block - 1) * PAGE + 13
     lengths = torch.full((rows,), length, dtype=torch.int32)
-    lengths[4:6] = 3 * per_block * PAGE + 1  # keeps everything
+    short = slice(2 * group, 3 * group)
+    lengths[short] = 3 * per_block * PAGE + 1  # keeps everything
     picks = torch.where(lengths == length, keep, 3).int()
     scores = torch.randn((rows, count), generator=generator)
-    scores[4:6] = float("nan")  # such a row is not scored
+    scores[short] = float("nan")  # such a row is not scored
     table = torch.randint(1, 999, (2, -(-length // PAGE)), generator=generator).int()
-    which = (torch.arange(rows) // 2 % 2).int()
+    which = (torch.arange(rows) // group % 2).int()
     width = (keep + 1) * per_block
     on = [x.to(device) for x in (scores, lengths, picks, table, which)]
     found = []
     for backend in ("triton", "torch"):
         tables = [torch.full((rows + 1, width), -7, dtype=torch.int32, device=device) for _ in range(2)]
         outs = [t[:rows] for t in tables]
-        kernels.pick_pages(*on, per_block, 1, PAGE, *outs, backend, group=2)
+        kernels.pick_pages(*on, per_block, 1, PAGE, *outs, backend, group=group)
         assert all((t[rows] == -7).all() for t in tables)
         found.append([t[:rows].cpu() for t in tables])
     for ours, truth in zip(*found):
         assert torch.equal(ours, truth)
-    for row in range(0, rows, 2):
-        pair = scores[row : row + 2]
+    for row in range(0, rows, group):
+        together = scores[row : row + group]
         want = set(range(3))
         if lengths[row] == length:
-            best = pair.sum(dim=0)
+            best = together.sum(dim=0)
             best[0] = best[(length - PAGE) // (PAGE * per_block) :] = float("inf")
             want = set(best.topk(keep).indices.tolist())
-        for member in range(len(pair)):
+        for member in range(len(together)):
             pages = found[0][1][row + member, : len(want) * per_block]
             assert set((pages // per_block).tolist()) == want, (row, member)
 

@@ -34,6 +34,22 @@ def test_refine(device, heads, scale):
             assert error <= 1e-3 * truth[row, :length].abs().max()
 
 
+@pytest.mark.parametrize("heads,group", [(64, 4), (32, 4), (16, 8), (8, 8), (8, 16), (3, 4), (32, 8)])
+def test_refine_of_larger_groups(device, heads, group):
+    """Groups of 4 to 16 rows of one page, the last one short; each row has its own queries and length."""
+    lengths = [256 + 1 + at for at in range(group)] + [640 - at for at in range(group - 1)][::-1]
+    case = make_case(device, lengths, heads=heads, seed=group)
+    table = case.table.clamp_max(case.index_k.shape[0] - 1)
+    table[:group], table[group:] = table[0].clone(), table[group].clone()
+    ours, truth = (torch.full((len(lengths), 640), float("nan"), device=device) for _ in range(2))
+    args = (case.q, case.weights, case.index_k, table, case.lengths)
+    kernels.refine_logits(*args, ours, "triton", group=group)
+    kernels.refine_logits(*args, truth, "torch")
+    assert torch.equal(ours.isnan(), truth.isnan())
+    written = ~truth.isnan()
+    assert (ours - truth)[written].abs().max() <= 1e-3 * truth[written].abs().max()
+
+
 @pytest.mark.parametrize("rows", [2, 5])
 @pytest.mark.parametrize("heads", [4, 64])
 def test_refine_of_rows_that_share_their_pages(device, heads, rows):

@@ -37,6 +37,15 @@ def test_values_stay_in_registers(forms):
     assert all(one["registers"] <= 168 for one in forms.values())
 
 
+def test_a_thread_adds_up_the_heads_of_four_rows_or_more_by_itself(forms):
+    """Eight heads that four threads share would cost as many exchanges as products."""
+    groups = {
+        name: one["shuffles"] for name, one in forms.items() if name.startswith("refine") and "rows" in name
+    }
+    assert len(groups) == 4 and set(groups.values()) == {0}
+    assert forms["refine"]["shuffles"] > 0
+
+
 def test_only_decode_reads_before_its_predecessor_ends(forms):
     """Elsewhere the predecessor may have written what is read: summaries of this step, lengths, tables."""
     for name, one in forms.items():

@@ -26,8 +26,9 @@ def test_everything_that_looks_at_the_batch_is_off(state):
     before = asdict(state.config)
     deterministic.settle(state)
     after = asdict(state.config)
-    assert {key for key in before if before[key] != after[key]} == {"prefill_group", "stock_decode_graphs"}
-    assert after["prefill_group"] == 1 and after["stock_decode_graphs"] is False
+    changed = {"prefill_group", "prefill_heads", "stock_decode_graphs"}
+    assert {key for key in before if before[key] != after[key]} == changed
+    assert after["prefill_group"] == after["prefill_heads"] == 1 and after["stock_decode_graphs"] is False
     assert state.receipt()["deterministic"] is True
 
     launched = tuning.for_device(torch.device("cpu"))

@@ -74,6 +74,7 @@ def start(monkeypatch):
     """Build a scheduler on a GPU as far as SGLang's own constructor."""
     monkeypatch.setattr(scheduler, "_hf_config", lambda args: SimpleNamespace())
     monkeypatch.setattr(scheduler, "_linear_attention", lambda config: False)
+    monkeypatch.setattr(scheduler, "_not_dsa", lambda config: [])
     monkeypatch.setattr(scheduler, "_gpu_index", lambda state, args, kwargs: args[1])
 
     def original(*args, **kwargs):
@@ -113,13 +114,15 @@ def test_where_it_is_asked_for_it_is_served_and_marked(start, caplog):
     assert state.receipt()["config"]["unverified_gpu"] is True
     # Rows choose alone there, so a storage must not be shared with GPUs whose rows choose in pairs.
     assert state.receipt()["config"]["prefill_group"] == 1
-    assert state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1}).fingerprint()
+    assert (
+        state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1, "prefill_heads": 1}).fingerprint()
+    )
 
 
 @pytest.mark.parametrize("found,name,verified", [(B200, "NVIDIA B200 (10.0)", "no"), (None, "none", "")])
 def test_metrics_name_the_gpu_and_whether_a_record_shows_it(found, name, verified):
     before = set(REGISTRY._collector_to_names)
-    metrics.export(runtime.Runtime(parse("balanced"), "0.5.23", 1, gpu=found))
+    metrics.export(runtime.Runtime(parse("balanced"), "0.5.23", 1, gpu=found), {})
     (sample,) = [
         sample
         for family in REGISTRY.collect()

@@ -185,13 +185,18 @@ for folder in sys.argv[1:]:
     args.model_path, args.trust_remote_code, args.json_model_override_args = folder, False, "{}"
     model = scheduler._hf_config(args)
     linear = scheduler._linear_attention(model)
-    print(json.dumps(declined(args, model, linear_attention=linear)))
+    reasons = declined(args, model, linear_attention=linear)
+    print(json.dumps([reasons, scheduler._not_dsa(model)]))
 """
 
 
 def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
     """``HybridLinearKVPool``, by SGLang's own rule for its own configurations, with no weights at hand."""
-    models = {"kimi": {"model_type": "kimi_linear"}, "deepseek": DEEPSEEK_V32}
+    models = {
+        "kimi": {"model_type": "kimi_linear"},
+        "deepseek": DEEPSEEK_V32,
+        "llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+    }
     if VERSION == NEWEST:
         models["glm"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048}}
         models["pooled"] = {"model_type": "glm5_next", "text_config": {"index_topk": 2048, "index_kpool": 4}}
@@ -201,7 +206,10 @@ def test_a_dsa_pool_beside_linear_attention_is_declined(tmp_path):
     argv = [sys.executable, "-c", LINEAR, *(str(tmp_path / name) for name in models)]
     done = subprocess.run(argv, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = dict(zip(models, map(json.loads, done.stdout.splitlines()), strict=True))
+    told = dict(zip(models, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert told["deepseek"] == [[], []]
+    assert told["llama"][0] == [] and "LlamaForCausalLM is not a DeepSeek-Sparse" in told.pop("llama")[1][0]
+    found = {name: reasons for name, (reasons, _) in told.items()}
     assert found.pop("deepseek") == []
     assert found.pop("kimi")[0].startswith("KimiLinearConfig: ")
     for reasons in found.values():

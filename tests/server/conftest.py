@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_hisa.config import from_mapping
 from sglang_hisa.launch.common.models import make_tiny
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.patches import contract
@@ -34,6 +35,7 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
     """Environment of a server that the oracle watches, and the file of its counts; see :func:`watched`."""
     given = {"block": 64, "sink_tokens": 64, "local_tokens": 64, **(hisa or {})}
     out = tmp_path / "oracle.json"
+    config = from_mapping(hisa or {})
     setting = {
         "out": str(out),
         "topk": TOPK,
@@ -42,7 +44,8 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
         "local": given["local_tokens"],
         "decode": given.get("decode_tokens", 0),
         "prefill": given.get("prefill_tokens", 0),
-        "group": given.get("prefill_group", 2),
+        "group": config.prefill_group,
+        "heads": config.prefill_heads,
     }
     env = cpu_env(os.environ, None if hisa is None else json.dumps(hisa), fused=fused)
     paths = (env["PYTHONPATH"], *map(str, (*ALWAYS, *plugins)))

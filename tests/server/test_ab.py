@@ -74,6 +74,37 @@ def test_fresh_servers_take_turns(tmp_path: Path) -> None:
     assert servers_of(tmp_path) == []
 
 
+def test_many_requests_over_a_shared_prefix_decode_together_and_a_run_goes_on(tmp_path: Path) -> None:
+    """One round is kept of a run that is stopped, the other measured by the next; both hit the prefix."""
+    words = ("--together", "--cells", "512+64:4", "--output-tokens", "40", "--rounds", "2", "--quality", "0")
+    run = start(tmp_path, "stock,paper", *words)
+    try:
+        deadline = time.monotonic() + 900
+        kept_file = tmp_path / "out" / "report.json"
+        while not kept_file.exists() or len(record(tmp_path)["measurements"]) < 2:
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        text, _ = run.communicate(timeout=300)
+    finally:
+        run.kill()
+    assert run.returncode == 130, text
+    first = record(tmp_path)["measurements"]
+    run = start(tmp_path, "stock,paper", *words, "--resume")
+    text, _ = run.communicate(timeout=1500)
+    assert run.returncode == 0, text
+    kept = record(tmp_path)
+    assert kept["complete"] and len(kept["measurements"]) == 4 and len(kept["resumed"]) == 1
+    assert kept["measurements"][:2] == first[:2]
+    for one in kept["measurements"]:
+        assert one["cached"] == [512] * 4 and one["warmup_cached"] == 0
+        assert one["output_lens"] == [46] * 4 and one["steady"]["at_once"] == 4
+        assert one["steady"]["tokens"] > 4 * 16 and 0 < one["steady"]["share"] < 1
+    assert {one["metric"] for one in kept["stats"]["comparisons"]} == {"steady_itl", "steady_throughput"}
+    assert "paper against stock: decode while all requests" in " ".join(text.split())
+    assert servers_of(tmp_path) == []
+
+
 def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Path) -> None:
     """The arm prunes to a few pages, and a plugin delays its prefill by far more than the machine's noise."""
     slow = {"preset": "paper", "block": 64, "decode_tokens": 128, "prefill_tokens": 128}

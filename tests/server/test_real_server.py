@@ -16,6 +16,7 @@ SMALL = {
     "decode_fraction": 0.0,
     "prefill_tokens": 320,
     "prefill_group": 1,  # the tests of rows in pairs say so
+    "prefill_heads": 1.0,
     "prefill_fraction": 0.0,
     "dense_tail_tokens": 0,
 }
@@ -36,11 +37,12 @@ def assert_active(server, preset="balanced"):
 
 def exported(server):
     """HISA's samples in ``/metrics``: {name: {(labels without those of the process): value}}."""
-    found = {}
+    found, ours = {}, {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"}
     for family in text_string_to_metric_families(server.request("/metrics")):
         for sample in family.samples:
             if sample.name.startswith("sglang_hisa:"):
-                labels = tuple(value for key, value in sample.labels.items() if key != "pid")
+                assert sample.labels.keys() >= ours, "the labels of SGLang's own metrics"
+                labels = tuple(value for key, value in sample.labels.items() if key not in {"pid", *ours})
                 found.setdefault(sample.name.removeprefix("sglang_hisa:"), {})[labels] = sample.value
     return found
 
@@ -58,7 +60,8 @@ def assert_metrics_match(server, receipt):
         before = metrics
         time.sleep(0.2)
     (labels,) = metrics["active"]
-    assert metrics["active"][labels] == 1 and {"balanced", "64", "320"} <= set(labels)
+    assert metrics["active"][labels] == 1 and {"64", "320"} <= set(labels)
+    assert any(label.startswith("balanced (changed: ") for label in labels)
     assert metrics["layers"] == {(): 3}
     for phase in ("decode", "prefill"):
         for name in ("rows", "candidate_tokens", "context_tokens"):
@@ -120,6 +123,20 @@ def test_large_blocks_sink_and_local(tmp_path, tiny, fused):
         server.generate(text(1100, 5), 70)
         assert_right(counts(), rows=6000, pruned=True)
         assert assert_active(server)["refine"] == "deepgemm"
+
+
+def test_few_heads_score_the_tokens_of_pruned_prefill_rows(tmp_path, tiny):
+    """Groups of eight rows, half of the heads; rows within the budget have all of them, decode rows too."""
+    hisa = {**SMALL, "prefill_group": 8, "prefill_heads": 0.5, "audit": 0.2}
+    with watched(tmp_path, tiny, hisa, fused=True) as (server, counts):
+        for length in (320, 323, 641, 900):
+            prompt = text(length, length)
+            fresh, cached = (server.generate(prompt, 6) for _ in range(2))
+            assert cached["meta_info"]["cached_tokens"] == (length - 1) // 64 * 64
+            assert len(fresh["output_ids"]) == 6
+        receipt = assert_active(server)
+        assert receipt["config"]["prefill_heads"] == 0.5 and 0 < receipt["audit"]["recall"] < 1
+        assert_right(counts(), rows=4000, pruned=True)
 
 
 def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):

@@ -21,6 +21,9 @@ def test_presets_are_those_of_the_design():
     assert (balanced.block, balanced.decode_tokens, balanced.prefill_tokens) == (64, 32768, 32768)
     assert (balanced.decode_fraction, balanced.prefill_fraction) == (1 / 16, 1 / 4)
     assert balanced.dense_tail_tokens == 1024 and paper.dense_tail_tokens == 0
+    assert (balanced.prefill_heads, balanced.prefill_group) == (0.25, 8)
+    for other in ("decode-only", "paper", "paper-4to1"):
+        assert (parse(other).prefill_heads, parse(other).prefill_group) == (1, 2)
     assert (paper.block, paper.decode_tokens, paper.prefill_tokens) == (128, 8192, 8192)
     assert paper.decode_fraction == paper.prefill_fraction == 0
     assert not parse("decode-only").prefill.active and parse("decode-only").decode.active
@@ -134,6 +137,7 @@ COMPUTED = {
     "prefill_tokens": 40000,
     "prefill_fraction": 0.5,
     "prefill_group": 1,
+    "prefill_heads": 0.5,
     "dense_tail_tokens": 0,
     "sink_tokens": 128,
     "local_tokens": 128,
@@ -153,7 +157,7 @@ ROUNDS = {"refine": "triton", "kernels": "torch"}
 
 def test_the_fingerprint_is_of_what_is_computed():
     """Pages in HiCache storage are shared by it, so it must last: the digest is written here."""
-    assert parse("balanced").fingerprint() == "299be88c59e1ff02"
+    assert parse("balanced").fingerprint() == "64e224193094e968"
     given = [parse(name) for name in config.PRESETS] + [
         parse(json.dumps({k: v})) for k, v in COMPUTED.items()
     ]

@@ -14,7 +14,16 @@ from sglang_hisa.config import from_mapping
 from sglang_hisa.indexer import Output, Queries, select
 from sglang_hisa.kernels.tuning import DEFAULT
 from sglang_hisa.patches.cpu import mqa, topk
-from sglang_hisa.plan import Rows, Setup, _spans, make_decode_plan, make_prefill_plan, refine_kernel
+from sglang_hisa.plan import (
+    Rows,
+    Setup,
+    _RowPart,
+    _spans,
+    make_decode_plan,
+    make_prefill_plan,
+    refine_kernel,
+    routed_kernel,
+)
 from sglang_hisa.schedule import Device
 from sglang_hisa.segments import Segment, of_request
 from sglang_hisa.summaries import LayerSummaries, PageSummaries
@@ -65,11 +74,13 @@ def queries_of(case):
     return Queries(case.q, case.weights, LayerSummaries(case.index_k, case.keys, case.scales))
 
 
-def brute_force(case, row, table_row, keep, block, partner=None, window=PAGE + 1):
+def brute_force(case, row, table_row, keep, block, together=None, window=PAGE + 7, heads=None):
     """The row's chosen positions: best blocks by reference scores, then best tokens inside.
 
-    ``partner``: the row that it chooses its blocks with, itself if it stands alone among rows that do.
-    ``window``: tokens before its end that are always candidates; a token wider where rows may be paired.
+    ``together``: the row that it chooses its blocks with, itself if it stands alone among rows that do; or
+    all rows of its group, its longest last.
+    ``window``: tokens before its end that are always candidates, wider by the others of a group.
+    ``heads``: how many score tokens, those of the row's largest weights; None: all.
     """
     length = int(case.lengths[row])
     if not length:
@@ -81,13 +92,17 @@ def brute_force(case, row, table_row, keep, block, partner=None, window=PAGE + 1
         summary = case.keys.float() * case.scales[:, None]
         pages = case.table[table_row, : last * block // PAGE].long()
         mean = summary[pages].view(last, block // PAGE, -1).mean(dim=1)
-        both = [row] if partner is None else [row, partner]
-        score = sum((torch.relu(mean @ case.q[r].float().T) * case.weights[r]).sum(dim=1) for r in both)
+        if together is None:
+            together = [row]
+        group = [row, together] if isinstance(together, int) else together
+        score = sum((torch.relu(mean @ case.q[r].float().T) * case.weights[r]).sum(dim=1) for r in group)
         score[0] = float("inf")
-        longer = max(length, int(case.lengths[both[-1]]))
+        longer = max(length, int(case.lengths[group[-1]]))
         score[max(longer - window, 0) // block :] = float("inf")
         chosen = set(score.topk(keep - 1).indices.tolist()) | {last}
-    score = (torch.relu(keys.flatten(0, 1)[:length] @ case.q[row].float().T) * case.weights[row]).sum(dim=1)
+    best = case.weights[row].abs().topk(heads or case.q.shape[1]).indices
+    q, weights = case.q[row].float()[best], case.weights[row][best]
+    score = (torch.relu(keys.flatten(0, 1)[:length] @ q.T) * weights).sum(dim=1)
     inside = torch.tensor([t // block in chosen for t in range(length)])
     score[~inside] = float("-inf")
     return set(score.topk(min(TOPK, int(inside.sum()))).indices.tolist())
@@ -215,7 +230,7 @@ def test_prefill_rows_that_choose_in_pairs(requests, block, refine):
             torch.equal(select(*args, out=out)[: len(ends)], select(*args)) and (out[len(ends) :] == -1).all()
         )
         for row, table_row in enumerate(owner):
-            want = brute_force(case, row, table_row, int(keep[row]), block, partner[row])
+            want = brute_force(case, row, table_row, int(keep[row]), block, partner[row], PAGE + 1)
             if output.physical:
                 want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
             elif output.offsets is not None:
@@ -257,6 +272,53 @@ def test_rows_that_end_a_prompt_keep_everything(block, group):
         want = brute_force(case, row, table_row, kept[row], block, other, PAGE + group - 1)
         want = {int(case.table[table_row, p // PAGE]) * PAGE + p % PAGE for p in want}
         assert set(out[row][out[row] >= 0].tolist()) == want, (row, ends[row])
+
+
+@pytest.mark.parametrize("refine", ["triton", "deepgemm"])
+@pytest.mark.parametrize(
+    "share,group,heads", [(0.0, 4, 0.25), (0.0, 8, 0.5), (1.0, 8, 0.25), (0.5, 1, 0.125)]
+)
+def test_few_heads_score_the_tokens_of_rows_beyond_the_budget(share, group, heads, refine):
+    """Rows within it, and those that end the prompt, are stock's: all tokens, all heads. The others choose
+    pages by all heads of a group, and tokens by the heads of their own largest weights."""
+    rule = Rule(5, round(share * (1 << 16)), 64, heads)
+    # (first position, rows, tokens of the prompt): over the budget's end; within a group; the last 20 kept
+    requests = {0: (64 * 5 - 3, 70, 5000), 1: (64 * 9 + 5, 21, 5000), 2: (64 * 12 - 1, 60, 64 * 12 + 59)}
+    ends, owner, _ = pairs_of({request: given[:2] for request, given in requests.items()})
+    case = make_case(torch.device("cpu"), ends, heads=64, mapped=True, seed=group)
+    given = {"prefill_group": group, "prefill_heads": heads, "dense_tail_tokens": 20}
+    config = dataclasses.replace(from_mapping(given), workspace_mb=0)
+    segments, wanted = [], []
+    for first, count, prompt in requests.values():
+        base = len(wanted)
+        segments += of_request(base, count, first + count, rule, prompt, 20, group)
+        cut = (prompt - 20) // max(2, group) * max(2, group)
+        for position in range(first, first + count):
+            stock = position >= cut or position < 320
+            last = min(cut, first + count) - 1
+            places = range(position // group * group, position // group * group + group)
+            beside = [base + min(max(p, first, 320), last) - first for p in places]
+            bound = int(case.lengths[beside[-1]])
+            wanted.append((None, KEEP_ALL, [base]) if stock else (int(64 * heads), rule.count(bound), beside))
+    contexts = [first + count for first, count, _ in requests.values()]
+    rows = Rows.of_segments(case.lengths, case.table, torch.tensor(owner, dtype=torch.int32), segments)
+    setup = Setup(config, CpuKernels(True), "torch")
+    plan = make_prefill_plan(rows, contexts, setup, refine, segments, heads=64)
+    assert plan.pruned().tolist() == [few is not None for few, _, _ in wanted]
+    assert {chunk.heads for chunk in plan.chunks} == {0, int(64 * heads)}
+    assert {chunk.refine for chunk in plan.chunks if not chunk.heads} == {refine}
+    chosen = select(queries_of(case), plan, setup, Output(physical=False))
+    for row, (few, keep, beside) in enumerate(wanted):
+        want = brute_force(case, row, owner[row], keep, 64, beside, PAGE + group - 1, few)
+        assert set(chosen[row][chosen[row] >= 0].tolist()) == want, (row, ends[row])
+
+
+def test_few_heads_are_scored_by_the_kernel_that_takes_them():
+    """DeepGEMM's takes 32 and 64, and two rows a tile."""
+    assert [routed_kernel("deepgemm", kept, 2) for kept in (64, 32, 16, 8)] == ["deepgemm"] * 2 + [
+        "triton"
+    ] * 2
+    assert routed_kernel("deepgemm", 32, 4) == routed_kernel("triton", 32, 2) == "triton"
 
 
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
@@ -305,14 +367,14 @@ def test_rows_that_do_not_follow_one_another_choose_alone():
 
 
 @pytest.mark.parametrize("rows", [1, 31, 33, 1025, 9000])
-def test_spans_cover_the_rows_of_each_part_in_whole_pairs(rows):
-    parts = [(rows, 128), (7, 2048)]
+def test_spans_cover_the_rows_of_each_part_in_whole_groups(rows):
+    parts = [_RowPart(rows, 128), _RowPart(7, 2048)]
     spans = list(_spans(parts, 2048, from_mapping({"workspace_mb": 64})))
     assert [s[0] for s in spans] == [0, *[s[1] for s in spans[:-1]]] and spans[-1][1] == rows + 7
-    assert [s[2] for s in spans] == [128] * (len(spans) - 1) + [2048], "the last part is one chunk"
-    for start, stop, width in spans:
-        assert (stop - start) * (width * 66 + 2048) * 4 <= 64 << 20
-        assert start % 2 == 0 or start == rows
+    assert [s[2] for s in spans] == [parts[0]] * (len(spans) - 1) + [parts[1]], "the last part is one chunk"
+    for start, stop, part in spans:
+        assert (stop - start) * (part.width * 66 + 2048) * 4 <= 64 << 20
+        assert start % 16 == 0 or start == rows
 
 
 def token_score(case, row, position):

@@ -1,4 +1,4 @@
-"""Rows put in pairs: each beside its neighbour of the same page, or beside itself."""
+"""Rows put in groups: each beside its neighbours of the same page, or beside itself."""
 
 import itertools
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def check_arrangements(contexts, counts):
     ]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     runs = [Run(*run) for run in zip(starts, counts, contexts) if run[1]]
-    for group, turned in itertools.product((1, 2), (False, True)):
+    for group, turned in itertools.product((1, 2, 4, 16), (False, True)):
         given = runs[::-1] if turned else runs
         found = arrange(given, group)
         if found is None:
@@ -43,15 +43,18 @@ def check_arrangements(contexts, counts):
         assert sorted(order.tolist()) == order.tolist() or turned, "runs stand as they are given"
         first = [int(order[sum(places(run, group) for run in given[:i])]) for i in range(len(given))]
         assert first == [run.start for run in given]
-        for a, b in order.view(-1, group).tolist() if group == 2 else ():
-            assert rows[a][0] == rows[b][0] and rows[a][1] // 2 == rows[b][1] // 2 and a <= b
-        twice = [row for row, n in zip(*order.unique(return_counts=True)) if n == 2]
-        for row in twice:
-            request, position = rows[int(row)]
-            assert (request, position ^ 1) not in rows, "only a row without its partner stands twice"
+        for together in order.view(-1, group).tolist():
+            assert len({(rows[row][0], rows[row][1] // group) for row in together}) == 1
+            assert together == sorted(together), "the last row of a group is its longest"
+            here = [rows[row] for row in dict.fromkeys(together)]
+            request, position = here[0][0], here[0][1] // group * group
+            assert here == [
+                (request, at) for at in range(position, position + group) if (request, at) in rows
+            ]
         assert (found is None) == (order.tolist() == list(range(len(rows))))
 
 
-def test_both_rows_of_a_pair_have_its_longer_length():
+def test_all_rows_of_a_group_have_its_longest_length():
     lengths = torch.tensor([7, 8, 65, 65, 1, 2], dtype=torch.int32)
-    assert last_of_each(lengths).tolist() == [8, 8, 65, 65, 2, 2]
+    assert last_of_each(lengths, 2).tolist() == [8, 8, 65, 65, 2, 2]
+    assert last_of_each(torch.tensor([5, 6, 7, 8, 1, 1, 2, 3]), 4).tolist() == [8] * 4 + [3] * 4

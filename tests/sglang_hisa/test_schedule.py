@@ -14,6 +14,7 @@ from sglang_hisa import PAGE
 from sglang_hisa.config import from_mapping, parse
 from sglang_hisa.patches import rehearsal
 from sglang_hisa.schedule import (
+    PAIR,
     SPLIT,
     Device,
     decode_calls,
@@ -150,7 +151,7 @@ def scored(stock, calls, lengths):
 @pytest.mark.parametrize("calls_of", [prefill_calls, decode_calls])
 def test_each_piece_is_scored_once_by_the_scheduler_of_the_gpu(capability, processors, rows, calls_of):
     stock = Splits(capability, processors)
-    for group in {1, stock.device.group if calls_of is prefill_calls else 1}:
+    for group in {1, min(PAIR, stock.device.group) if calls_of is prefill_calls else 1}:
         lengths = ragged(rows, group, seed=rows)
         found, expected = scored(stock, calls_of(lengths, stock), lengths)
         assert torch.equal(found, expected), group
@@ -193,7 +194,7 @@ def test_no_rows_need_no_call(capability):
 
 def test_a_cpu_takes_hoppers_form():
     device = Device(132, None)
-    assert device.hopper and device.group == 2 and device.rows_per_call(500) == 500
+    assert device.hopper and device.group == 16 and device.rows_per_call(500) == 500
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -247,7 +248,7 @@ def test_it_is_what_deepgemm_itself_says():
             ),
         )
         assert stock.device.hopper and differences(stock, torch.device("cuda")) == []
-    assert from_mapping({}).prefill_group == 2
+    assert from_mapping({"preset": "paper"}).prefill_group == 2
     for rows, group in ((1024, 1), (4000, 2)):
         lengths = ragged(rows, group).cuda()
         assert torch.equal(work_split(lengths[:, -1], count), stock.schedule(lengths))

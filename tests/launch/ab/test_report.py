@@ -36,7 +36,7 @@ def record():
 
 def test_every_file_is_written_and_the_record_reads_back(record, tmp_path):
     written = report.write(record, tmp_path / "new" / "run")
-    assert {p.name for p in written} == {"report.json", "report.html", "report.md", *PICTURES}
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md", "report.csv", *PICTURES}
     assert {p.name for p in (tmp_path / "new" / "run").iterdir()} == {p.name for p in written}
     kept = report.load(tmp_path / "new" / "run")
     made = {name: kept.pop(name) for name in ("stats", "rows")}
@@ -62,7 +62,7 @@ def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
     ratios = [ours["output_tok_s"] / base["output_tok_s"] for ours, base in zip(of["balanced"], of["stock"])]
     assert row["speedup"] == pytest.approx(math.prod(ratios) ** (1 / len(ratios)))
     assert row["ci_low"] < row["speedup"] < row["ci_high"] and row["verdict"] == stats.SAME
-    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced", "stock", 6)
+    assert (row["preset"], row["baseline"], row["pairs"]) == ("balanced (changed: audit)", "stock", 6)
     missing = rows["paper", 30001, 1, "ttft"]
     assert missing["preset"] == "paper" and missing["speedup"] is None and missing["verdict"] == stats.TOO_FEW
     assert all(not isinstance(value, (dict, list)) for r in kept["rows"] for value in r.values())
@@ -89,7 +89,7 @@ def many(tokens=100):
 def test_each_form_shows_decode_at_steady_state(tmp_path):
     record = many()
     written = report.write(record, tmp_path)
-    assert {p.suffix for p in written} == {".json", ".md", ".html", ".png"}
+    assert {p.suffix for p in written} == {".json", ".md", ".html", ".csv", ".png"}
     assert coloured(tmp_path / "steady.png") > 500
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     for text in (page, markdown.replace("\\", "")):
@@ -184,7 +184,7 @@ def test_refusals_come_first_and_no_verdict_is_shown(record, tmp_path):
 def test_a_crashed_arm_and_a_partial_record_are_reported(record, tmp_path):
     record = crash(record, "paper")
     written = report.write(record, tmp_path)
-    assert len(written) == 6
+    assert len(written) == 7
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     for text in (markdown, page, terminal(record)):
         assert "PARTIAL (arm paper: server died): 36 of 54 measurements" in text
@@ -265,7 +265,7 @@ def test_hostile_text_is_shown_as_text(tmp_path):
 def test_without_matplotlib_the_page_says_that_plots_are_missing(record, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     written = report.write(record, tmp_path)
-    assert {p.name for p in written} == {"report.json", "report.html", "report.md"}
+    assert {p.name for p in written} == {"report.json", "report.html", "report.md", "report.csv"}
     assert "matplotlib is missing" in (tmp_path / "report.html").read_text()
 
 

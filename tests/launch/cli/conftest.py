@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sglang_hisa.launch.cli import checks, plugins
+from sglang_hisa.launch.cli import checks, cuda, plugins, preflight
+from sglang_hisa.launch.common import auth, model_config
 from sglang_hisa.patches import contract
 from tests.sglang_copies import copy_named
 
 H100 = checks.Gpu("NVIDIA H100 80GB HBM3", (9, 0), 1)
+
+
+@pytest.fixture(autouse=True)
+def ready_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One GPU, every package, no network; and no API key left over from another test."""
+    monkeypatch.setattr(cuda, "count", lambda: 1)
+    monkeypatch.setattr(preflight, "has", lambda module: True)
+    monkeypatch.setattr(model_config, "_download", lambda model: None)
+    monkeypatch.delenv("SGLANG_HISA_API_KEY", raising=False)
+    yield
+    auth.use(None)
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sglang_hisa import __version__
 from sglang_hisa.config import PRESETS, Config
 from sglang_hisa.launch.bench import kernels
-from sglang_hisa.launch.cli import COMMANDS, checks, main
+from sglang_hisa.launch.cli import COMMANDS, checks, main, make_parser, presets
 from tests.launch.cli.conftest import H100
 
 
@@ -49,6 +54,55 @@ def test_presets_as_in_the_design(
     assert lines["decode-only"] == ["64", "max(32768, L/16)", "stock DSA", "stock DSA"]
     assert lines["paper"] == ["128", "8192", "8192", "8192"]
     assert lines["paper-4to1"][0] == "128" and "L/4" in lines["paper-4to1"][1]
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """``parser`` and all its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers(below)
+
+
+def test_help_shows_every_default() -> None:
+    seen = 0
+    for parser in parsers(make_parser()):
+        text = " ".join(parser.format_help().partition("\noptions:")[2].split())
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0 and not action.required:
+                seen += 1
+                pattern = rf"{action.option_strings[-1]} [^-].*?\(default: ([^)]*)\)"
+                told, *_ = re.findall(pattern, text) or [""]
+                assert told, (parser.prog, action.option_strings)
+                default = action.default
+                if default not in (None, []) and not isinstance(default, Path):
+                    assert str(default).replace(" ", "") in told.replace(" ", ""), (parser.prog, action.dest)
+    assert seen > 30
+
+
+def test_presets_tell_every_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        lines = output(capsys, "presets").splitlines()
+        assert max(map(len, lines)) <= int(columns)
+        for field in dataclasses.fields(Config):
+            (line,) = [line for line in lines if re.match(rf"  {field.name} ", line)]
+            default = field.default if isinstance(field.default, str) else json.dumps(field.default)
+            assert line.split()[1] == default and len(line.split()) > 3, "a meaning stands beside it"
+    text = " ".join(output(capsys, "presets").split())
+    assert "chunks that fit this many MiB" in text and ":meth:" not in text
+    assert presets.meanings().keys() == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_descriptions_fit_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    description = output(capsys, "load", "--help").partition("options:")[0]
+    assert max(map(len, description.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

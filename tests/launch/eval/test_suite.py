@@ -11,7 +11,7 @@ import pytest
 
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.arms import Arm
-from sglang_hisa.launch.eval import client, report, stats, suite, tasks
+from sglang_hisa.launch.eval import client, formatting, report, stats, suite, tasks
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
 
@@ -91,7 +91,8 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
     cells = stats.by_depth(record["answers"], bad, "needle")
     assert [cells[1024, depth] for depth in tasks.DEPTHS] == [0, 0, 1, 1, 1]
     assert record["arms"][good]["prompt_tokens"] == {"256": 256, "1024": 1024}
-    assert {p.name for p in tmp_path.iterdir()} == {"quality.json", "needle.png", "accuracy.png"}
+    made = {"quality.json", "needle.png", "accuracy.png", "report.html", "report.md", "report.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == made
     shown = capsys.readouterr().out
     assert main(["eval", "--from", str(tmp_path)]) == 0 and capsys.readouterr().out == shown
     assert "-6 +0" in shown
@@ -181,7 +182,7 @@ def test_an_arm_that_pruned_nothing_is_named() -> None:
         return [{"prefill": one, "decode": one}]
 
     arms = {"stock": {"rows": None}, "idle": {"rows": rows(900)}, "busy": {"rows": rows(300)}}
-    notes = report.notes({"refusals": [], "arms": arms})
+    notes = formatting.notes({"refusals": [], "arms": arms})
     assert notes == ["arm idle pruned nothing: its rows fit their budgets or were left to stock DSA"]
 
 

@@ -13,6 +13,8 @@ from sglang_hisa.patches.live_metrics import LiveMetrics
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.runtime import Runtime
 
+FIXED = {"model_name": "m", "engine_type": "unified", "tp_rank": "0", "pp_rank": "0", "dp_rank": "1"}
+"""As SGLang labels its own metrics."""
 DASHBOARD = tables.ROOT / "launch" / "grafana" / "sglang-hisa.json"
 
 
@@ -31,13 +33,13 @@ def state():
 @pytest.fixture
 def live(state):
     before = set(REGISTRY._collector_to_names)
-    yield LiveMetrics(state)
+    yield LiveMetrics(state, FIXED)
     for collector in set(REGISTRY._collector_to_names) - before:
         REGISTRY.unregister(collector)
 
 
 def value(name, **labels):
-    return REGISTRY.get_sample_value(f"sglang_hisa:{name}", labels)
+    return REGISTRY.get_sample_value(f"sglang_hisa:{name}", {**FIXED, **labels})
 
 
 def expressions(board):
@@ -47,7 +49,7 @@ def expressions(board):
 
 def test_every_expression_names_exported_metrics_and_every_metric_is_shown(board, state, live):
     exported = set()
-    for metric in [*export(state), *live.metrics.values()]:
+    for metric in [*export(state, FIXED), *live.metrics.values()]:
         for family in metric.describe():
             exported.add(family.name + ("_total" if family.type == "counter" else ""))
     asked = [set(re.findall(r"\bsglang_hisa:\w+", text)) for text in expressions(board)]
@@ -57,16 +59,39 @@ def test_every_expression_names_exported_metrics_and_every_metric_is_shown(board
 
 
 def test_expressions_and_labels_hold_together(board):
-    labels = {"phase", "reason", "mover", "instance"}
+    labels = {"phase", "reason", "mover", "instance", "model_name", "dp_rank"}
     for text in expressions(board):
         for opening, closing in ("()", "[]", "{}"):
             assert text.count(opening) == text.count(closing)
         for name in re.findall(r"(\w+)_total\{[^}]*\}\[", text):
             assert f"rate(sglang_hisa:{name}_total" in text, "a counter is shown as a rate"
-        assert set(re.findall(r"by \((\w+)\)", text)) <= labels
+        assert {name for names in re.findall(r"by \(([^)]+)\)", text) for name in names.split(", ")} <= labels
     for panel in board["panels"]:
         for target in panel["targets"]:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels
+
+
+def test_models_are_told_apart(board):
+    """Each expression asks for the chosen models, and what is summed up is summed up by model."""
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            selectors = re.findall(r"sglang_hisa:\w+(\{[^}]*\})", target["expr"])
+            assert selectors and all('model_name=~"$model"' in selector for selector in selectors)
+            assert all(
+                "model_name" in by for by in re.findall(r"(?:sum|avg)([^(]*\([^)]*\))", target["expr"])
+            )
+            assert target.get("format") == "table" or "{{model_name}}" in target["legendFormat"]
+    assert "model" in {variable["name"] for variable in board["templating"]["list"]}
+
+
+def test_each_metric_has_the_labels_of_sglang(state, live):
+    assert state.receipt()["changed"] == ["audit"] and export(state, FIXED)
+    found = [
+        s.labels for family in REGISTRY.collect() if "sglang_hisa" in family.name for s in family.samples
+    ]
+    assert found and all(labels.items() >= FIXED.items() for labels in found)
+    presets = {labels["preset"] for labels in found if "preset" in labels}
+    assert presets == {"balanced (changed: audit)"}
 
 
 def test_panels_lie_side_by_side_and_take_the_data_source_that_is_chosen(board):
@@ -121,6 +146,6 @@ def test_counts_are_told_when_idle_and_once_a_second_under_load(state, live, mon
 def test_nothing_is_told_of_an_audit_that_is_off(state):
     state.config = parse("balanced")
     before = set(REGISTRY._collector_to_names)
-    assert not [name for name in LiveMetrics(state).metrics if name.startswith("audit")]
+    assert not [name for name in LiveMetrics(state, FIXED).metrics if name.startswith("audit")]
     for collector in set(REGISTRY._collector_to_names) - before:
         REGISTRY.unregister(collector)

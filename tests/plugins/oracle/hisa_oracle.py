@@ -2,8 +2,8 @@
 
 Runs inside the scheduler, outermost on the indexer's two selection methods, and shares no code with HISA
 but the rebuild of summaries (whose bits it compares). Settings come from ORACLE (JSON): budget in tokens
-(0: everything), block, sink and local tokens, prefill rows that choose together (group), and where to write
-the counts.
+(0: everything), block, sink and local tokens, prefill rows that choose together (group), the share of the
+heads that score tokens of pruned prefill rows (heads), and where to write the counts.
 """
 
 import json
@@ -50,10 +50,12 @@ def candidate_blocks(summary_scores, length, budget):
     return sure, torch.cat((values >= cut - slack, own)), True
 
 
-def check_row(row, values, summary_scores, length, positions, budget, bound):
-    """``bound``: length of the last row that chose with it; both end in the same block."""
+def check_row(row, values, few_values, summary_scores, length, positions, budget, bound):
+    """``bound``: length of the last row that chose with it; both end in the same block. ``few_values``: token
+    scores of the heads that score a pruned row."""
     sure, possible, pruned = candidate_blocks(summary_scores, bound, budget)
     COUNTS["pruned"] += pruned
+    values = few_values if pruned else values
     chosen = positions[positions >= 0].long()
     if chosen.unique().numel() != chosen.numel() or (chosen >= length).any():
         return f"row {row}: doubled token or token beyond length {length}"
@@ -83,19 +85,32 @@ def summaries_of(keys):
     return (mean / scale).to(torch.float8_e4m3fn).double() * scale.double()
 
 
-def scores_of_request(buffer, pages, longest, q, weights):
-    """(token scores, block summary scores) of a request's rows, float64 ``[rows, tokens or blocks]``."""
+def summed(blocks, lengths, group):
+    """Block scores of a group's rows added up. Where rows are missing at its ends, the first or the last one
+    stands for them, too."""
+    first, last = int(lengths.argmin()), int(lengths.argmax())
+    lead = (int(lengths[first]) - 1) % group
+    trail = group - 1 - (int(lengths[last]) - 1) % group
+    return blocks.sum(dim=0) + lead * blocks[first] + trail * blocks[last]
+
+
+def scores_of_request(buffer, pages, longest, q, weights, share):
+    """(token scores, those of the ``share`` of heads of a row's largest weights, block summary scores) of a
+    request's rows, float64 ``[rows, tokens or blocks]``."""
     keys = page_keys(buffer, pages[: -(-longest // PAGE)])
     mean = summaries_of(keys)
     per_block = SET["block"] // PAGE
     whole = mean.shape[0] // per_block
     blocks = mean[: whole * per_block].view(whole, per_block, DIM).mean(dim=1)
 
-    def score(against):
+    def score(against, of):
         dots = torch.relu(torch.einsum("nd,rhd->rhn", against, q.double()))
-        return torch.einsum("rhn,rh->rn", dots, weights.double())
+        return torch.einsum("rhn,rh->rn", dots, of.double())
 
-    return score(keys.view(-1, DIM)), score(blocks)
+    kept = weights.abs().topk(max(1, round(share * weights.shape[1])), dim=1).indices
+    few = torch.zeros_like(weights).scatter_(1, kept, weights.gather(1, kept))
+    tokens = keys.view(-1, DIM)
+    return score(tokens, weights), score(tokens, few), score(blocks, weights)
 
 
 def get_pool():
@@ -112,7 +127,9 @@ def write():
     os.replace(name + ".new", name)
 
 
-def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets, group=1):
+def verify(
+    indexer, forward_batch, layer_id, q, weights, metadata, result, lengths, owner, budgets, group=1, share=1
+):
     from sglang.srt.environ import envs
     from sglang.srt.layers.attention.dsa.dsa_topk_backend import TopkTransformMethod
 
@@ -132,7 +149,8 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
         mine = torch.nonzero(owner[:rows] == request).flatten()
         pages = table[request]
         longest = int(lengths[mine].max())
-        tokens, blocks = scores_of_request(buffer, pages, longest, q[mine], weights[mine])
+        found = scores_of_request(buffer, pages, longest, q[mine], weights[mine], share)
+        tokens, few, blocks = found
         where = torch.full((buffer.shape[0],), -1)
         where[pages[: -(-longest // PAGE)].long()] = torch.arange(-(-longest // PAGE))
         together = (lengths[mine] - 1) // group  # rows that chose by the sum of their scores
@@ -146,8 +164,8 @@ def verify(indexer, forward_batch, layer_id, q, weights, metadata, result, lengt
                     COUNTS["wrong"].append(f"layer {layer_id} row {row}: a slot of another request")
                     continue
             members = together == together[at]
-            chose = (blocks[members].sum(dim=0), length, positions, budgets[row])
-            problem = check_row(row, tokens[at], *chose, int(lengths[mine][members].max()))
+            chose = (summed(blocks[members], lengths[mine][members], group), length, positions, budgets[row])
+            problem = check_row(row, tokens[at], few[at], *chose, int(lengths[mine][members].max()))
             COUNTS["rows"] += 1
             if problem:
                 COUNTS["wrong"].append(f"layer {layer_id} {problem}")
@@ -187,7 +205,8 @@ def around_ragged(original, self, dual, forward_batch, layer_id, q_fp8, weights,
     COUNTS["prefill_steps"] += 1
     budgets, before = [SET["prefill"]] * len(lengths), COUNTS["pruned"]
     group = SET["group"] if torch.bincount(owner).max() > 1 else 1
-    verify(self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets, group)
+    step = (self, forward_batch, layer_id, q_fp8, weights, metadata, result, lengths, owner, budgets)
+    verify(*step, group, SET["heads"])
     pool = str(len(get_pool().index_k_with_scale_buffer))
     COUNTS["pruned_prefill"][pool] = COUNTS["pruned_prefill"].get(pool, 0) + COUNTS["pruned"] - before
     write()

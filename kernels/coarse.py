@@ -59,7 +59,6 @@ def _coarse_kernel(
     TILES: tl.constexpr,
     MAPPED: tl.constexpr,
     SEAL: tl.constexpr,
-    SALIENT: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -94,7 +93,6 @@ def _coarse_kernel(
                 PAGE=PAGE,
                 DIM=DIM,
                 KEY_BYTES=KEY_BYTES,
-                SALIENT=SALIENT,
             )
             return
         tile -= 1
@@ -148,7 +146,6 @@ def coarse_scores(
     backend: str,
     *,
     seal_from: torch.Tensor | None = None,
-    salient: bool = False,
     overlap: bool = False,
     tuning: Tuning | None = None,
 ) -> None:
@@ -164,14 +161,13 @@ def coarse_scores(
         out: fp32 ``[rows, >= earlier blocks]``; columns of unscored blocks are left as they are.
         seal_from: the layer's index-K buffer: seal each row's last page if its last token completed it
             (decode stores one token a row, so this replaces :func:`sglang_hisa.kernels.seal_tokens`).
-        salient: form of the sealed summaries, as in :func:`sglang_hisa.kernels.seal_tokens`.
         overlap: programmatic dependent launch (sm_90); the kernel waits for its predecessor first.
         tuning: how the kernel is launched; None: those of the device.
     """
     if backend == "torch":
         if seal_from is not None:
             done = reference.completed_pages(table, table_rows, lengths)
-            reference.seal_pages(seal_from, done, keys, scales, salient)
+            reference.seal_pages(seal_from, done, keys, scales)
         reference.coarse_scores(
             q,
             weights,
@@ -226,7 +222,6 @@ def coarse_scores(
         TILES=tiles,
         MAPPED=table_rows is not None,
         SEAL=seal_from is not None,
-        SALIENT=salient,
         OVERLAP=overlap,
         num_warps=tuning.coarse_warps,
         **({"launch_pdl": True} if overlap else {}),

@@ -11,41 +11,19 @@ MIN_EXPONENT = 30
 """Smallest biased exponent of the page's largest element that the fixed-point mean uses (2**-97)."""
 
 
-def _whole(index_k: torch.Tensor, pages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Elements of the pages' keys, truncated to integers of at most 23 bits relative to the page's largest
-    one: int32 ``[n, 64, 128]``, and the biased exponent ``[n]`` of that one.
+def page_means(index_k: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """Means of the 64 keys of each page, ``[n, 128]`` fp32, the same bits in any summation order.
 
-    Sums of them are int32, so a Triton tile, these functions and another GPU all give the same bits.
+    Elements are truncated to integers of at most 23 bits relative to the page's largest one. Sums of them
+    are int32, so a Triton tile, this function and another GPU all give the same bits.
     """
     values = dequantised_pages(index_k, pages)
     largest = values.abs().amax(dim=(1, 2))
     exponent = (largest.view(torch.int32) >> 23).clamp_min(MIN_EXPONENT)
     up = ((276 - exponent) << 23).view(torch.float32)
-    return (values * up[:, None, None]).to(torch.int32), exponent
-
-
-def page_means(index_k: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
-    """Means of the 64 keys of each page, ``[n, 128]`` fp32, the same bits in any summation order."""
-    whole, exponent = _whole(index_k, pages)
+    whole = (values * up[:, None, None]).to(torch.int32)
     down = ((exponent - 28) << 23).view(torch.float32)
     return whole.sum(dim=1, dtype=torch.int32).float() * down[:, None]
-
-
-def salient_means(index_k: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
-    """As :func:`page_means`, but each key weighs as the square of its distance from the page's mean.
-
-    Deviations are cut to 11 bits, weights to 9 and elements to 15, so that every sum fits int32.
-    """
-    whole, exponent = _whole(index_k, pages)
-    mean = whole.sum(dim=1, keepdim=True, dtype=torch.int32) >> 6
-    away = (whole - mean + 4096) >> 13
-    square = (away * away).sum(dim=2, dtype=torch.int32)
-    largest = square.amax(dim=1, keepdim=True)
-    shift = ((largest.float().view(torch.int32) >> 23) - 135).clamp_min(0)
-    weight = torch.where(largest > 0, square >> shift, 1)
-    total = ((whole >> 8) * weight[:, :, None]).sum(dim=1, dtype=torch.int32)
-    down = ((exponent - 14) << 23).view(torch.float32)
-    return total.float() * down[:, None] / weight.sum(dim=1, dtype=torch.int32).float()[:, None]
 
 
 def quantise(means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,22 +35,18 @@ def quantise(means: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (means / scale[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
 
 
-def seal_pages(
-    index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, salient: bool
-) -> None:
+def seal_pages(index_k: torch.Tensor, pages: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
     """Write the summaries of ``pages``; see :func:`sglang_hisa.kernels.seal.seal_pages`."""
     if pages.numel():
-        key, scale = quantise((salient_means if salient else page_means)(index_k, pages))
+        key, scale = quantise(page_means(index_k, pages))
         keys.view(torch.uint8)[pages.long()] = key.view(torch.uint8)
         scales[pages.long()] = scale
 
 
-def seal_tokens(
-    index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor, salient: bool
-) -> None:
+def seal_tokens(index_k: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, scales: torch.Tensor) -> None:
     """Write the summaries of pages whose last slot is among ``slots``."""
     done = slots[slots % PAGE == PAGE - 1]
-    seal_pages(index_k, done // PAGE, keys, scales, salient)
+    seal_pages(index_k, done // PAGE, keys, scales)
 
 
 def completed_pages(

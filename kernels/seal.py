@@ -1,9 +1,9 @@
 """Seal: write the summary of a page once its 64 keys are stored.
 
 summary(page) is a pure function of the page's stored bytes (docs/design.md, summaries): the mean of its keys
-(arXiv 2603.28458), or their mean weighed by distance from it. It is taken in integers, so its bits depend
-neither on the order of a sum nor on the machine, and the fp8 byte is put together by hand, so that Triton's
-CPU interpreter, whose fp8 cast is wrong, gives the same byte.
+(arXiv 2603.28458). It is taken in integers, so its bits depend neither on the order of a sum nor on the
+machine, and the fp8 byte is put together by hand, so that Triton's CPU interpreter, whose fp8 cast is wrong,
+gives the same byte.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def seal_page(
     PAGE: tl.constexpr,
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    SALIENT: tl.constexpr,
 ):
-    """Write the summary of one page. ``page`` is int64. Bits as in ``reference.salient_means``."""
+    """Write the summary of one page. ``page`` is int64. Bits as in ``reference.page_means``."""
     token = tl.arange(0, PAGE)
     dim = tl.arange(0, DIM)
     key = tl.load(key_ptr + page * row_bytes + token[:, None] * DIM + dim[None, :]).to(tl.float32)
@@ -61,19 +60,8 @@ def seal_page(
     up = ((276 - exponent) << 23).to(tl.float32, bitcast=True)
     whole = (value * up).to(tl.int32)
     total = tl.sum(whole, axis=0)
-    if SALIENT:
-        away = (whole - (total >> 6)[None, :] + 4096) >> 13
-        square = tl.sum(away * away, axis=1)
-        most = tl.max(square, axis=0)
-        shift = tl.maximum((most.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 135, 0)
-        weight = tl.where(most > 0, square >> shift, 1)
-        total = tl.sum((whole >> 8) * weight[:, None], axis=0)
-        down = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
-        sum_of = tl.sum(weight, axis=0).to(tl.float32)
-        mean = tl.div_rn(total.to(tl.float32) * down, tl.zeros([DIM], tl.float32) + sum_of)
-    else:
-        down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
-        mean = total.to(tl.float32) * down
+    down = ((exponent - 28) << 23).to(tl.float32, bitcast=True)
+    mean = total.to(tl.float32) * down
     out_scale = tl.maximum(tl.max(tl.abs(mean), axis=0), 1e-4) * _INVERSE_MAX
     unit = tl.div_rn(mean, tl.zeros_like(mean) + out_scale)
     unit = tl.minimum(tl.maximum(unit, -448.0), 448.0)
@@ -94,7 +82,6 @@ def seal_last_page(
     PAGE: tl.constexpr,
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    SALIENT: tl.constexpr,
 ):
     """Seal a row's last page if its last token completed it. ``table`` points at the row's own pages."""
     if (length > 0) & (length % PAGE == 0):
@@ -110,7 +97,6 @@ def seal_last_page(
             PAGE=PAGE,
             DIM=DIM,
             KEY_BYTES=KEY_BYTES,
-            SALIENT=SALIENT,
         )
 
 
@@ -127,7 +113,6 @@ def _seal_kernel(
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
     SLOTS: tl.constexpr,
-    SALIENT: tl.constexpr,
 ):
     page = tl.load(id_ptr + tl.program_id(0)).to(tl.int64)
     write = page >= 0
@@ -146,7 +131,6 @@ def _seal_kernel(
             PAGE=PAGE,
             DIM=DIM,
             KEY_BYTES=KEY_BYTES,
-            SALIENT=SALIENT,
         )
 
 
@@ -165,7 +149,6 @@ def _seal_rows_kernel(
     PAGE: tl.constexpr,
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    SALIENT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     offset = offset_ptr + tl.program_id(1) * 3
@@ -182,7 +165,6 @@ def _seal_rows_kernel(
         PAGE=PAGE,
         DIM=DIM,
         KEY_BYTES=KEY_BYTES,
-        SALIENT=SALIENT,
     )
 
 
@@ -202,8 +184,6 @@ def seal_rows(
     table: torch.Tensor,
     lengths: torch.Tensor,
     backend: str,
-    *,
-    salient: bool = False,
 ) -> None:
     """Seal, in all layers at once, the last page of each row whose last token completed it.
 
@@ -216,7 +196,7 @@ def seal_rows(
         pages = reference.completed_pages(table, None, lengths)
         for layer in layers:
             index_k, keys, scales = layer
-            reference.seal_pages(index_k, pages, keys, scales, salient)
+            reference.seal_pages(index_k, pages, keys, scales)
         return
     index_k, keys, scales = layers[0]
     _seal_rows_kernel[(lengths.shape[0], len(layers))](
@@ -233,7 +213,6 @@ def seal_rows(
         PAGE,
         HEAD_DIM,
         KEY_BYTES,
-        salient,
         num_warps=4,
     )
 
@@ -244,7 +223,6 @@ def _launch(
     keys: torch.Tensor,
     scales: torch.Tensor,
     slots: bool,
-    salient: bool,
 ) -> None:
     if not ids.numel():
         return
@@ -260,7 +238,6 @@ def _launch(
         HEAD_DIM,
         KEY_BYTES,
         slots,
-        salient,
         num_warps=4,
     )
 
@@ -271,8 +248,6 @@ def seal_tokens(
     keys: torch.Tensor,
     scales: torch.Tensor,
     backend: str,
-    *,
-    salient: bool = False,
 ) -> None:
     """Seal the pages whose 64th token is among the slots just stored.
 
@@ -280,12 +255,11 @@ def seal_tokens(
         index_k: uint8 ``[pages, 8448]``, the layer's index-K buffer.
         slots: int ``[n]``, the slots (page * 64 + offset) of the store; negative ones are ignored.
         keys: fp8 ``[pages, 128]`` and scales: fp32 ``[pages]``, the layer's summaries, written in place.
-        salient: keys weigh as the square of their distance from the page's mean, instead of alike.
     """
     if backend == "torch":
-        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales, salient)
+        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales)
     else:
-        _launch(index_k, slots, keys, scales, slots=True, salient=salient)
+        _launch(index_k, slots, keys, scales, slots=True)
 
 
 def seal_pages(
@@ -294,11 +268,9 @@ def seal_pages(
     keys: torch.Tensor,
     scales: torch.Tensor,
     backend: str,
-    *,
-    salient: bool = False,
 ) -> None:
     """Seal ``pages`` (int ``[n]``, physical ids) unconditionally: the rebuild used by every mover."""
     if backend == "torch":
-        reference.seal_pages(index_k, pages, keys, scales, salient)
+        reference.seal_pages(index_k, pages, keys, scales)
     else:
-        _launch(index_k, pages, keys, scales, slots=False, salient=salient)
+        _launch(index_k, pages, keys, scales, slots=False)

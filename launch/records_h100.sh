@@ -21,12 +21,10 @@
 #   ab-glm5     four full-width layers of GLM-5, 8K to 128K       -> OUT/ab-glm5-4l
 #   watching    what the audit costs, 8K and 128K                 -> OUT/ab-watching
 #   watching-canary   the same of the sampling canary             -> OUT/ab-watching-canary
-#   salient     salient summaries against the mean                -> OUT/ab-salient
 #   pairs       prefill rows in pairs and alone, 8K to 128K       -> OUT/ab-pairs
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
-#   frontier-paper     the same at the arithmetic of the paper's 8K; salient summaries -> OUT/quality-frontier-paper
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
@@ -71,7 +69,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,56p' "$0" >&2; exit 2; }
+usage() { sed -n '2,54p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -149,8 +147,6 @@ case $step in
   watching | watching-canary)
     ab v32-tp8-rank 133000 140000 "ab-$step" --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
       --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
-  salient) ab v32-tp8-rank 133000 140000 ab-salient --together --arms paper,salient \
-    --arm 'salient={"preset": "paper", "summary": "salient"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \
     --arm 'alone={"preset": "paper", "prefill_group": 1}' --cells '8k:1 32k:1 128k:1' --rounds 4 \
     --warmup-tokens 300k ;;

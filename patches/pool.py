@@ -38,10 +38,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     state.backend = _backend(state, buffers[0].device)
     state.rows.allocate(buffers[0].device)
     draft = state.speculative and state.summary_bytes > 0  # SGLang allocates the target's pool first
-    salient = state.config.summary == "salient"
-    self._hisa_summaries = PageSummaries(
-        buffers, self.start_layer, state.backend, salient=salient, draft=draft
-    )
+    self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend, draft=draft)
     state.pools.add(self._hisa_summaries)
     state.summary_bytes += self._hisa_summaries.nbytes
     if draft:

@@ -35,7 +35,6 @@ HEADS = (1.0, 0.5, 0.25, 0.125)
 REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
-SUMMARY = ("mean", "salient")
 PHASES = ("decode", "prefill")
 COMPUTES = 1
 """Number of the rule by which rows choose their candidates; raised when the same settings choose others."""
@@ -70,9 +69,6 @@ class Config:
     preset: str = "balanced"
     block: int = 64
     """Tokens that share one coarse score: 64 (a page), 128 or 256."""
-    summary: str = "mean"
-    """What stands for a page: the ``mean`` of its keys (the paper), or ``salient``: keys weigh as the square
-    of their distance from that mean, so that one unlike its neighbours is seen."""
     decode_tokens: int = 32768
     """Candidate tokens of a decode row; 0 leaves decode to stock DSA."""
     decode_fraction: float = 1 / 16
@@ -165,7 +161,8 @@ class Config:
                 phases["prefill"].append(float(self.prefill_heads))
         if not phases:
             return None
-        common = [COMPUTES, self.block, self.summary, self.sink_tokens, self.local_tokens]
+        # "mean" stands for a page: written out, so that what is stored already is found.
+        common = [COMPUTES, self.block, "mean", self.sink_tokens, self.local_tokens]
         text = json.dumps([common, phases], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -206,7 +203,6 @@ def alone(config: Config) -> Config:
 _CHOICES: dict[str, tuple[object, ...]] = {
     "prefill_group": GROUPS,
     "prefill_heads": HEADS,
-    "summary": SUMMARY,
     "refine": REFINE,
     "kernels": KERNELS,
     "canary": CANARY,
@@ -217,7 +213,6 @@ _RENAMED = {"short_graphs": "stock_decode_graphs"}
 
 _HINTS: dict[str, str] = {
     "block": f"one of {', '.join(map(str, BLOCKS))} (a multiple of the {PAGE}-token page)",
-    "summary": f"one of {', '.join(SUMMARY)}",
     "decode_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "prefill_tokens": f"0 (stock DSA), or at least the model's index_topk and at most {MOST_TOKENS}",
     "decode_fraction": "a number from 0 to 1",

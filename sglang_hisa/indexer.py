@@ -109,7 +109,6 @@ def block_scores(
         out=scores,
         backend=setup.backend,
         seal_from=queries.layer.index_k if plan.seals else None,
-        salient=queries.layer.salient,
         overlap=_overlaps(rows, device),
     )
     return scores

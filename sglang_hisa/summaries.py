@@ -41,8 +41,6 @@ class LayerSummaries:
     index_k: torch.Tensor
     keys: torch.Tensor
     scales: torch.Tensor
-    salient: bool = False
-    """Form of the summaries (see :func:`sglang_hisa.kernels.seal_tokens`)."""
 
 
 class PageSummaries:
@@ -54,7 +52,6 @@ class PageSummaries:
         start_layer: int,
         backend: str,
         *,
-        salient: bool = False,
         draft: bool = False,
     ) -> None:
         """``buffers``: the pool's index-K buffers, one a layer; a 0-row layer gets 0 summaries.
@@ -69,7 +66,6 @@ class PageSummaries:
                 buffer,
                 torch.zeros(buffer.shape[0], HEAD_DIM, dtype=FP8, device=buffer.device),
                 torch.full((buffer.shape[0],), _EMPTY_SCALE, dtype=torch.float32, device=buffer.device),
-                salient,
             )
             for buffer in buffers
         ]
@@ -100,41 +96,20 @@ class PageSummaries:
     def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
         """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
         layer = self.layer(layer_id)
-        kernels.seal_tokens(
-            layer.index_k,
-            slots,
-            layer.keys,
-            layer.scales,
-            self.backend,
-            salient=layer.salient,
-        )
+        kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, self.backend)
 
     def seal_rows(self, table: torch.Tensor, lengths: torch.Tensor) -> None:
         """After a decode step's last store: seal, in all layers, what its rows' last tokens completed.
 
         table int32 ``[rows, pages]``, lengths int32 ``[rows]``.
         """
-        kernels.seal_rows(
-            self._stored,
-            self._offsets,
-            table,
-            lengths,
-            self.backend,
-            salient=self.layers[0].salient,
-        )
+        kernels.seal_rows(self._stored, self._offsets, table, lengths, self.backend)
 
     def reseal(self, pages: torch.Tensor, layer_id: int | None = None) -> None:
         """Seal ``pages`` (int ``[n]``) of one layer or of all: what a mover of index-K bytes owes us."""
         for layer in self.layers if layer_id is None else [self.layer(layer_id)]:
             if layer.index_k.shape[0]:
-                kernels.seal_pages(
-                    layer.index_k,
-                    pages,
-                    layer.keys,
-                    layer.scales,
-                    self.backend,
-                    salient=layer.salient,
-                )
+                kernels.seal_pages(layer.index_k, pages, layer.keys, layer.scales, self.backend)
 
     def differs(self, layer_id: int, pages: torch.Tensor) -> torch.Tensor:
         """Whether the summary of each of ``pages`` (int ``[n]``) has a bit unlike its rebuild: bool ``[n]``.
@@ -149,7 +124,7 @@ class PageSummaries:
             scales = torch.empty(count, dtype=torch.float32, device=device)
             ids = torch.arange(count, device=device)
             bytes_of = layer.index_k[part]
-            kernels.seal_pages(bytes_of, ids, keys, scales, self.backend, salient=layer.salient)
+            kernels.seal_pages(bytes_of, ids, keys, scales, self.backend)
             same = (keys.view(torch.uint8) == layer.keys.view(torch.uint8)[part]).all(dim=1)
             same &= scales.view(torch.int32) == layer.scales.view(torch.int32)[part]
             found.append(~same)

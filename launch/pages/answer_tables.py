@@ -109,6 +109,10 @@ class RecallRecord(record.Record):
     rows: tuple[Kept, ...] = ()
 
 
+_NOW = {"salient mean of 64 (served)": "salient mean of 64"}
+"""Names in the record of summaries that are no longer served."""
+
+
 def recall(read: Reader) -> str:
     """Kept share of stock's score mass by page summary, the smallest and the middle budget, by layer."""
     kept = read(RecallRecord, "recall")
@@ -121,7 +125,9 @@ def recall(read: Reader) -> str:
     lines = []
     for name in dict.fromkeys(row.variant for row in kept.rows):
         rows = [found[name, *place] for place in places]
-        lines.append([name, f"{rows[0].bytes_a_page:.0f}", *(f"{row.mass:.2f}" for row in rows)])
+        lines.append(
+            [_NOW.get(name, name), f"{rows[0].bytes_a_page:.0f}", *(f"{row.mass:.2f}" for row in rows)]
+        )
     of = (f"{budget // K}K of {kept.context // K}K, layer {layer}" for budget, layer in places)
     return table(["summary", "bytes that a page needs", *of], lines) + "\n\n" + read.source("recall")
 

@@ -43,7 +43,7 @@ def _salient_mean(keys: torch.Tensor, power: int) -> torch.Tensor:
 
 
 def salient(keys: torch.Tensor, query: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Keys weigh as the square of their distance from the mean (served as ``"summary": "salient"``)."""
+    """Keys weigh as the square of their distance from the mean (not served: docs/quality.md)."""
     return _best_of(_salient_mean(keys, 1), query, weights)
 
 
@@ -106,7 +106,7 @@ class Variant:
 
 VARIANTS = (
     Variant("mean of 64 (served)", 64, mean, 1),
-    Variant("salient mean of 64 (served)", 64, salient, 1),
+    Variant("salient mean of 64", 64, salient, 1),
     Variant("salient, fourth power", 64, salient_fourth, 1),
     Variant("mean of 128 (served)", 128, mean, 0.5),
     Variant("mean of 256 (served)", 256, mean, 0.25),

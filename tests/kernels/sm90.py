@@ -39,7 +39,6 @@ def coarse_form(**given):
         **PAGES,
         "HEADS": 64,
         "BLOCKS": DEFAULT.coarse_pages // given["PER_BLOCK"],
-        "SALIENT": False,
         **given,
     }
 
@@ -122,9 +121,9 @@ FORMS = {
         for group, heads, warps in ((4, 32, 4), (8, 16, 4), (16, 8, 4), (8, 32, 8))
     },
     "route": (route._route_kernel, 1, {"KEPT": 16, "HEADS": 64, "DIM": 128}),
-    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True, "SALIENT": False}),
-    "seal, salient": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False, "SALIENT": True}),
-    "seal, all layers": (seal._seal_rows_kernel, 4, {**PAGES, "SALIENT": False}),
+    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True}),
+    "seal, pages": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False}),
+    "seal, all layers": (seal._seal_rows_kernel, 4, PAGES),
     "gather": (gather._gather_kernel, 1, {"DIM": 128, "PER_BLOCK": 2}),
     "positions": (positions._map_kernel, 4, {"PAGE": 64, "COUNT": 2048, "OFFSETS": True}),
 }

@@ -7,8 +7,6 @@ from sglang_hisa import PAGE, kernels
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES, dequantised_pages
 from tests.kernels.conftest import index_cache
 
-both = pytest.mark.parametrize("salient", [False, True], ids=["mean", "salient"])
-
 
 def empty(pages, device):
     poison = torch.full((pages, HEAD_DIM), 0x5A, dtype=torch.uint8, device=device).view(FP8)
@@ -17,14 +15,13 @@ def empty(pages, device):
 
 @pytest.mark.parametrize("scale", [0.01, 40.0, 4000.0], ids=lambda s: f"scale{s}")
 @pytest.mark.parametrize("spread", [1e-7, 0.01, 1e6], ids=lambda s: f"spread{s}")
-@both
-def test_triton_gives_the_bits_of_the_reference(device, scale, spread, salient):
+def test_triton_gives_the_bits_of_the_reference(device, scale, spread):
     index_k = index_cache(13, device, scale=scale, spread=spread)
     pages = torch.tensor([12, 0, 5, 7], device=device)
     keys, scales = empty(13, device)
-    kernels.seal_pages(index_k, pages, keys, scales, "triton", salient=salient)
+    kernels.seal_pages(index_k, pages, keys, scales, "triton")
     cpu_keys, cpu_scales = empty(13, "cpu")
-    kernels.seal_pages(index_k.cpu(), pages.cpu(), cpu_keys, cpu_scales, "torch", salient=salient)
+    kernels.seal_pages(index_k.cpu(), pages.cpu(), cpu_keys, cpu_scales, "torch")
     want_keys, want_scales = cpu_keys.to(device), cpu_scales.to(device)
     assert torch.equal(keys.view(torch.uint8), want_keys.view(torch.uint8))
     assert torch.equal(scales[pages], want_scales[pages])
@@ -46,60 +43,16 @@ def assert_is(keys, scales, mean):
     assert ((got - mean).abs() <= allowed * 1.01).all()
 
 
-def salient_mean(keys):
-    """fp64 ``[pages, 64, 128]`` -> ``[pages, 128]``, without any rounding."""
-    away = (keys - keys.mean(dim=1, keepdim=True)).pow(2).sum(dim=2, keepdim=True)
-    return (keys * away).sum(dim=1) / away.sum(dim=1)
-
-
-def test_salient_summary_weighs_keys_by_their_distance_from_the_mean(device):
-    """Scales of random size make some keys much larger than others: the two summaries are far apart."""
-    index_k = index_cache(5, device)
-    true = dequantised_pages(index_k.cpu(), torch.arange(5)).double()
-    keys, scales = empty(5, device)
-    kernels.seal_pages(index_k, torch.arange(5, device=device), keys, scales, "triton", salient=True)
-    got = keys.cpu().double() * scales.cpu().double()[:, None]
-    want, mean = salient_mean(true), true.mean(dim=1)
-    # Weights are cut to nine bits: less than one part in 256 of the heaviest key.
-    allowed = want.abs() / 16 + true.abs().amax(dim=(1, 2))[:, None] / 256
-    assert ((got - want).abs() <= allowed).all()
-    assert ((got - mean).abs() > 2 * allowed).float().mean() > 0.2
-
-
-def test_salient_summary_shows_keys_unlike_their_neighbours(device):
-    """Four odd keys among sixty that are alike: in the mean they hardly show."""
-    index_k = index_cache(5, device)
-    keys = index_k[:, :KEY_BYTES].view(5, PAGE, HEAD_DIM)
-    keys[:, 4:] = keys[:, 63:]
-    index_k[:, KEY_BYTES:] = torch.full((5, PAGE), 0.01).view(torch.uint8).flatten(1).to(device)
-    made, scales = empty(5, device)
-    kernels.seal_pages(index_k, torch.arange(5, device=device), made, scales, "triton", salient=True)
-    true = dequantised_pages(index_k.cpu(), torch.arange(5))
-    odd, mean = true[:, :4].mean(dim=1), true.mean(dim=1)
-    alike = torch.nn.functional.cosine_similarity
-    assert (alike(made.cpu().float(), odd) > alike(mean, odd) + 0.3).all()
-
-
-def test_salient_summary_of_equal_keys_is_their_mean(device):
-    index_k = index_cache(3, device)
-    index_k[:, :KEY_BYTES].view(3, PAGE, HEAD_DIM)[:] = index_k[:, :HEAD_DIM][:, None]
-    index_k[:, KEY_BYTES:] = torch.full((3, PAGE), 0.3).view(torch.uint8).flatten(1).to(device)
-    keys, scales = empty(3, device)
-    kernels.seal_pages(index_k, torch.arange(3, device=device), keys, scales, "triton", salient=True)
-    assert_is(keys, scales, dequantised_pages(index_k.cpu(), torch.arange(3)).double().mean(dim=1))
-
-
 @pytest.mark.parametrize("backend", ["triton", "torch"])
-@both
-def test_tokens_seal_only_pages_that_they_complete(device, backend, salient):
+def test_tokens_seal_only_pages_that_they_complete(device, backend):
     index_k = index_cache(11, device)
     keys, scales = empty(11, device)
     slots = torch.tensor([63, 64, 3 * PAGE + 62, 9 * PAGE + 63, 10 * PAGE, 0, -1], device=device)
-    kernels.seal_tokens(index_k, slots, keys, scales, backend, salient=salient)
+    kernels.seal_tokens(index_k, slots, keys, scales, backend)
     done = (~scales.isnan()).nonzero().flatten()
     assert done.tolist() == [0, 9]
     whole, whole_scales = empty(11, device)
-    kernels.seal_pages(index_k, done, whole, whole_scales, backend, salient=salient)
+    kernels.seal_pages(index_k, done, whole, whole_scales, backend)
     assert torch.equal(keys.view(torch.uint8), whole.view(torch.uint8)), "another form than the rebuild's"
 
 
@@ -113,8 +66,7 @@ def test_slots_that_are_a_column_of_a_table(device, backend):
     assert (~scales.isnan()).nonzero().flatten().tolist() == [0, 5]
 
 
-@both
-def test_order_of_tokens_does_not_change_a_bit(device, salient):
+def test_order_of_tokens_does_not_change_a_bit(device):
     """Integer sums: permuting the page's tokens leaves the summary's bits."""
     index_k = index_cache(2, device)
     order = torch.randperm(PAGE).to(device)
@@ -122,22 +74,20 @@ def test_order_of_tokens_does_not_change_a_bit(device, salient):
     index_k[1, :KEY_BYTES] = page[:KEY_BYTES].view(PAGE, HEAD_DIM)[order].flatten()
     index_k[1, KEY_BYTES:] = page[KEY_BYTES:].view(PAGE, 4)[order].flatten()
     keys, scales = empty(2, device)
-    kernels.seal_pages(index_k, torch.arange(2, device=device), keys, scales, "triton", salient=salient)
+    kernels.seal_pages(index_k, torch.arange(2, device=device), keys, scales, "triton")
     assert torch.equal(keys[0].view(torch.uint8), keys[1].view(torch.uint8))
     assert scales[0] == scales[1]
 
 
-@both
-def test_page_of_zeros(device, salient):
+def test_page_of_zeros(device):
     index_k = torch.zeros(1, index_cache(1, "cpu").shape[1], dtype=torch.uint8, device=device)
     keys, scales = empty(1, device)
     page = torch.zeros(1, dtype=torch.int64, device=device)
-    kernels.seal_pages(index_k, page, keys, scales, "triton", salient=salient)
+    kernels.seal_pages(index_k, page, keys, scales, "triton")
     assert (keys.float() == 0).all() and torch.isfinite(scales).all()
 
 
-@both
-def test_rows_seal_in_all_layers_at_once(device, salient):
+def test_rows_seal_in_all_layers_at_once(device):
     """Rows that complete a page, and only those, in layers whose buffers lie anywhere."""
     layers, expected = [], []
     for seed in range(3):
@@ -148,9 +98,9 @@ def test_rows_seal_in_all_layers_at_once(device, salient):
     table = torch.tensor([[4, 1 << 30, 1 << 30]] * 3 + [[9, 2, 6], [1, 3, 1 << 30], [8, 10, 1 << 30]])
     table = table.int().to(device)
     offsets = kernels.layer_offsets(layers)
-    kernels.seal_rows(layers, offsets, table, lengths, "triton", salient=salient)
+    kernels.seal_rows(layers, offsets, table, lengths, "triton")
     cpu = (table.cpu(), lengths.cpu())
-    kernels.seal_rows(expected, kernels.layer_offsets(expected), *cpu, "torch", salient=salient)
+    kernels.seal_rows(expected, kernels.layer_offsets(expected), *cpu, "torch")
     for ours, truth in zip(layers, expected, strict=True):
         assert torch.equal(ours[1].cpu().view(torch.uint8), truth[1].view(torch.uint8))
         assert torch.equal(ours[2].cpu().view(torch.int32), truth[2].view(torch.int32))

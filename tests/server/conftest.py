@@ -40,7 +40,6 @@ def watched_env(tmp_path, hisa, *, fused=False, plugins=()):
         "out": str(out),
         "topk": TOPK,
         "block": given["block"],
-        "summary": given.get("summary", "mean"),
         "sink": given["sink_tokens"],
         "local": given["local_tokens"],
         "decode": given.get("decode_tokens", 0),

@@ -107,17 +107,17 @@ def test_answers_from_the_cache(tmp_path, tiny):
 
 
 @pytest.mark.parametrize(
-    "fused,summary",
+    "fused",
     [
-        pytest.param(False, "mean", id="unfused", marks=pytest.mark.once("0.5.17")),
-        pytest.param(True, "salient", id="fused", marks=pytest.mark.once("0.5.23")),
+        pytest.param(False, id="unfused", marks=pytest.mark.once("0.5.17")),
+        pytest.param(True, id="fused", marks=pytest.mark.once("0.5.23")),
     ],
 )
-def test_large_blocks_sink_and_local(tmp_path, tiny, fused, summary):
-    """128-token blocks, three sink pages, a wide local window; positions and slots; both summaries; rows that
-    choose alone and in pairs."""
+def test_large_blocks_sink_and_local(tmp_path, tiny, fused):
+    """128-token blocks, three sink pages, a wide local window; positions and slots; rows that choose
+    alone and in pairs."""
     hisa = {**SMALL, "block": 128, "sink_tokens": 150, "local_tokens": 130, "refine": "deepgemm"}
-    hisa |= {"summary": summary, "prefill_group": 2 if fused else 1}
+    hisa |= {"prefill_group": 2 if fused else 1}
     with watched(tmp_path, tiny, hisa, fused=fused) as (server, counts):
         shared_prefix_load(server, count=8, at_once=4)
         server.generate(text(1100, 5), 70)
@@ -189,7 +189,6 @@ def test_triton_kernels_serve_in_the_interpreter(tmp_path, tiny):
         "kernels": "triton",
         "decode_tokens": 192,
         "prefill_tokens": 192,
-        "summary": "salient",
         "prefill_group": 1,
     }
     with watched(tmp_path, tiny, hisa) as (server, counts):

@@ -45,6 +45,7 @@ def test_json_changes_a_preset():
         ('{"block": 64', ["not readable JSON", '{"block": 64']),
         ("[1]", ["preset name or a JSON object", "[1]"]),
         ('{"blok": 64}', ["unknown key", "blok", "64", "did you mean 'block'", "decode_tokens"]),
+        ('{"summary": "salient"}', ["unknown key", '"summary" (value "salient")', "allowed: preset, block"]),
         ('{"short_graphs": false}', ["short_graphs", "false", "it is called 'stock_decode_graphs' now"]),
         ('{"block": 96}', ['"block": 96', "64, 128, 256", "page"]),
         ('{"block": "64"}', ['"block": "64"', "64, 128, 256"]),
@@ -131,7 +132,6 @@ def test_any_text_is_a_configuration_or_one_readable_message(text):
 
 COMPUTED = {
     "block": 128,
-    "summary": "salient",
     "decode_tokens": 40000,
     "decode_fraction": 0.5,
     "prefill_tokens": 40000,

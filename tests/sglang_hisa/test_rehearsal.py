@@ -27,7 +27,7 @@ HEADS, BOUND = 2, 200 * PAGE + 5
 def layer():
     buffer = index_cache(3, torch.device("cpu"))
     keys = torch.zeros(3, 128, dtype=torch.float8_e4m3fn)
-    return LayerSummaries(buffer, keys, torch.ones(3), False)
+    return LayerSummaries(buffer, keys, torch.ones(3))
 
 
 class Recorder:

@@ -81,14 +81,6 @@ def summaries_of(keys):
     whole = torch.ldexp(keys, (22 - power)[:, None, None]).trunc().long()
     total = whole.sum(dim=1)
     mean = torch.ldexp(total.float(), (power - 28)[:, None])
-    if SET.get("summary") == "salient":
-        away = torch.div(whole - torch.div(total, 64, rounding_mode="floor")[:, None] + 4096, 8192).floor()
-        square = away.pow(2).sum(dim=2)
-        digits = torch.frexp(square.amax(dim=1, keepdim=True).float()).exponent.double()
-        weight = torch.div(square, 2 ** (digits - 9).clamp_min(0)).floor()  # nine binary digits
-        weight = torch.where(square.amax(dim=1, keepdim=True) > 0, weight, 1.0)
-        total = (torch.div(whole, 256).floor() * weight[:, :, None]).sum(dim=1)
-        mean = torch.ldexp(total.float(), (power - 14)[:, None]) / weight.sum(dim=1, keepdim=True).float()
     scale = mean.abs().amax(dim=1, keepdim=True).clamp_min(1e-4) * (1 / 448)
     return (mean / scale).to(torch.float8_e4m3fn).double() * scale.double()
 

@@ -205,6 +205,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     from sglang_hisa.launch.load import plan, point_tables, report
     from sglang_hisa.launch.load import sweep as measuring
 
+    records.refuse_kept(args)
     try:
         server = measuring.server_facts(url, args.tokenizer)
     except measuring.Unreachable as error:

@@ -57,12 +57,20 @@ def report_folder(args: argparse.Namespace, name: str = "report.json", rewrites:
     return _made(args, folder)
 
 
+def refuse_kept(args: argparse.Namespace, name: str = "report.json") -> None:
+    """A usage error where ``--out`` holds measurements that this run would replace."""
+    if args.out is not None and not args.force and (held := files.held(args.out, name)) is not None:
+        wish = "say another folder, or --force to replace it (its record is renamed)"
+        args.usage_error(f"--out {args.out} holds {held}: {wish}")
+
+
 def new_folder(args: argparse.Namespace, default: str, name: str = "report.json") -> Path:
     """The folder of a new run, made: never one that holds measurements, unless ``--force`` says so.
 
     A usage error where ``--out`` has some, or takes no file; without it the default, numbered up to one that
     has none.
     """
+    refuse_kept(args, name)
     out: Path = args.out or Path(default)
     held = files.held(out, name)
     if held is None:
@@ -70,10 +78,6 @@ def new_folder(args: argparse.Namespace, default: str, name: str = "report.json"
     if args.force:
         print(f"{out}: the record there is now {files.set_aside(out, name).name}", file=sys.stderr)
         return _made(args, out)
-    if args.out is not None:
-        args.usage_error(
-            f"--out {out} holds {held}: say another folder, or --force to replace it (its record is renamed)"
-        )
     number = 2
     while files.held(free := Path(f"{default}-{number}"), name) is not None:
         number += 1

@@ -129,9 +129,9 @@ def test_metrics_mark_an_unverified_source(monkeypatch):
     monkeypatch.setattr(prometheus_client, "Gauge", Metric)
     monkeypatch.setattr(prometheus_client, "Counter", Metric)
     state = runtime.Runtime(from_mapping({}), "0.5.24.dev5", 1)
-    metrics.export(state)
+    metrics.export(state, {})
     state.unverified = ("f: changed",)
-    metrics.export(state)
+    metrics.export(state, {})
     assert [found["source_verified"] for found in labels if "source_verified" in found] == ["yes", "no"]
 
 

@@ -15,7 +15,7 @@ FIELDS = {
     "h100": {"arm", "context", "concurrency", "receipt_active", "graphs_with_hisa"},
     "stress": {"test", "minutes", "requests", "canary_pages_checked", "violations", "crashes"},
     "quality": {"arm", "task", "context", "accuracy", "ci_low", "ci_high", "n"},
-    "recall": {"budget"},
+    "recall": {"layer", "mass", "recall"},
 }
 """Of every row, by the first word of a record's name; the others have fields of their own."""
 

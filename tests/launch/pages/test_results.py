@@ -142,11 +142,13 @@ def test_a_kept_file_is_rendered_into_another_folder(tmp_path, capsys):
     before = sorted(RESULTS.iterdir())
     assert hisa(["ab", "--from", str(kept), "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
-        *("report.json", "report.md", "report.html", "ttft.png", "itl.png", "speedup.png")
+        *("report.json", "report.md", "report.html", "report.csv", "ttft.png", "itl.png", "speedup.png")
     }
     assert json.loads((out / "report.json").read_text()) == json.loads(kept.read_text())
     assert hisa(["eval", "--from", str(RESULTS / "quality-tail.json"), "--out", str(tmp_path / "eval")]) == 0
-    assert {path.name for path in (tmp_path / "eval").iterdir()} == {"accuracy.png", "needle.png"}
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == {
+        *("accuracy.png", "needle.png", "report.csv", "report.html", "report.md")
+    }
     capsys.readouterr()
     for command in ("ab", "eval", "load"):
         with pytest.raises(SystemExit):

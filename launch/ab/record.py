@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.common import record
+from sglang_hisa.launch.common.receipts import Receipt
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class KeptPlan:
     def others(self) -> tuple[str, ...]:
         """Arms that are compared with the baseline."""
         return tuple(arm for arm in self.arms if arm != self.baseline)
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """Of one arm: its server's receipt; None of stock DSA."""
+
+    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class AbRecord(record.Record):
     refusals: tuple[str, ...]
     plan: KeptPlan
     measurements: tuple[Measurement, ...]
+    arms: dict[str, ArmFacts] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
 
     def found(self, arm: str, cell: int, metric: str) -> Comparison:

@@ -101,7 +101,8 @@ def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     record = report.complete(report.load(source))
     for old in folder.glob(f"{source.name}.*"):
         old.unlink()
-    written = [files.save(record, folder, f"{source.name}.json")]
+    # The times of every token of many requests: a number a line would be half as much again.
+    written = [files.save(record, folder, f"{source.name}.json", indent=None)]
     for note in sorted(source.glob("*.txt")):
         written.append(folder / f"{source.name}.{note.name}")
         written[-1].write_text(note.read_text())

@@ -11,7 +11,15 @@ import sys
 from collections.abc import Callable
 
 from sglang_hisa.launch.common import flags
-from sglang_hisa.launch.pages import ab_tables, answer_tables, kernel_tables, stress_tables, write
+from sglang_hisa.launch.pages import (
+    ab_tables,
+    answer_tables,
+    changed,
+    kernel_tables,
+    many_tables,
+    stress_tables,
+    write,
+)
 from sglang_hisa.launch.pages.reader import ROOT, Reader
 
 _RANK = "ab-v32-tp8-rank"
@@ -33,6 +41,8 @@ TABLES: dict[str, Callable[[Reader], str]] = {
     "ab_4l": ab_tables.of(*(f"ab-v32-4l-{run}" for run in ("balanced", "paper", "decode-only", "more"))),
     "ab_glm5": ab_tables.of("ab-glm5-4l"),
     "ab_tp2": ab_tables.of("ab-v32-4l-tp2"),
+    # Decode of many requests that share a long prompt.
+    "many": many_tables.of("ab-many"),
     "goals": kernel_tables.goals,
     "pairs": answer_tables.pairs,
     "decode": kernel_tables.decode,
@@ -55,13 +65,15 @@ PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability
 
 
 def made(name: str) -> str:
-    """A table with what its records' servers differed by and what of them is not SGLang's default.
+    """A table with its notes: servers that differ, flags that are not SGLang's default, presets that changed.
 
     Raises:
         KeyError: a table that does not exist.
     """
     read = Reader()
-    return "\n\n".join(filter(None, (TABLES[name](read), flags.note(read.records))))
+    return "\n\n".join(
+        filter(None, (TABLES[name](read), flags.note(read.records), changed.note(read.records)))
+    )
 
 
 def render(text: str, page: str = PAGES[0]) -> str:

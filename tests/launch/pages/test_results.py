@@ -150,9 +150,9 @@ def test_a_kept_file_is_rendered_into_another_folder(tmp_path, capsys):
         *("accuracy.png", "needle.png", "report.csv", "report.html", "report.md")
     }
     capsys.readouterr()
-    for command in ("ab", "eval", "load"):
+    for command, file in (("ab", kept), ("eval", RESULTS / "quality-tail.json"), ("load", kept)):
         with pytest.raises(SystemExit):
-            hisa([command, "--from", str(kept)])
+            hisa([command, "--from", str(file)])
         assert "say --out DIR as well" in capsys.readouterr().err
     assert sorted(RESULTS.iterdir()) == before
 

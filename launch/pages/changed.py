@@ -1,0 +1,47 @@
+"""What a preset has become since a record measured it: said below every table that shows one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglang_hisa.config import PRESETS, Config, from_mapping
+from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common.record import Record
+from sglang_hisa.launch.eval.record import EvalRecord
+
+DECODE = ("decode_tokens", "decode_fraction")
+PREFILL = ("prefill_tokens", "prefill_fraction", "prefill_group", "prefill_heads", "dense_tail_tokens")
+BOTH = ("block", "sink_tokens", "local_tokens")
+OLDER: dict[str, object] = {"prefill_group": 1, "prefill_heads": 1.0}
+"""What servers did before these keys existed."""
+
+
+def keys(config: Config) -> tuple[str, ...]:
+    """The keys that decide which tokens a row of this setting attends to."""
+    phases = [*(DECODE if config.decode.active else ()), *(PREFILL if config.prefill.active else ())]
+    return (*BOTH, *phases)
+
+
+def since(preset: str, then: Mapping[str, Any]) -> list[str]:
+    """Keys of ``preset`` that had other values in the configuration ``then``, in words."""
+    now = from_mapping({"preset": preset})
+    found = []
+    for key in keys(now):
+        was = then.get(key, OLDER.get(key))
+        if was is not None and was != getattr(now, key):
+            found.append(f"`{key}` {was:g} ({getattr(now, key):g} now)")
+    return found
+
+
+def note(records: Mapping[str, Record]) -> str:
+    """A line about presets of ``records`` (by name) that have changed; empty if none has."""
+    said: dict[str, list[str]] = {}
+    for name, record in records.items():
+        if not isinstance(record, AbRecord | EvalRecord):
+            continue
+        for arm, facts in record.arms.items():
+            if arm in PRESETS and facts.receipt and (found := since(arm, facts.receipt.config)):
+                said.setdefault(f"`{arm}` had {', '.join(found)}", []).append(f"`{name}`")
+    lines = (f"{what} in {', '.join(names)}" for what, names in said.items())
+    return f"<sub>Presets have changed since: {'; '.join(lines)}.</sub>" if said else ""

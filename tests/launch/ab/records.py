@@ -40,7 +40,7 @@ def make(factors, *, seed=0, rounds=6, noise=0.01, cells=CELLS):
     arms = {
         name: {
             "setting": None if name == names[0] else '{"preset": "paper"}',
-            "receipt": None if name == names[0] else {"version": 1},
+            "receipt": None if name == names[0] else {"active": True, "version": "0.1.0"},
             "kv_tokens": 123456,
             "summary_bytes": None if name == names[0] else 3 << 20,
             **{"version": "0.5.17", "starts_s": [41.2], "log_tail": None},

@@ -14,6 +14,7 @@ _OWN = frozenset(
         *("port", "nccl_port", "startup_time", "internal_states", "status", "kv_events"),
         *("mem_fraction_static", "max_total_num_tokens", "max_req_input_len"),
         "launch_command",  # 0.5.23: names the port; what it sets is compared field by field
+        "random_seed",  # drawn at each start unless given; the load asks for greedy answers
     )
 )
 """Fields of ``/server_info`` that may differ between arms: names of one server, and the size of its pool,

@@ -210,6 +210,8 @@ def run(args: argparse.Namespace) -> int:
             preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.model)
         if not args.plan:
             preflight.check_reports()
+            if not args.cpu:
+                preflight.check_generator()
         if args.quality_prompts is not None:
             prompts = quality.read_prompts(args.quality_prompts)
         elif args.quality > 0:

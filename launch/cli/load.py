@@ -218,6 +218,8 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     if refusal:
         return 2
     preflight.check_reports()
+    if not args.cpu:
+        preflight.check_generator()
     args.out = records.new_folder(args, "hisa-load")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

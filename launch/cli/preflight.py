@@ -89,11 +89,19 @@ def _machine(flags: Sequence[str]) -> list[Reason]:
         text = "the CUDA driver shows no GPU (nvidia-smi, CUDA_VISIBLE_DEVICES)"
         fix = "serve on an NVIDIA GPU; without one: hisa demo, or hisa model tiny M && hisa serve --cpu M"
         reasons.append(Reason(text, fix))
-    if not has("torchvision"):
-        reasons.append(
-            Reason("torchvision is missing, which SGLang imports at start", checks.install("torchvision"))
-        )
-    return reasons
+    return reasons + _torchvision("SGLang imports at start")
+
+
+def _torchvision(needed: str) -> list[Reason]:
+    if has("torchvision"):
+        return []
+    return [Reason(f"torchvision is missing, which {needed}", checks.install("torchvision"))]
+
+
+def check_generator() -> None:
+    """Refuse to measure without what SGLang's load generator imports. Raises ``SystemExit``."""
+    if reasons := _torchvision("SGLang's load generator imports"):
+        _stop("the load generator would not start (with --cpu ours stands in)", *reasons)
 
 
 def _model(model: str, flags: Sequence[str]) -> list[Reason]:

@@ -86,6 +86,15 @@ def test_a_missing_package(
     assert "pip install scipy" in told(capsys, "ab", tiny)
 
 
+def test_a_load_generator_that_would_not_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "has", lambda name: name != "torchvision")
+    with pytest.raises(SystemExit) as stop:
+        preflight.check_generator()
+    assert "torchvision" in str(stop.value) and "pip install --no-deps " in str(stop.value)
+
+
 def test_no_matplotlib_is_told_before_the_measurement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ SHOWS = {
     "sanitizer-h100.txt": "kernel tests under compute-sanitizer",
     "stress-h100-first.json": "an older stress record, with the fault that it found",
     "stress-h100.json": "random prefixes, aborts, pauses, retractions, HiCache, with the canary on",
+    "tests-h200-kernels.txt": "kernel tests, routed heads and groups of up to 16 rows among them",
     "tests-h100.txt": "tests that need a GPU: kernels, SGLang's own attention tests",
     "tune-h100.json": "launch settings of the kernels, one by one",
     "tune-layers-h100.json": "launch settings of the kernels, by whole layers",
@@ -89,6 +90,7 @@ def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
 def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     """Keep the A/B record of ``source``, whose statistics are made anew, and its notes; the paths written.
 
+    Times of single tokens are left out where requests share a prefix (:mod:`~sglang_hisa.launch.common.steady`).
     A record of that name is replaced, with its notes.
 
     Raises:
@@ -101,8 +103,10 @@ def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     record = report.complete(report.load(source))
     for old in folder.glob(f"{source.name}.*"):
         old.unlink()
-    # The times of every token of many requests: a number a line would be half as much again.
-    written = [files.save(record, folder, f"{source.name}.json", indent=None)]
+    for one in record["measurements"]:
+        if record["plan"]["cells"][one["cell"]].get("prefix_tokens"):
+            one["itl_s"] = []  # the window's numbers stand for the times of thousands of tokens
+    written = [files.save(record, folder, f"{source.name}.json")]
     for note in sorted(source.glob("*.txt")):
         written.append(folder / f"{source.name}.{note.name}")
         written[-1].write_text(note.read_text())

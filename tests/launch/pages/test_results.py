@@ -78,12 +78,22 @@ def test_a_measured_folder_becomes_a_flat_record(folder, measured, record):
         *("recall.json", "recall.png", INDEX, "ab-odd.json", "ab-odd.first-prompts.txt")
     }
     report.write(record, measured)
-    kept, whole = (folder / "ab-odd.json").read_text(), (measured / "report.json").read_text()
-    assert json.loads(kept) == json.loads(whole) and len(kept.splitlines()) == 1
+    assert (folder / "ab-odd.json").read_text() == (measured / "report.json").read_text()
     row = lines(folder)[0]["ab-odd.json"]
     assert row[0].endswith(", [first prompts](ab-odd.first-prompts.txt)")
     assert row[1] == "`odd` against `stock` on `tiny`, TP 2: 8K × 1/3, 30001 × 1; 3 rounds"
     assert row[2:6] == ["H200", "0.5.17", "abc123", "2026-02-03"] and row[6].strip() == f"`{TYPED}`"
+
+
+def test_times_of_thousands_of_tokens_are_left_out_and_nothing_else(folder, tmp_path):
+    kept = json.loads((RESULTS / "ab-many.json").read_text())
+    (tmp_path / "ab-many").mkdir()
+    whole = {**kept, "measurements": [{**one, "itl_s": [0.01] * 99} for one in kept["measurements"]]}
+    (tmp_path / "ab-many" / "report.json").write_text(json.dumps(whole))
+    results.add(tmp_path / "ab-many", folder)
+    assert json.loads((folder / "ab-many.json").read_text()) == kept
+    shown = [c for c in kept["stats"]["comparisons"] if c["metric"] == "steady_itl" and c["speedup"]]
+    assert len(shown) == 8, "four loads, two arms"
 
 
 def test_a_newer_record_takes_the_place_of_the_older_and_its_notes(folder, measured, record):

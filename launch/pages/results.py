@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
 def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     """Keep the A/B record of ``source``, whose statistics are made anew, and its notes; the paths written.
 
-    Times of single tokens are left out where requests share a prefix (:mod:`~sglang_hisa.launch.common.steady`).
+    Times of single tokens are left out where requests share a prefix (``launch/common/steady.py``).
     A record of that name is replaced, with its notes.
 
     Raises:
@@ -185,6 +185,8 @@ def again(command: str) -> str:
         ValueError: it ran no module of this project.
     """
     program, *words = shlex.split(command)
+    if program == "python" and words[:2] == ["-m", "pytest"]:  # typed already
+        return command
     module = re.search(r"(?:^|/)((?:sglang_hisa/cli|launch|tests)(?:/\w+)*?)(?:/__main__)?\.py$", program)
     if module is None and Path(program).name != "hisa":
         raise ValueError(f"no module of this project: {command}")

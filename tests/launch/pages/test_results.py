@@ -144,6 +144,7 @@ def test_commands_as_they_are_typed():
         results.again("/opt/bin/hisa eval /c/launch/research/retriever")
         == "hisa eval launch/research/retriever"
     )
+    assert results.again("python -m pytest -m gpu tests/kernels") == "python -m pytest -m gpu tests/kernels"
     with pytest.raises(ValueError, match="no module"):
         results.again("-c")
 

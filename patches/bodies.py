@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.patches import contract, known, source, syntax
+from sglang_hisa.patches.behaviours import BEHAVIOURS
 from sglang_hisa.patches.features import FEATURES
-from sglang_hisa.patches.table import BEHAVIOURS, ROWS
+from sglang_hisa.patches.table import ROWS
 from sglang_hisa.patches.unreached import UNREACHED
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from sglang_hisa import config as settings
 from sglang_hisa.config import Config
 from sglang_hisa.patches import known, source, syntax
+from sglang_hisa.patches.behaviours import BEHAVIOURS
+from sglang_hisa.patches.places import Patch, Place, Probe, Row
 from sglang_hisa.patches.releases import NEWEST, RELEASES
-from sglang_hisa.patches.table import BEHAVIOURS, ROWS, Patch, Place, Probe, Row
+from sglang_hisa.patches.table import ROWS
 
 
 @dataclass(frozen=True)

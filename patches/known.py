@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.patches import syntax
-from sglang_hisa.patches.table import Row
+from sglang_hisa.patches.places import Row
 
 FILE = Path(__file__).with_name("bodies.json")
 _DIGITS = 6

@@ -11,8 +11,8 @@ from sglang_hisa import PAGE
 from sglang_hisa.config import interpreting_triton
 from sglang_hisa.kernels.layout import ROW_BYTES, SUMMARY_BYTES
 from sglang_hisa.patches import runtime
+from sglang_hisa.patches.behaviours import DRAFT_LOADS, TOKEN_MOVES
 from sglang_hisa.patches.plugin import refuse
-from sglang_hisa.patches.table import DRAFT_LOADS, TOKEN_MOVES
 from sglang_hisa.summaries import PageSummaries, pages_of
 from sglang_hisa.transfer import to_device
 

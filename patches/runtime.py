@@ -41,7 +41,7 @@ class Runtime:
     gpu: Gpu | None = None
     """Of this process; None on a CPU."""
     behaviours: frozenset[str] = frozenset()
-    """Keys of :data:`.table.BEHAVIOURS` that this SGLang shows."""
+    """Keys of :data:`.behaviours.BEHAVIOURS` that this SGLang shows."""
     unverified: tuple[str, ...] = ()
     """Functions of this SGLang that HISA relies on and does not know, each with what differs."""
     layers: set[int] = field(default_factory=set)

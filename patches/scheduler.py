@@ -12,6 +12,7 @@ import torch
 from sglang_hisa import gpu
 from sglang_hisa.config import alone, cpu_stand_ins_requested, only_ours
 from sglang_hisa.patches import runtime
+from sglang_hisa.patches.behaviours import GPU_ARGUMENT
 from sglang_hisa.patches.deterministic import settle
 from sglang_hisa.patches.features import MODEL_FIX, declined
 from sglang_hisa.patches.live_metrics import LiveMetrics
@@ -19,7 +20,6 @@ from sglang_hisa.patches.metric_labels import of_scheduler
 from sglang_hisa.patches.metrics import export
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
 from sglang_hisa.patches.rehearsal import rehearse_prefill
-from sglang_hisa.patches.table import GPU_ARGUMENT
 from sglang_hisa.schedule import Device
 
 logger = logging.getLogger(__name__)

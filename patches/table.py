@@ -6,114 +6,15 @@ version: a row lists where releases have its attribute, and the check takes the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from sglang_hisa.config import Config
-
-_DSA = "sglang.srt.layers.attention.dsa.dsa_indexer"
-_POOL = "sglang.srt.mem_cache.memory_pool.DSATokenToKVPool"
-
-
-@dataclass(frozen=True)
-class Place:
-    """An attribute of SGLang, and what makes it the one that a row means."""
-
-    target: str
-    """Dotted path, module then qualified name."""
-    params: tuple[str, ...] | None = None
-    """Parameters that HISA passes or takes, in SGLang's order: ``name?`` may be missing, ``*`` stands for any
-    number of others. None: not a function, or none matters."""
-    callers: tuple[tuple[str, str], ...] = ()
-    """(source file, expression) through which SGLang must reach the attribute."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A behaviour of SGLang that its source shows."""
-
-    what: str
-    targets: tuple[str, ...]
-    """Functions that may show it, by the names that they have had."""
-    parameter: str = ""
-    """A parameter that one of them has."""
-    text: str = ""
-    """Code in the body of one of them. Neither: one of them exists."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One patched attribute of SGLang."""
-
-    kind: str
-    """SGLang hook type: before, after or around."""
-    hook: str
-    """Our function, ``module:name`` below ``sglang_hisa.patches``."""
-    why: str
-    places: tuple[Place, ...]
-    """Where the attribute is, newest first."""
-    relies: str = ""
-    """What HISA takes for granted inside: the body must be a known one (:mod:`.bodies`). Empty: nothing."""
-    setting: str = ""
-    """Key of the configuration that must not be off for the patch to be applied; empty: always applied."""
-    only: str = ""
-    """Behaviour (a key of ``BEHAVIOURS``) with which alone the patch is applied."""
-    unless: str = ""
-    """Behaviour with which it is not."""
-
-    def applies(self, config: Config) -> bool:
-        return not self.setting or getattr(config, self.setting) not in ("off", False)
-
-
-@dataclass(frozen=True)
-class Use:
-    """A name of SGLang that HISA calls, reads or relies on without patching it."""
-
-    places: tuple[Place, ...]
-    relies: str = ""
-    """As in :class:`Patch`."""
-    optional: bool = False
-    """Whether SGLang may lack it."""
-
-
-Row = Patch | Use
-
-FENCED_LOADS = "fenced loads"
-DRAFT_LOADS = "draft loads"
-TOKEN_MOVES = "token moves"
-INDEXER_CELLS = "indexer cells"
-GPU_ARGUMENT = "gpu argument"
-
-_HICACHE_CONTROLLER = "sglang.srt.managers.cache_controller.HiCacheController"
-_HOST_POOL = (
-    "sglang.srt.mem_cache.pool_host.dsa.DSAIndexerPoolHost.load_to_device_per_layer",
-    "sglang.srt.mem_cache.memory_pool_host.DSAIndexerPoolHost.load_to_device_per_layer",
-)
-_CELLS = "sglang.srt.model_executor.pool_configurator.DefaultPoolConfigurator"
-_MOVE = "sglang.srt.mem_cache.index_key_cache.IndexKeyCache.move"
-_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
-
-BEHAVIOURS: dict[str, Probe] = {
-    FENCED_LOADS: Probe(
-        "HiCache loads pages only after the step in flight",
-        (f"{_HICACHE_CONTROLLER}.start_loading",),
-        text="self.load_fence_stream",
-    ),
-    DRAFT_LOADS: Probe("HiCache keeps the index keys of draft models", _HOST_POOL, parameter="is_draft"),
-    TOKEN_MOVES: Probe("index keys are moved token by token", (_MOVE,), text="tgt_loc_flat // page_size"),
-    INDEXER_CELLS: Probe(
-        "the size of index keys in the KV pool has a function of its own",
-        (f"{_CELLS}._compute_dsa_indexer_cell_size",),
-    ),
-    GPU_ARGUMENT: Probe("the scheduler is told its GPU", (f"{_SCHEDULER}.__init__",), parameter="gpu_id"),
-}
-"""What differs between SGLangs and decides what HISA does, by the name that our code asks for."""
+from sglang_hisa.patches.behaviours import CELLS, FENCED_LOADS, HOST_POOL, INDEXER_CELLS, SCHEDULER
+from sglang_hisa.patches.places import DSA, INDEXER_FILE, POOL, Patch, Place, Row
+from sglang_hisa.patches.uses import USES
 
 _PAGED = ("self", "forward_batch", "layer_id", "q_fp8", "weights", "metadata")
 _HOST_LOAD = (
     *("self", "device_pool", "host_indices", "device_indices", "layer_id", "io_backend"),
     "is_draft?",
 )
-_IDX_FILE = "srt/layers/attention/dsa/dsa_indexer.py"
 _SPLIT_FILE = "srt/layers/attention/dsa/dsa_prefill_cuda_graph.py"
 _GRAPHS_FILE = "srt/model_executor/runner/decode_cuda_graph_runner.py"
 _PREFILL_GRAPHS_FILE = "srt/model_executor/runner/prefill_cuda_graph_runner.py"
@@ -132,9 +33,9 @@ PATCHES: tuple[Patch, ...] = (
         "check the budget against index_topk and count the layers that HISA serves",
         (
             Place(
-                f"{_DSA}.Indexer.__init__",
+                f"{DSA}.Indexer.__init__",
                 ("self", "*", "layer_id", "*", "config", "*"),
-                (("srt/models/deepseek_v2.py", f"from {_DSA} import Indexer"),),
+                (("srt/models/deepseek_v2.py", f"from {DSA} import Indexer"),),
             ),
         ),
     ),
@@ -142,7 +43,7 @@ PATCHES: tuple[Patch, ...] = (
         "around",
         "indexer:around_topk_paged",
         "decode, verify and draft-extend rows choose from their candidate pages",
-        (Place(f"{_DSA}.Indexer._get_topk_paged", _PAGED, ((_IDX_FILE, "self._get_topk_paged("),)),),
+        (Place(f"{DSA}.Indexer._get_topk_paged", _PAGED, ((INDEXER_FILE, "self._get_topk_paged("),)),),
         relies="which lengths and which page table its rows have, and how padded rows are filled",
     ),
     Patch(
@@ -151,13 +52,13 @@ PATCHES: tuple[Patch, ...] = (
         "prefill rows choose from their candidate pages",
         (
             Place(
-                f"{_DSA}.Indexer._get_topk_ragged",
+                f"{DSA}.Indexer._get_topk_ragged",
                 (
                     *("self", "enable_dual_stream", "forward_batch", "layer_id", "q_fp8", "weights"),
                     *("metadata", "topk_result"),
                 ),
                 (
-                    (_IDX_FILE, "self._get_topk_ragged("),
+                    (INDEXER_FILE, "self._get_topk_ragged("),
                     (_SPLIT_FILE, "indexer._get_topk_ragged("),
                 ),
             ),
@@ -170,10 +71,10 @@ PATCHES: tuple[Patch, ...] = (
         "seal the pages that this store completed",
         (
             Place(
-                f"{_DSA}.Indexer._store_index_k_cache",
+                f"{DSA}.Indexer._store_index_k_cache",
                 ("self", "forward_batch", "layer_id", "key", "act_quant", "out_cache_loc"),
                 (
-                    (_IDX_FILE, "self._store_index_k_cache("),
+                    (INDEXER_FILE, "self._store_index_k_cache("),
                     (_SPLIT_FILE, "indexer._store_index_k_cache("),
                 ),
             ),
@@ -186,12 +87,12 @@ PATCHES: tuple[Patch, ...] = (
         "seal the pages that the fused norm-rope-store completed (GLM-5)",
         (
             Place(
-                f"{_DSA}.Indexer._fused_k_prepare_and_store",
+                f"{DSA}.Indexer._fused_k_prepare_and_store",
                 (
                     *("self", "key_raw", "positions", "forward_batch", "layer_id", "act_quant"),
                     "out_cache_loc",
                 ),
-                ((_IDX_FILE, "self._fused_k_prepare_and_store("),),
+                ((INDEXER_FILE, "self._fused_k_prepare_and_store("),),
             ),
         ),
         relies="it stores to the slots of out_cache_loc on the current stream",
@@ -261,26 +162,26 @@ PATCHES: tuple[Patch, ...] = (
         "after",
         "pool:after_init",
         "allocate the page summaries beside the index-K buffers",
-        (Place(f"{_POOL}.__init__", ("self", "size", "page_size", "*")),),
+        (Place(f"{POOL}.__init__", ("self", "size", "page_size", "*")),),
         relies="one index-K buffer for each layer from start_layer on, one row for each page",
     ),
     Patch(
         "after",
         "pool:after_clear",
         "drop the summaries with the buffers that they describe",
-        (Place(f"{_POOL}._clear_buffers", ("self",)),),
+        (Place(f"{POOL}._clear_buffers", ("self",)),),
     ),
     Patch(
         "after",
         "pool:after_size",
         "count the summaries in the memory log",
-        (Place(f"{_POOL}.get_kv_size_bytes", ("self",)),),
+        (Place(f"{POOL}.get_kv_size_bytes", ("self",)),),
     ),
     Patch(
         "after",
         "pool:after_load_cpu_copy",
         "reseal pages whose index keys came back from the host after a retraction",
-        (Place(f"{_POOL}.load_cpu_copy", ("self", "kv_cache_cpu_dict", "indices", "*")),),
+        (Place(f"{POOL}.load_cpu_copy", ("self", "kv_cache_cpu_dict", "indices", "*")),),
         relies="it writes the index keys of the pages of indices, and of no others",
     ),
     Patch(
@@ -319,7 +220,7 @@ PATCHES: tuple[Patch, ...] = (
         "reseal the pages of each layer that HiCache brought from the host, before readers go on",
         (
             Place(
-                _HOST_POOL[0],
+                HOST_POOL[0],
                 _HOST_LOAD,
                 (
                     (_TRANSFER_FILE, "transfer.host_pool.load_to_device_per_layer_physical("),
@@ -333,10 +234,10 @@ PATCHES: tuple[Patch, ...] = (
                     _HOST_LOAD,
                     ((_TRANSFER_FILE, "transfer.host_pool.load_to_device_per_layer("), _ASSEMBLER),
                 )
-                for target in _HOST_POOL
+                for target in HOST_POOL
             ),
             Place(
-                _HOST_POOL[1],
+                HOST_POOL[1],
                 _HOST_LOAD,
                 (
                     ("srt/mem_cache/memory_pool_host.py", "entry.host_pool.load_to_device_per_layer("),
@@ -382,14 +283,14 @@ PATCHES: tuple[Patch, ...] = (
         "around",
         "pool:around_move",
         "reseal moved pages; refuse the moves of SGLangs that take token numbers for pages",
-        (Place(f"{_POOL}.move_kv_cache", ("self", "tgt_loc", "src_loc")),),
+        (Place(f"{POOL}.move_kv_cache", ("self", "tgt_loc", "src_loc")),),
         relies="it moves index keys as IndexKeyCache.move does",
     ),
     Patch(
         "after",
         "pool:after_cell_size",
         "count the summaries in the size of the KV pool",
-        (Place(f"{_CELLS}._compute_cell_size", ("self", "kvc", "num_layers")),),
+        (Place(f"{CELLS}._compute_cell_size", ("self", "kvc", "num_layers")),),
         relies="it is the bytes of a token in num_layers layers, index keys among them",
         unless=INDEXER_CELLS,
     ),
@@ -399,7 +300,7 @@ PATCHES: tuple[Patch, ...] = (
         "count the summaries in the size of the KV pool",
         (
             Place(
-                f"{_CELLS}._compute_dsa_indexer_cell_size",
+                f"{CELLS}._compute_dsa_indexer_cell_size",
                 ("self", "kvc", "num_layers", "*"),
                 (("srt/model_executor/pool_configurator.py", "self._compute_dsa_indexer_cell_size("),),
             ),
@@ -413,7 +314,7 @@ PATCHES: tuple[Patch, ...] = (
         "decline unsupported features before the model loads; then rehearse prefill and write the receipt",
         (
             Place(
-                f"{_SCHEDULER}.__init__",
+                f"{SCHEDULER}.__init__",
                 ("self", "server_args", "port_args", "gpu_id?", "*"),
                 (("srt/managers/scheduler.py", "Scheduler("),),
             ),
@@ -423,7 +324,7 @@ PATCHES: tuple[Patch, ...] = (
         "before",
         "scheduler:before_idle",
         "bring metrics up to date when no step follows",
-        (Place(f"{_SCHEDULER}.on_idle", ("self",), (("srt/managers/scheduler.py", "self.on_idle()"),)),),
+        (Place(f"{SCHEDULER}.on_idle", ("self",), (("srt/managers/scheduler.py", "self.on_idle()"),)),),
     ),
     Patch(
         "after",
@@ -431,7 +332,7 @@ PATCHES: tuple[Patch, ...] = (
         "show the receipt in /server_info",
         (
             Place(
-                f"{_SCHEDULER}.get_internal_state",
+                f"{SCHEDULER}.get_internal_state",
                 ("self", "recv_req"),
                 (("srt/managers/scheduler.py", "self.get_internal_state"),),
             ),
@@ -439,117 +340,5 @@ PATCHES: tuple[Patch, ...] = (
     ),
 )
 
-_TOPK = "sglang.kernels.ops.attention.dsv4.topk"
-_MODE = "sglang.srt.model_executor.forward_batch_info.ForwardMode"
-_ATTENTION = "sglang.srt.layers.attention.dsa_backend.DeepseekSparseAttnBackend"
-_META = "sglang.srt.layers.attention.dsa.dsa_indexer_metadata.DSAIndexerMetadata"
-_UTILS = "sglang.srt.layers.attention.dsa.utils"
-_TOPK_PARAMS = ("scores", "seq_lens", "page_tables", "out_page_indices", "page_size", "metadata", "*")
-_ROWS = "lengths, pages and requests of a step's rows"
-_KIND = "which steps have decode rows and which prefill rows"
-_KEYS = tuple(
-    f"sglang.kernels.ops.{module}.GetKAndS"
-    for module in ("kvcache.dsa_index_k_cache", "attention.dsa.index_buf_accessor")
-)
-
-
-def _resolved(name: str, resolver: str) -> tuple[Place, ...]:
-    """A function of DeepGEMM as the indexer finds it: by a resolver, or by its name."""
-    return (
-        Place(f"{_DSA}.{resolver}", None, ((_IDX_FILE, f"{resolver}()"),)),
-        Place(f"{_DSA}.deep_gemm", None, ((_IDX_FILE, f"deep_gemm.{name}"),)),
-    )
-
-
-def _use(target: str, *params: str, relies: str = "", optional: bool = False) -> Use:
-    return Use((Place(target, params or None),), relies, optional)
-
-
-USES: tuple[Use, ...] = (
-    _use(
-        "sglang.srt.utils.hf_transformers.config.get_config",
-        *("model", "trust_remote_code", "*", "model_override_args", "*"),
-    ),
-    _use("sglang.srt.configs.hybrid_arch.mambaish_config", "model_config"),
-    _use("sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config", "hf_config"),
-    _use("sglang.srt.configs.model_config.dsa_layer_skips_topk", "config", "layer_id"),
-    _use("sglang.srt.runtime_context.get_device"),
-    _use(f"{_DSA}.get_token_to_kv_pool"),
-    _use(
-        f"{_DSA}.Indexer._mask_init_and_local_tokens",
-        *("self", "logits", "lengths", "*"),
-        relies="it raises the first and last columns of each row",
-    ),
-    _use(f"{_DSA}.Indexer._with_real_sm_count", "self", relies="the multiprocessors that DeepGEMM may use"),
-    _use(
-        f"{_DSA}.Indexer._forward_cuda_k_only",
-        relies="steps that choose no tokens store their keys through the patched stores",
-    ),
-    _use(
-        f"{_POOL}.get_index_k_with_scale_buffer",
-        *("self", "layer_id"),
-        relies="it waits for the load of this layer",
-    ),
-    _use(_MOVE, relies="whether it moves tokens or pages", optional=True),
-    _use(
-        "sglang.srt.mem_cache.index_key_cache.IndexKeyCache.get_local_buffer",
-        relies="it waits for the load of this layer",
-        optional=True,
-    ),
-    _use(
-        "sglang.srt.mem_cache.index_key_cache.IndexKeyCache.load_cpu_copy",
-        relies="it writes the index keys of the pages of indices, and of no others",
-        optional=True,
-    ),
-    Use(
-        (Place(f"{_HICACHE_CONTROLLER}.start_loading", ("self",)),),
-        relies="loads begin after the step in flight, or after what update_producer waits for",
-    ),
-    _use(f"{_META}.get_seqlens_int32", "self", relies=_ROWS),
-    _use(f"{_META}.get_seqlens_expanded", "self", relies=_ROWS),
-    _use(f"{_META}.get_page_table_64", "self", relies=_ROWS),
-    _use(f"{_META}.get_token_to_batch_idx", "self", relies=_ROWS),
-    _use(f"{_META}.get_dsa_extend_len_cpu", "self", relies=_ROWS),
-    _use(f"{_META}.get_indexer_seq_len_cpu", "self", relies=_ROWS),
-    _use(
-        f"{_ATTENTION}.get_topk_transform_method",
-        *("self", "forward_mode"),
-        relies="which steps take slots and which positions",
-    ),
-    _use(f"{_MODE}.is_decode", "self", relies=_KIND),
-    _use(f"{_MODE}.is_idle", "self", relies=_KIND),
-    _use(f"{_MODE}.is_target_verify", "self", relies=_KIND),
-    _use(f"{_MODE}.is_draft_extend_v2", "self", relies=_KIND),
-    _use(f"{_MODE}.is_extend_without_speculative", "self", relies=_KIND),
-    _use(
-        "sglang.srt.layers.attention.dsa.dsa_topk_backend.DSATopKBackend.topk_func",
-        *("self", "score", "lengths", "topk", "*"),
-        relies="positions of the top-k, -1 where a row has fewer",
-    ),
-    _use(f"{_TOPK}.plan_topk_v2", "seq_lens", "*"),
-    Use(
-        (
-            Place(f"{_TOPK}.topk_transform_paged_v2", _TOPK_PARAMS),
-            Place(f"{_TOPK}.topk_transform_512_v2", _TOPK_PARAMS),
-        ),
-        relies="it writes each element of out_page_indices, -1 where a row has fewer",
-    ),
-    Use(_resolved("fp8_paged_mqa_logits", "resolve_fp8_paged_mqa_logits_fn")),
-    Use(_resolved("fp8_mqa_logits", "resolve_fp8_mqa_logits_fn")),
-    Use(_resolved("get_paged_mqa_logits_metadata", "resolve_paged_mqa_logits_metadata_fn")),
-    *(
-        _use(
-            f"{_UTILS}.{name}",
-            relies="which function of DeepGEMM it takes, and its parameters",
-            optional=True,
-        )
-        for name in (
-            "resolve_fp8_paged_mqa_logits_fn",
-            "resolve_fp8_mqa_logits_fn",
-            "resolve_paged_mqa_logits_metadata_fn",
-        )
-    ),
-    Use(tuple(Place(target) for target in _KEYS)),
-)
-
 ROWS: tuple[Row, ...] = (*PATCHES, *USES)
+"""All rows: what is patched, and what is used as it is."""

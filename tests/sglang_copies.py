@@ -10,7 +10,8 @@ import sysconfig
 from pathlib import Path
 
 from sglang_hisa.patches import syntax
-from sglang_hisa.patches.table import BEHAVIOURS, ROWS
+from sglang_hisa.patches.behaviours import BEHAVIOURS
+from sglang_hisa.patches.table import ROWS
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 WHEEL = SITE / "sglang"

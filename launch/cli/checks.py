@@ -20,8 +20,9 @@ from sglang_hisa import gpu as gpus
 from sglang_hisa.config import ConfigError
 from sglang_hisa.launch.cli import plugins, presets
 from sglang_hisa.patches import contract, known, source
+from sglang_hisa.patches.places import Patch
 from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
-from sglang_hisa.patches.table import ROWS, Patch
+from sglang_hisa.patches.table import ROWS
 from sglang_hisa.patches.unreached import unreached
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"

@@ -19,6 +19,7 @@ from sglang_hisa.launch.pages import case_tables, write
 from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, cell, shown_by
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches import known
+from sglang_hisa.patches.behaviours import BEHAVIOURS
 from sglang_hisa.patches.features import (
     FEATURES,
     LINEAR_ATTENTION,
@@ -29,9 +30,11 @@ from sglang_hisa.patches.features import (
     ROCM_FIX,
     ROCM_WHY,
 )
+from sglang_hisa.patches.places import Row
 from sglang_hisa.patches.releases import RELEASES
-from sglang_hisa.patches.table import BEHAVIOURS, PATCHES, USES, Row
+from sglang_hisa.patches.table import PATCHES
 from sglang_hisa.patches.unreached import UNREACHED
+from sglang_hisa.patches.uses import USES
 
 PAGE = ROOT / "docs" / "supported.md"
 

@@ -14,8 +14,8 @@ from sglang_hisa.config import ENV, from_mapping, parse
 from sglang_hisa.gpu import SHOWN, Gpu
 from sglang_hisa.launch.pages import tables
 from sglang_hisa.patches import contract, metrics, runtime, scheduler
+from sglang_hisa.patches.behaviours import GPU_ARGUMENT
 from sglang_hisa.patches.features import FEATURES
-from sglang_hisa.patches.table import GPU_ARGUMENT
 
 H100, B200 = Gpu("NVIDIA H100 80GB HBM3", (9, 0)), Gpu("NVIDIA B200", (10, 0))
 CAPABILITIES = {"H100": (9, 0), "H200": (9, 0), "B200": (10, 0), "GB200": (10, 0), "B300": (10, 3)}

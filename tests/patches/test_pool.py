@@ -9,7 +9,7 @@ import torch
 from sglang_hisa.config import parse
 from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.patches import contract, pool, runtime
-from sglang_hisa.patches.table import DRAFT_LOADS, INDEXER_CELLS, TOKEN_MOVES
+from sglang_hisa.patches.behaviours import DRAFT_LOADS, INDEXER_CELLS, TOKEN_MOVES
 from tests.kernels.conftest import index_cache
 from tests.plugins.oracle.hisa_rebuild import stale_pages
 

@@ -15,9 +15,10 @@ from sglang_hisa.config import from_mapping
 from sglang_hisa.launch.common.models import DEEPSEEK_V32
 from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.patches import contract
+from sglang_hisa.patches.behaviours import BEHAVIOURS
 from sglang_hisa.patches.features import FEATURES, declined
 from sglang_hisa.patches.releases import NEWEST
-from sglang_hisa.patches.table import BEHAVIOURS, PATCHES
+from sglang_hisa.patches.table import PATCHES
 from tests.sglang_copies import copy_named, write_metadata
 
 VERSION = contract.installed_version()

@@ -33,7 +33,11 @@ def _use(target: str, *params: str, relies: str = "", optional: bool = False) ->
 USES: tuple[Use, ...] = (
     _use(
         "sglang.srt.utils.hf_transformers.config.get_config",
-        *("model", "trust_remote_code", "*", "model_override_args", "*"),
+        "model",
+        "trust_remote_code",
+        "*",
+        "model_override_args",
+        "*",
     ),
     _use("sglang.srt.configs.hybrid_arch.mambaish_config", "model_config"),
     _use("sglang.srt.configs.linear_attn_model_registry.get_linear_attn_config", "hf_config"),
@@ -42,7 +46,10 @@ USES: tuple[Use, ...] = (
     _use(f"{DSA}.get_token_to_kv_pool"),
     _use(
         f"{DSA}.Indexer._mask_init_and_local_tokens",
-        *("self", "logits", "lengths", "*"),
+        "self",
+        "logits",
+        "lengths",
+        "*",
         relies="it raises the first and last columns of each row",
     ),
     _use(f"{DSA}.Indexer._with_real_sm_count", "self", relies="the multiprocessors that DeepGEMM may use"),
@@ -52,7 +59,8 @@ USES: tuple[Use, ...] = (
     ),
     _use(
         f"{POOL}.get_index_k_with_scale_buffer",
-        *("self", "layer_id"),
+        "self",
+        "layer_id",
         relies="it waits for the load of this layer",
     ),
     _use(MOVE, relies="whether it moves tokens or pages", optional=True),
@@ -78,7 +86,8 @@ USES: tuple[Use, ...] = (
     _use(f"{_META}.get_indexer_seq_len_cpu", "self", relies=_ROWS),
     _use(
         f"{_ATTENTION}.get_topk_transform_method",
-        *("self", "forward_mode"),
+        "self",
+        "forward_mode",
         relies="which steps take slots and which positions",
     ),
     _use(f"{_MODE}.is_decode", "self", relies=_KIND),
@@ -88,7 +97,11 @@ USES: tuple[Use, ...] = (
     _use(f"{_MODE}.is_extend_without_speculative", "self", relies=_KIND),
     _use(
         "sglang.srt.layers.attention.dsa.dsa_topk_backend.DSATopKBackend.topk_func",
-        *("self", "score", "lengths", "topk", "*"),
+        "self",
+        "score",
+        "lengths",
+        "topk",
+        "*",
         relies="positions of the top-k, -1 where a row has fewer",
     ),
     _use(f"{_TOPK}.plan_topk_v2", "seq_lens", "*"),

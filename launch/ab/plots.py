@@ -90,7 +90,9 @@ def speedup(record: dict[str, Any]) -> bytes:
             for n, log in enumerate(row):
                 seen = found[arms[n], whole[i], metric]["verdict"] in (stats.FASTER, stats.SLOWER)
                 axis.text(
-                    *(n, i, "–" if math.isnan(log) else f"{math.exp(log):.2f}"),
+                    n,
+                    i,
+                    "–" if math.isnan(log) else f"{math.exp(log):.2f}",
                     ha="center",
                     va="center",
                     fontsize=9,

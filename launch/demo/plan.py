@@ -81,6 +81,8 @@ def fixed_budget(tokens: int) -> Config:
         decode_fraction=0.0,
         prefill_tokens=tokens,
         prefill_fraction=0.0,
+        prefill_heads=1.0,  # in random weights no head matters more than another
+        prefill_group=2,
         dense_tail_tokens=0,
     )
 

@@ -10,6 +10,14 @@ import pytest
 import torch
 
 from sglang_hisa.launch.common import models
+from sglang_hisa.patches import cpu as stand_ins
+
+
+@pytest.fixture(autouse=True)
+def _torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers decides once, for the whole process, whether there is a torchvision; SGLang's cache, which
+    later tests import, needs the stand-in."""
+    monkeypatch.syspath_prepend(str(Path(stand_ins.__file__).parent / "shims"))
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from sglang_hisa.launch.ab import stats
+
+Place = tuple[int, int, str]
+"""Round, cell and arm of a measurement."""
 
 SAME = ("gpu", "driver", "torch", "sglang", "deep_gemm", "sglang_kernel", "commit")
 """Of the provenance: what times depend on."""
 
 
-def kept(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+def kept(old: Mapping[str, Any], new: Mapping[str, Any], alone: bool = False) -> list[dict[str, Any]]:
     """Measurements of a cut-off record that go on in a new run of the same plan.
 
-    A round of a cell is kept where all arms have it: a pair is of one run.
+    A round of a cell is kept where all arms have it: a pair is of one run. ``alone``: each measurement is
+    kept by itself, of arms that are not up together and run minutes apart as it is; a run of servers that
+    fill all GPUs may be cut off after each of them.
 
     Raises:
         ValueError: it compares something else, was refused, or measured another code or machine.
@@ -30,19 +36,22 @@ def kept(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]
             raise ValueError(
                 f"--resume: the record there was measured with {key} {was}, this machine has {now}"
             )
+    good = [one for one in old["measurements"] if not stats.failed(one)]
+    if alone:
+        return good
     arms = set(new["plan"]["arms"])
     have: dict[tuple[int, int], set[str]] = {}
-    for one in old["measurements"]:
-        if not stats.failed(one):
-            have.setdefault((one["round"], one["cell"]), set()).add(one["arm"])
-    return [one for one in old["measurements"] if have.get((one["round"], one["cell"])) == arms]
+    for one in good:
+        have.setdefault((one["round"], one["cell"]), set()).add(one["arm"])
+    return [one for one in good if have[one["round"], one["cell"]] == arms]
 
 
-def left(record: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Rounds and cells that are still to be measured."""
-    done = {(one["round"], one["cell"]) for one in record["measurements"]}
+def left(record: Mapping[str, Any]) -> list[Place]:
+    """What is still to be measured."""
+    done = {(one["round"], one["cell"], one["arm"]) for one in record["measurements"]}
     plan = record["plan"]
-    return [(r, c) for r in range(plan["rounds"]) for c in range(len(plan["cells"])) if (r, c) not in done]
+    every = product(range(plan["rounds"]), range(len(plan["cells"])), plan["arms"])
+    return [place for place in every if place not in done]
 
 
 def arms(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

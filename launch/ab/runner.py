@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,10 @@ class Runner:
         }
         if self.earlier is not None:
             self.record |= {
-                "measurements": resume.kept(self.earlier, self.record),
+                # Answers are compared with those of a baseline of the same run.
+                "measurements": resume.kept(
+                    self.earlier, self.record, alone=not (self.plan.together or self.prompts)
+                ),
                 "arms": resume.arms(self.earlier, self.record),
                 "resumed": [*self.earlier.get("resumed", ()), self.earlier["provenance"]["date"]],
             }
@@ -129,19 +133,19 @@ class Runner:
         self.save(self.record)
         return code or (2 if self.record["refusals"] else 0)
 
-    def _cells(self, index: int) -> list[int]:
-        """Cells that are to be measured in a round: all, but for those of an earlier run."""
-        return [number for number in range(len(self.plan.cells)) if (index, number) in self._left]
+    def _cells(self, index: int, arm: Arm) -> list[int]:
+        """Cells that an arm is to be measured with in a round: all, but for those of an earlier run."""
+        return [n for n in range(len(self.plan.cells)) if (index, n, arm.name) in self._left]
 
     def _one_by_one(self, client: Client) -> None:
         for arm, every in visits(self.plan):
-            if not (rounds := [index for index in every if self._cells(index)]):
+            if not (rounds := [index for index in every if self._cells(index, arm)]):
                 continue
             with self._server(arm) as server:
                 self._started(arm, server)
                 warm: set[int] = set()
                 for index in rounds:
-                    for number in self._cells(index):
+                    for number in self._cells(index, arm):
                         self._measure(client, arm, server, index, number, warmup=number not in warm)
                         warm.add(number)
                     self._compare(arm, server)
@@ -157,7 +161,7 @@ class Runner:
                 self._started(arm, server)
             warm: set[int] = set()
             for index in range(self.plan.rounds):
-                for number in self._cells(index):
+                for number in self._cells(index, self.plan.arms[0]):  # all arms have the same
                     for arm in self.plan.order(index):
                         self._measure(client, arm, servers[arm], index, number, warmup=number not in warm)
                     warm.add(number)
@@ -179,9 +183,13 @@ class Runner:
     def _started(self, arm: Arm, server: ServerProcess) -> None:
         self._prefixes.pop(arm, None)
         facts = self.record["arms"][arm.name]
-        baseline = self._infos.get(self.plan.arms[0].name)
-        info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
+        first, kept = self.plan.arms[0], self.folder / "baseline.json"
+        if arm != first and first.name not in self._infos and kept.is_file():  # of the run that goes on
+            self._infos[first.name] = json.loads(kept.read_text())
+        info, problems = started(arm, server, facts, self._infos.get(first.name), self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
+        if arm == first and not self.plan.together:
+            kept.write_text(json.dumps(info))
         problems = problems + validity.pool_problems(arm.name, facts, self.plan.cells)
         if not problems and "limits" not in facts:
             problems = self._fits(arm, limits.ask(server.url, info))
@@ -293,8 +301,7 @@ class Runner:
     def _todo(self) -> list[tuple[str, int]]:
         """Arm and cell of every measurement that is still to do."""
         done = {(one["round"], one["cell"], one["arm"]) for one in self.record["measurements"]}
-        places = ((index, number, arm.name) for index, number in self._left for arm in self.plan.arms)
-        return [(arm, number) for index, number, arm in places if (index, number, arm) not in done]
+        return [(arm, number) for index, number, arm in self._left if (index, number, arm) not in done]
 
     def _fresh(self, arm: Arm, seed: int) -> str:
         """What makes prompts new to caches of earlier runs; arms that may share a storage have their own."""

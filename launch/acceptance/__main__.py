@@ -2,6 +2,7 @@
 
     python -m sglang_hisa.launch.acceptance --out launch/results/coverage-h100.json
     python -m sglang_hisa.launch.acceptance --gpus 2 --out launch/results/two-gpu.json
+    python -m sglang_hisa.launch.acceptance --gpus 8 --whole tests/plugins/receipts --out eight-gpu.json
     python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json --cases plain mtp
 
 A case is a small model with random weights and a set of SGLang's flags. Both servers answer prompts within
@@ -17,13 +18,14 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sglang_hisa.config import environment
+from sglang_hisa.launch.acceptance import cases, whole
 from sglang_hisa.launch.acceptance.case_run import Machine, run_case
-from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunks
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
 from sglang_hisa.launch.acceptance.ranks import RANKS, run_ranks
@@ -32,17 +34,57 @@ from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
+Run = Callable[[Sequence[str]], None]
+"""Runs rows of these names and saves each."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the cases; see the module docstring."""
-    cases = "\n".join(f"  {name:18} {case.shows}" for name, case in CASES.items())
+    parser = _parser()
+    args = parser.parse_args(argv)
+    begin = time.monotonic()
+    tell = partial(print, flush=True)
+    with TemporaryDirectory() as models:
+        logs, of = args.out.parent, Path(models)
+        if args.whole:
+            mib = 0 if args.cpu else whole.gpu_mib()
+            machine: Machine = whole.Big(
+                args.cpu, environment(), logs, of, tell, args.timeout, gpu_mib=mib, plugin=args.whole
+            )
+        else:
+            machine = Machine(args.cpu, environment(), logs, of, tell, args.timeout)
+
+        def keep(row: CaseRow) -> None:
+            record.put(row)
+            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
+
+        def run_all(names: Sequence[str]) -> None:
+            known = {**cases.CASES, **cases.of(args.gpus)}
+            for name in names:
+                if args.seconds and time.monotonic() - begin > args.seconds:
+                    tell(f"{name}: not started, the limit of {args.seconds:.0f} s is over")
+                    continue
+                keep(run_case(name, known[name], machine))
+
+        known, default, run = _suite(args, machine, keep) or _features(args, run_all)
+        if strange := sorted({*(args.cases or ())} - {*known}):
+            parser.error(f"no such case: {', '.join(strange)}; allowed: {', '.join(known)}")
+        record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
+        chosen = args.cases or default
+        if args.missing:
+            chosen = [name for name in chosen if name not in right(record)]
+        run(chosen)
+    return int(not right(record) >= set(chosen))
+
+
+def _parser() -> argparse.ArgumentParser:
+    every = "\n".join(f"  {name:18} {case.shows}" for name, case in cases.CASES.items())
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\ncases:\n{cases}",
+        description=f"{__doc__}\ncases (on N GPUs tpN and so on instead of tp2):\n{every}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="default: all")
     parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs (1)")
     parser.add_argument(
         "--missing", action="store_true", help="only cases that the record lacks or has problems with"
@@ -51,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         "--seconds", type=float, default=0, help="start no further case after this many seconds (0: no limit)"
     )
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
+    which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--disaggregate",
         metavar="BACKEND",
@@ -60,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         "--ranks",
         type=Path,
         metavar="DIR",
-        help="instead: compare two ranks' choices, as the plugin tests/plugins/ranks of a checkout logs them",
+        help="instead: compare the ranks' choices, as the plugin tests/plugins/ranks of a checkout logs them",
     )
     which.add_argument(
         "--chunks",
@@ -68,52 +111,56 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="instead: small chunks with prefill graphs, as the plugin tests/plugins/steps logs them",
     )
+    which.add_argument(
+        "--whole",
+        type=Path,
+        metavar="DIR",
+        help="instead: DeepSeek-V3.2, as many layers as fit, over all --gpus; every rank's receipt comes "
+        "from the plugin tests/plugins/receipts",
+    )
+    parser.add_argument(
+        "--backend", default="nixl", help="with --whole: nixl or mooncake, between prefill and decode server"
+    )
     parser.add_argument(
         "--sizes", nargs="+", metavar="N", help="with --chunks on one GPU: only these chunk sizes"
     )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
-    args = parser.parse_args(argv)
+    return parser
 
-    chosen = args.cases or [
+
+def _features(args: argparse.Namespace, run: Run) -> tuple[list[str], list[str], Run]:
+    """The names of all cases, of those to run by default, and how to run them."""
+    mine = [
         name
-        for name, case in CASES.items()
-        if case.gpus == args.gpus
-        and not (args.cpu and case.tiny is None)
-        and installed_version() not in case.gone
+        for name, case in cases.of(args.gpus).items()
+        if not (args.cpu and case.tiny is None) and installed_version() not in case.gone
     ]
-    record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
-    begin = time.monotonic()
-    if args.missing:
-        chosen = [name for name in chosen if name not in right(record)]
-    tell = partial(print, flush=True)
-    with TemporaryDirectory() as models:
-        machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
+    return [*cases.CASES, *cases.several(args.gpus)], mine, run
 
-        def keep(row: CaseRow) -> None:
-            record.put(row)
-            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
 
-        if args.disaggregate:
-            chosen = list(SIDES)
-            run_pd(machine, args.disaggregate, keep)
-        elif args.ranks:
-            chosen = list(RANKS)
-            run_ranks(machine, args.ranks, keep)
-        elif args.chunks:
-            chosen = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
-            if args.sizes:
-                chosen = [name for name in chosen if name.removeprefix("chunks-") in args.sizes]
-            if args.missing:
-                chosen = [name for name in chosen if name not in right(record)]
-            run_chunks(machine, args.chunks, chosen, keep)
-        else:
-            for name in chosen:
-                if args.seconds and time.monotonic() - begin > args.seconds:
-                    tell(f"{name}: not started, the limit of {args.seconds:.0f} s is over")
-                    continue
-                keep(run_case(name, CASES[name], machine))
-    return int(not right(record) >= set(chosen))
+def _suite(
+    args: argparse.Namespace, machine: Machine, keep: Callable[[CaseRow], None]
+) -> tuple[list[str], list[str], Run] | None:
+    """The same of what runs instead of the cases, where that was asked for."""
+    if args.whole and isinstance(machine, whole.Big):
+        found, big = whole.cases(args.gpus), machine
+        names = list(found)
+        run: Run = lambda names: whole.run_whole(big, args.backend, {n: found[n] for n in names}, keep)  # noqa: E731
+    elif args.disaggregate:
+        names = list(SIDES)
+        run = partial(run_pd, machine, args.disaggregate, max(2, args.gpus), save=keep)
+    elif args.ranks:
+        names = list(RANKS)
+        run = partial(run_ranks, machine, args.ranks, max(2, args.gpus), save=keep)
+    elif args.chunks:
+        names = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
+        if args.sizes:
+            names = [name for name in names if name.removeprefix("chunks-") in args.sizes]
+        run = partial(run_chunks, machine, args.chunks, save=keep)
+    else:
+        return None
+    return names, names, run
 
 
 def right(record: RowRecord[CaseRow]) -> set[str]:

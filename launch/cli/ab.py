@@ -136,7 +136,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--resume",
         action="store_true",
         help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
-        "arms have is not measured again",
+        "arms have is not measured again, with --quality 0 and without --together what any has",
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
@@ -221,7 +221,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
     if args.plan:
-        every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
+        every = resume.left({"measurements": [], "plan": wanted.as_json()})
         print(estimate.work(wanted, every, running=bool(infos)))
         return 0
     if wanted.rounds < stats.MIN_PAIRS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,15 +71,25 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(runner.Runner, "_server", server)
-    monkeypatch.setattr(
-        runner, "started", lambda arm, s, facts, *_: (facts["starts_s"].append(9.0) or {}, [])
-    )
+    seen: list[tuple[str, Any]] = []
+    """Arm and the baseline's ``/server_info`` of each start."""
 
-    def make(generator: Generator, together: bool, earlier: Mapping[str, Any] | None = None) -> runner.Runner:
+    def started(arm: Any, _: Any, facts: dict[str, Any], baseline: Any, *__: Any) -> Any:
+        facts["starts_s"].append(9.0)
+        seen.append((arm.name, baseline))
+        return {"tp_size": 8}, []
+
+    monkeypatch.setattr(runner, "started", started)
+    monkeypatch.setattr(runner.Runner, "_compare", lambda *_: None)
+
+    def make(
+        generator: Generator, together: bool, earlier: Mapping[str, Any] | None = None, asked: bool = False
+    ) -> runner.Runner:
+        seen.clear()
         monkeypatch.setattr(runner, "Client", lambda *_: generator)
         cells = plan.parse_cells("128+64:4,1", 40, 1)
         arms = parse_arms("stock,paper")
-        return runner.Runner(
+        made = runner.Runner(
             plan=plan.Plan(arms, cells, 3, together, 7, 1000, 0.05),
             model="m",
             flags=["--tp", "1"],
@@ -86,8 +97,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             folder=tmp_path,
             save=json.dumps,
             tell=lambda line: None,
+            prompts=["a question"] if asked else [],
             earlier=earlier,
         )
+        made.seen = seen
+        return made
 
     return make
 
@@ -104,10 +118,11 @@ def places(record: Mapping[str, Any]) -> list[tuple[int, int, str]]:
     return [(one["round"], one["cell"], one["arm"]) for one in record["measurements"]]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool) -> None:
+@pytest.mark.parametrize(("together", "asked"), [(True, False), (True, True), (False, True)])
+def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool, asked: bool) -> None:
     """The 12th load (warm-up and measurement of a cell) is not sent: five measurements are kept."""
     first = make(Generator(last=11), together)
+    make = functools.partial(make, asked=asked)
     assert first.run() == 130 and not first.record["complete"]
     assert len(first.record["measurements"]) == 5
     earlier = json.loads(json.dumps(first.record))
@@ -131,6 +146,20 @@ def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bo
     assert second.record["arms"]["stock"]["starts_s"] == [9.0] * 2
     done = make(Generator(last=0), together, second.record)
     assert done.run() == 0 and done.record["complete"], "nothing is left to measure"
+
+
+def test_an_arm_with_servers_of_its_own_is_not_measured_again(make: Any, tmp_path: Path) -> None:
+    """Its servers start for what it lacks only, and are compared with the baseline that was there before."""
+    first = make(Generator(last=7), False)
+    assert first.run() == 130
+    assert places(first.record) == [(0, 0, "stock"), (0, 1, "stock"), (0, 0, "paper")]
+    assert json.loads((tmp_path / "baseline.json").read_text()) == {"tp_size": 8}
+    generator = Generator()
+    second = make(generator, False, json.loads(json.dumps(first.record)))
+    assert second.record["measurements"] == first.record["measurements"]
+    assert second.run() == 0 and second.record["complete"]
+    assert len(generator.loads) == 2 * (12 - 3) and generator.loads[0][0].startswith("paper ")
+    assert second.seen[:2] == [("paper", {"tp_size": 8}), ("stock", {"tp_size": 8})]
 
 
 def test_another_plan_machine_or_code_is_refused(make: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sglang_hisa.launch.acceptance import __main__ as acceptance
-from sglang_hisa.launch.acceptance import case_run, pd, probes, ranks, rounding
+from sglang_hisa.launch.acceptance import case_run, cases, pd, probes, ranks, rounding, whole
 from sglang_hisa.launch.acceptance.cases import CASES, Case
 from sglang_hisa.launch.common.server import ServerFailed, cpu_env
 from sglang_hisa.launch.common.typed import as_json
@@ -359,8 +359,13 @@ ServerArgs.add_cli_args(parser)
 for flags in json.loads(sys.argv[1]):
     parser.parse_args(["--model-path", "model", *flags])
 """
-    flags = [case.flags for case in CASES.values() if installed_version() not in case.gone]
-    flags += [ranks.CASE.flags, ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1")]
+    every = {**CASES, **cases.of(8), **whole.cases(8)}
+    flags = [case.flags for case in every.values() if installed_version() not in case.gone]
+    flags += [
+        ranks.case(2).flags,
+        whole.SERVED,
+        ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1"),
+    ]
     words = [sys.executable, "-c", parse, json.dumps(flags)]
     done = subprocess.run(words, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-500:]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU records of launch/results, one step a call, each meant to end within fifteen minutes on one H100 or H200 (ab-grid takes
-# 22; chunks2, cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+# 22; ab-tp2 and live2 need two GPUs of one machine, gpus needs GPUS=2, 4 or 8 of them, two by default):
 #
 #   records_h100.sh STEP OUT
 #
@@ -33,10 +33,7 @@
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
 #   acceptance  feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
 #   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
-#   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
-#   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
-#   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
-#   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
+#   gpus        the whole model, ranks, prefill and decode servers, times, features; until none is left -> OUT/two-gpu.json, OUT/eight-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
@@ -69,7 +66,7 @@ if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,54p' "$0" >&2; exit 2; }
+usage() { sed -n '2,51p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -176,16 +173,11 @@ case $step in
     --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
     --hicache-ratio 2 ;;
   acceptance) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
-  chunks | chunks2)
-    record=coverage-h100.json gpus=1
-    [ "$step" = chunks ] || record=two-gpu.json gpus=2
-    "$python" -m sglang_hisa.launch.acceptance --out "$out/$record" --gpus $gpus --missing \
-      --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
-  cover2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
-  ranks2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
-    --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
-  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
-    --disaggregate nixl ;;
+  chunks) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing \
+    --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
+  gpus) # as SGLang has it by default
+    unset SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD
+    "$python" -m sglang_hisa.launch.whole --gpus "${GPUS:-2}" --out "$out" --plugins "$(dirname "$0")/../tests/plugins" ;;
   ab-tp2)
     more=(--tp 2 --enforce-disable-flashinfer-allreduce-fusion)
     ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,18 @@ class Big(Machine):
         given = server.cpu_flags(model, pool_tokens=pool)
         return [*given, "--chunked-prefill-size", str(chunk), *case.flags]
 
+    def layers(self, case: Case) -> int:
+        """Those that fit the case's GPUs."""
+        return layers(case.gpus, self.gpu_mib, case.gpus if "--dp" in case.flags else 1)
+
+    def served(self, case: Case) -> str:
+        """The model in words."""
+        return "the tiny model" if self.cpu else f"{self.layers(case)} layers of DeepSeek-V3.2 in fp8"
+
     def write_model(self, case: Case, out: Path) -> Path:
         if self.cpu:
             return models.make_tiny(out)
-        ranks = case.gpus if "--dp" in case.flags else 1
-        return models.make_slice("v32", out, layers=layers(case.gpus, self.gpu_mib, ranks))
+        return models.make_slice("v32", out, layers=self.layers(case))
 
 
 def judged(
@@ -232,4 +239,5 @@ def run_whole(
     for name, case in chosen.items():
         apart = name.startswith("whole-pd")
         probe = partial(_disaggregated, machine, backend) if apart else partial(_served, machine)
-        save(row_of(name, case, machine, partial(probe, name, case)))
+        named = replace(case, shows=f"{machine.served(case)}, {case.shows}")
+        save(row_of(name, named, machine, partial(probe, name, case)))

@@ -67,7 +67,7 @@ def parameters(config: Mapping[str, Any], layers: int) -> int:
     dense = min(layers, config["first_k_dense_replace"])
     ends = 2 * config["vocab_size"] * config["hidden_size"] + config["hidden_size"]
     of_dense, of_sparse = (layer(config, sparse).all for sparse in (False, True))
-    return ends + dense * of_dense + (layers - dense) * of_sparse
+    return int(ends + dense * of_dense + (layers - dense) * of_sparse)
 
 
 def weight_bytes(
@@ -77,7 +77,7 @@ def weight_bytes(
     # A scale of 4 bytes for each block of 128 x 128.
     width = 1 + 4 / 128**2 if "quantization_config" in config else 2
     dense = min(layers, config["first_k_dense_replace"])
-    vocabulary = 2 * 2 * config["vocab_size"] * config["hidden_size"]
+    vocabulary: int = 2 * 2 * config["vocab_size"] * config["hidden_size"]
     total = vocabulary / (1 if dp > 1 else ranks)
     total += dense * layer(config, False).rank_bytes(ranks, dp, width)
     total += (layers - dense) * layer(config, True).rank_bytes(ranks, dp, width)
@@ -86,14 +86,14 @@ def weight_bytes(
     # SGLang keeps kv_b_proj twice: as it is stored, and cut into two bf16 matrices that decode multiplies by.
     latent = config["kv_lora_rank"] * (config["qk_nope_head_dim"] + config["v_head_dim"])
     twice = 2 * config["num_attention_heads"] * latent * dp / ranks
-    return round(total + (layers + drafts) * twice)
+    return int(total + (layers + drafts) * twice)
 
 
 def token_bytes(config: Mapping[str, Any]) -> float:
     """One token of one layer in the caches, on every rank: bf16 latent, index key with its scale, and its
     part of a page's summary."""
     key = config["index_head_dim"] + 4
-    return 2 * (config["kv_lora_rank"] + config["qk_rope_head_dim"]) + key + key / PAGE
+    return float(2 * (config["kv_lora_rank"] + config["qk_rope_head_dim"]) + key + key / PAGE)
 
 
 def static_mib(gpu_mib: int, ranks: int, dp: int = 1) -> float:

@@ -45,7 +45,12 @@ _STRESS = "launch/results/stress-h100.json"
 _STRESS_GLM = "launch/results/stress-h100-first.json"
 
 
-CASE_RECORDS = ("launch/results/coverage-h100.json", "launch/results/two-gpu.json")
+CASE_RECORDS = (
+    "launch/results/coverage-h100.json",
+    "launch/results/two-gpu.json",
+    "launch/results/eight-gpu.json",  # once it is there
+)
+"""On one GPU, on two and on eight."""
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance.whole import gpu_mib
+from sglang_hisa.launch.common.server import die_with
 from sglang_hisa.launch.whole.steps import NUMBERS, Run, Step, steps
 
 LEAST = 90
@@ -68,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(map(shown, chosen)))
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of `timeout`: what runs is ended as by Ctrl-C
     end = time.monotonic() + args.seconds
     left = {step.name: code for step in chosen if (code := run(step, end))}
     for name, why in left.items():
@@ -105,7 +108,7 @@ def merged(base: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
 
 def call(command: tuple[str, ...], env: Mapping[str, str], seconds: float) -> int | None:
     """The exit code of a command; None of one that took longer and was ended, with its servers."""
-    child = subprocess.Popen(command, env=dict(env))
+    child = subprocess.Popen(command, env=dict(env), preexec_fn=partial(die_with, os.getpid()))
     try:
         return child.wait(seconds)
     except subprocess.TimeoutExpired:

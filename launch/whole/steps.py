@@ -102,13 +102,13 @@ def _ab(run: Run, name: str, cells: str, apart: bool = False, drafts: bool = Fal
     ``apart``: with DP attention; ``drafts``: with speculative decoding (MTP).
     """
     hisa = (sys.executable, "-m", "sglang_hisa.launch.cli")
-    more = (*(dp(run.gpus) if apart else tp(run.gpus)), *(DRAFTS if drafts else ()))
+    more: tuple[str, ...] = (*(dp(run.gpus) if apart else tp(run.gpus)), *(DRAFTS if drafts else ()))
     env: dict[str, str] = {}
     if run.cpu:
         model = run.out / ("model-tiny-mtp" if drafts else "model-tiny")
         make = (*hisa, "model", "tiny", *(("--draft",) if drafts else ()), str(model))
         cells = "300:1,2" if apart else "300:1,2 256+16:2"
-        given = ("--cpu", "--arms", _CPU_ARMS, "--cells", cells, "--output-tokens", "16")
+        given: tuple[str, ...] = ("--cpu", "--arms", _CPU_ARMS, "--cells", cells, "--output-tokens", "16")
         more = (*more, "--chunked-prefill-size", str(256 * (run.gpus if apart else 1)))
         if run.gpus > 1:
             env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join("0" * run.gpus)

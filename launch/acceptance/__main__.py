@@ -143,10 +143,10 @@ def _suite(
     args: argparse.Namespace, machine: Machine, keep: Callable[[CaseRow], None]
 ) -> tuple[list[str], list[str], Run] | None:
     """The same of what runs instead of the cases, where that was asked for."""
-    if args.whole and isinstance(machine, whole.Big):
-        found, big = whole.cases(args.gpus), machine
-        names = list(found)
-        run: Run = lambda names: whole.run_whole(big, args.backend, {n: found[n] for n in names}, keep)  # noqa: E731
+    run: Run
+    if isinstance(machine, whole.Big):
+        names = list(whole.cases(args.gpus))
+        run = partial(whole.run_whole, machine, args.backend, args.gpus, save=keep)
     elif args.disaggregate:
         names = list(SIDES)
         run = partial(run_pd, machine, args.disaggregate, max(2, args.gpus), save=keep)

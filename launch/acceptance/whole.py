@@ -193,6 +193,8 @@ def _served(machine: Big, name: str, case: Case, facts: Facts, problems: list[st
         send(one.generate, CPU if machine.cpu else GPU, schedulers, facts, problems)
         receipts = every_rank(one, told, case.gpus)
         facts.kv_tokens = one.request("/server_info")["max_total_num_tokens"]
+    if first := receipts[0]:
+        facts.summary_mib = round(first.summary_bytes / fit.MIB, 2)
     kept, wrong = judged(receipts, pd.MODES, alike=schedulers == 1)
     facts.ranks = tuple(kept)
     problems += wrong
@@ -233,10 +235,11 @@ def cases(gpus: int) -> dict[str, Case]:
 
 
 def run_whole(
-    machine: Big, backend: str, chosen: Mapping[str, Case], save: Callable[[CaseRow], None]
+    machine: Big, backend: str, gpus: int, names: Sequence[str], save: Callable[[CaseRow], None]
 ) -> None:
-    """Run ``chosen`` of :func:`cases`; each row is saved as soon as it is there."""
-    for name, case in chosen.items():
+    """Run ``names`` of :func:`cases`; each row is saved as soon as it is there."""
+    for name in names:
+        case = cases(gpus)[name]
         apart = name.startswith("whole-pd")
         probe = partial(_disaggregated, machine, backend) if apart else partial(_served, machine)
         named = replace(case, shows=f"{machine.served(case)}, {case.shows}")

@@ -191,6 +191,15 @@ def test_each_case_is_in_the_page_or_named_as_not_run(gpus):
     assert part.count("**not right**") == sum(bool(row["problems"]) for row in rows)
 
 
+def test_eight_gpus_have_rows_of_their_own_once_they_ran():
+    """Cases of eight ranks and the whole model come after those of one and two GPUs."""
+    _, rows = case_tables.cases([shown("whole-tp8-paper", []), shown("tp8", []), shown("plain", [])])
+    assert [row[0] for row in rows] == ["`plain`", "`whole-tp8-paper`", "`tp8`"]
+    missing = case_tables.left([shown("tp8", [])], 8)
+    assert {"dp8", "whole-dp8-balanced", "pd-both", "ranks-same"} <= {*missing} and "tp8" not in missing
+    assert not {*missing} & {"tp2", "plain"}
+
+
 def test_one_provenance_of_rows_that_differ():
     def made(commit, date):
         where = {"gpu": "NVIDIA H100 80GB HBM3", "sglang": "0.5.17", "torch": "2.11.0"}

@@ -44,15 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     begin = time.monotonic()
     tell = partial(print, flush=True)
+    try:
+        mib = whole.gpu_mib() if args.whole and not args.cpu else 0
+    except ValueError as error:
+        parser.error(str(error))
     with TemporaryDirectory() as models:
-        logs, of = args.out.parent, Path(models)
-        if args.whole:
-            mib = 0 if args.cpu else whole.gpu_mib()
-            machine: Machine = whole.Big(
-                args.cpu, environment(), logs, of, tell, args.timeout, gpu_mib=mib, plugin=args.whole
-            )
-        else:
-            machine = Machine(args.cpu, environment(), logs, of, tell, args.timeout)
+        given = (args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
+        machine = whole.Big(*given, gpu_mib=mib, plugin=args.whole) if args.whole else Machine(*given)
 
         def keep(row: CaseRow) -> None:
             record.put(row)

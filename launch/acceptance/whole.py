@@ -128,10 +128,13 @@ def judged(
             idle = [phase for phase in phases if (one.candidate_share.get(phase) or 1) >= 1]
             wrong = [why for why in wrong if why != NOT_PRUNED] + [f"{phase}: {NOT_PRUNED}" for phase in idle]
         problems += [f"rank {rank}: {why}" for why in wrong]
-    told = [_said(receipt, alike) for receipt in receipts if receipt is not None]
-    for rank, said in enumerate(told):
-        differ = [name for name in said if said[name] != told[0][name]]
-        problems += [f"rank {rank}: its {name} is {said[name]}, rank 0's {told[0][name]}" for name in differ]
+    told = {rank: _said(one, alike) for rank, one in enumerate(receipts) if one is not None and one.active}
+    first = min(told, default=0)
+    for rank, said in told.items():
+        for name, value in said.items():
+            if value != told[first][name]:
+                other = told[first][name]
+                problems.append(f"rank {rank} differs from rank {first}: {name} {value}, not {other}")
     return kept, problems
 
 

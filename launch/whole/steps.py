@@ -121,7 +121,7 @@ def _ab(run: Run, name: str, cells: str, apart: bool = False, drafts: bool = Fal
         arms = ",".join(("stock", *whole.PRESETS))
         given = ("--arms", arms, "--cells", cells, "--output-tokens", "64", "--warmup-tokens", "40k")
         more = (*whole.SERVED, *more)
-        env |= {**whole.GPU_ENV, **(ACCEPTED if drafts else {})}
+        env |= {"HF_HUB_OFFLINE": "1", **whole.GPU_ENV, **(ACCEPTED if drafts else {})}
     out = run.out / f"ab-{run.gpus}-gpu{name.removeprefix('ab')}"
     command = (*hisa, "ab", "--resume", "--timeout", "560", "--quality", "0", "--rounds", str(run.rounds))
     shows = "times of stock and both presets" + ", DP attention" * apart + ", drafts (MTP)" * drafts

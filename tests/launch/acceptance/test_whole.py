@@ -55,6 +55,15 @@ def test_a_rank_that_is_not_as_it_should_be(one: Receipt | None, problems: list[
     assert found == problems and len(kept) == 2
 
 
+def test_ranks_keep_their_numbers_where_one_is_silent() -> None:
+    other = replace(GOOD, layers=60)
+    found = [whole.judged(ranks, (), alike=True)[1] for ranks in ([GOOD, None, other], [None, GOOD, other])]
+    assert found == [
+        ["rank 1: no active receipt", "rank 2: its layers is 60, rank 0's 61"],
+        ["rank 0: no active receipt", "rank 2: its layers is 60, rank 1's 61"],
+    ]
+
+
 def test_ranks_of_a_tp_group_see_the_same_rows() -> None:
     other = replace(with_rows(prefill=Phase(98304, 0.41)), hisa_steps={"prefill": 12, "decode": 59})
     assert whole.judged([GOOD, other], pd.MODES, alike=False)[1] == []

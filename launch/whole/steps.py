@@ -112,8 +112,6 @@ def _ab(run: Run, name: str, cells: str, apart: bool = False, drafts: bool = Fal
         more = (*more, "--chunked-prefill-size", str(256 * (run.gpus if apart else 1)))
         if run.gpus > 1:
             env["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join("0" * run.gpus)
-        if drafts:
-            env["SGLANG_DSA_FUSE_TOPK"] = "1"
     else:
         layers = whole.layers(run.gpus, run.gpu_mib, run.gpus if apart else 1, drafts)
         model = run.out / f"model-v32-{layers}l"

@@ -55,9 +55,8 @@ def left(record: Mapping[str, Any]) -> list[Place]:
 
 
 def arms(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is said of each arm: starts and retractions of both runs, all else of the new one as it comes."""
-    found = {}
-    for name, facts in new["arms"].items():
-        was = old["arms"][name]
-        found[name] = {**facts, "starts_s": [*was["starts_s"]], "retractions": was["retractions"]}
-    return found
+    """What is said of each arm: of the earlier run, until its server starts again, but for how that ended."""
+    return {
+        name: {**old["arms"][name], "log_tail": None, "killed": None, "setting": facts["setting"]}
+        for name, facts in new["arms"].items()
+    }

@@ -295,7 +295,8 @@ class Runner:
         left = estimate.remaining(self._took, self._todo())
         self.tell(said if left is None else f"{said}; about {estimate.words(left)} left")
         kept = self.record["measurements"][-1]
-        if validity.old_prompts(kept, vars(cell)) or validity.prefix_problems(kept, vars(cell)):
+        without = validity.recomputed(self.flags)
+        if validity.old_prompts(kept, vars(cell)) or validity.prefix_problems(kept, vars(cell), without):
             raise Invalid  # the reason is among those of the record
 
     def _todo(self) -> list[tuple[str, int]]:

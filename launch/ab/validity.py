@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sglang_hisa import PAGE
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.common import fresh, receipts
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
@@ -66,13 +67,20 @@ def old_prompts(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
     return [fresh.was_old(found, one["requests"], _where(one, cell))] if found else []
 
 
-def prefix_problems(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
-    """A shared prefix must come from the radix cache, and must have got there by this cell's own warm-up."""
+def recomputed(flags: Sequence[str]) -> int:
+    """Tokens at the end of a shared prefix that a server with these flags computes for each request: with
+    drafts the cache's keys are pairs of tokens, and the last one's pair is no longer shared."""
+    return PAGE if any(flag.startswith("--speculative-algorithm") for flag in flags) else 0
+
+
+def prefix_problems(one: Mapping[str, Any], cell: Mapping[str, Any], without: int = 0) -> list[str]:
+    """A shared prefix, ``without`` what :func:`recomputed` says, must come from the radix cache, and must have
+    got there by this cell's own warm-up."""
     prefix = cell.get("prefix_tokens", 0)
     if not prefix:
         return []
     where, found = _where(one, cell), []
-    short = [tokens for tokens in one["cached"] if tokens is None or tokens < prefix]
+    short = [tokens for tokens in one["cached"] if tokens is None or tokens < prefix - without]
     if short and not one["errors"]:
         least = min(tokens or 0 for tokens in short)
         found.append(
@@ -101,5 +109,5 @@ def load_problems(record: Mapping[str, Any]) -> list[str]:
             found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
         elif set(one["output_lens"]) != {cell["output_tokens"]}:
             found.append(f"{where}: answers of {sorted(set(one['output_lens']))} tokens")
-        found += old_prompts(one, cell) + prefix_problems(one, cell)
+        found += old_prompts(one, cell) + prefix_problems(one, cell, recomputed(record.get("flags") or ()))
     return found

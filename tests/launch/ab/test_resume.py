@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.ab import plan, resume, runner
+from sglang_hisa.launch.ab import plan, resume, runner, validity
 from sglang_hisa.launch.common.arms import parse_arms
 
 
@@ -154,11 +154,14 @@ def test_an_arm_with_servers_of_its_own_is_not_measured_again(make: Any, tmp_pat
     assert first.run() == 130
     assert places(first.record) == [(0, 0, "stock"), (0, 1, "stock"), (0, 0, "paper")]
     assert json.loads((tmp_path / "baseline.json").read_text()) == {"tp_size": 8}
+    first.record["arms"]["stock"] |= {"receipt": "of the first run", "log_tail": "the end"}
     generator = Generator()
     second = make(generator, False, json.loads(json.dumps(first.record)))
+    assert second.record["arms"]["stock"]["log_tail"] is None
     assert second.record["measurements"] == first.record["measurements"]
     assert second.run() == 0 and second.record["complete"]
     assert len(generator.loads) == 2 * (12 - 3) and generator.loads[0][0].startswith("paper ")
+    assert second.record["arms"]["stock"]["receipt"] == "of the first run"
     assert second.seen[:2] == [("paper", {"tp_size": 8}), ("stock", {"tp_size": 8})]
 
 
@@ -186,3 +189,15 @@ def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
     run = make(Forgetful(), True)
     assert run.run() == 2 and len(run.record["measurements"]) == 1
     assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record["refusals"][0]
+
+
+def test_with_drafts_the_last_page_of_a_prefix_is_computed_again() -> None:
+    """SGLang's radix cache has pairs of tokens then (seen on a CPU: 192 of 256 tokens came from it)."""
+    cell = {"input_tokens": 272, "concurrency": 2, "prefix_tokens": 256}
+    one = {"arm": "stock", "round": 0, "requests": 2, "errors": [], "cached": [192, 192]}
+    one |= {"warmup_cached": 0, "known_prefix": 0}
+    assert validity.recomputed(["--tp", "8", "--speculative-algorithm", "EAGLE"]) == 64
+    assert validity.recomputed(["--speculative-algorithm=EAGLE"]) == 64 and validity.recomputed(["--tp"]) == 0
+    assert validity.prefix_problems(one, cell, 64) == []
+    assert len(validity.prefix_problems(one, cell)) == 1
+    assert len(validity.prefix_problems({**one, "cached": [192, 128]}, cell, 64)) == 1

@@ -74,8 +74,8 @@ def recomputed(flags: Sequence[str]) -> int:
 
 
 def prefix_problems(one: Mapping[str, Any], cell: Mapping[str, Any], without: int = 0) -> list[str]:
-    """A shared prefix, ``without`` what :func:`recomputed` says, must come from the radix cache, and must have
-    got there by this cell's own warm-up."""
+    """A shared prefix, ``without`` what :func:`recomputed` says, must come from the radix cache, and must
+    have got there by this cell's own warm-up."""
     prefix = cell.get("prefix_tokens", 0)
     if not prefix:
         return []

@@ -115,7 +115,7 @@ def call(command: tuple[str, ...], env: Mapping[str, str], seconds: float) -> in
         return None
     finally:
         if child.poll() is None:
-            child.send_signal(signal.SIGINT)  # servers are stopped, measurements kept
+            child.terminate()  # servers stop, measurements stay; behind a shell's `&` SIGINT is ignored
             try:
                 child.wait(GRACE)
             except subprocess.TimeoutExpired:

@@ -116,7 +116,8 @@ def test_a_command_that_takes_too_long_is_asked_to_end(
     monkeypatch.setattr(driver, "LEAST", 0.5)
     (tmp_path / "slow").write_text("no")
     slow = f"""
-import pathlib, time
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     time.sleep(60)
 except KeyboardInterrupt:

@@ -4,9 +4,9 @@
 #
 #   records_h100.sh STEP OUT
 #
-#   ab          v32-tp8-rank, both presets beside one stock, 8K to 128K   -> OUT/ab-defaults
-#   ab-four     the same, four at once                            -> OUT/ab-defaults-four
-#   ab-256k     the same model at 256K                            -> OUT/ab-defaults-256k
+#   ab          v32-tp8-rank, both presets beside one stock: a prompt of 8K to 128K, 64 requests that share 128K -> OUT/ab-served
+#   ab-four     the same, four at once                            -> OUT/ab-served-four
+#   ab-256k     the same model at 256K                            -> OUT/ab-served-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
 #   ab-many     1 to 128 requests that share a prefix of 128K or 32K; this and the next three: call again until complete -> OUT/ab-many
@@ -84,7 +84,7 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   shift 4
   "${hisa[@]}" model slice "$slice" "$out/model-$slice"
   # Made-up weights answer alike whatever is pruned: quality is measured with the trained model.
-  "${hisa[@]}" ab --timeout 400 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
+  "${hisa[@]}" ab --timeout 600 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
     --context-length "$context" --max-total-tokens "$pool" "${flags[@]}" \
     --max-running-requests "$running" --chunked-prefill-size "$chunk" "${more[@]}"
 }
@@ -111,13 +111,14 @@ case $step in
     mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
     together=(--rounds 2)
     [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
-    ab v32-tp8-rank 133000 140000 ab-defaults "${together[@]}" --arms stock,paper,balanced --cells '8k:1 32k:1 128k:1' \
-      --warmup-tokens 300k ;;
-  ab-four) ab v32-tp8-rank 133000 540000 ab-defaults-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
+    running=128 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
+    ab v32-tp8-rank 133200 170000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
+      --cells '8k:1 32k:1 128k:1 128k+64:64,1,16' --output-tokens 64 --warmup-tokens 24k ;;
+  ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
     --rounds 1 --warmup-tokens 40k ;;
   ab-256k) # stock's scores of a chunk alone are 8 GB
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 ab-defaults-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
+    ab v32-tp8-rank 263000 270000 ab-served-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
   ab-256k-decode-only)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \

@@ -359,7 +359,7 @@ ServerArgs.add_cli_args(parser)
 for flags in json.loads(sys.argv[1]):
     parser.parse_args(["--model-path", "model", *flags])
 """
-    flags = [case.flags for case in CASES.values() if installed_version() not in case.gone]
+    flags = [case.flags for case in CASES.values() if installed_version() in case.versions]
     flags += [ranks.CASE.flags, ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1")]
     words = [sys.executable, "-c", parse, json.dumps(flags)]
     done = subprocess.run(words, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=120)

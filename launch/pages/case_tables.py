@@ -58,9 +58,10 @@ def cases(rows: Iterable[CaseRow]) -> Table:
     return head, [_case(found[name]) for name in names]
 
 
-def left(rows: Iterable[CaseRow], gpus: int, release: str) -> list[str]:
-    """Cases for ``gpus`` that a record of this SGLang lacks."""
-    wanted = [name for name, case in CASES.items() if case.gpus == gpus and release in case.versions]
+def left(rows: Iterable[CaseRow], gpus: int, releases: Iterable[str]) -> list[str]:
+    """Cases for ``gpus`` that a record of these SGLangs lacks, of those that they have."""
+    known = [name for name, case in CASES.items() if {*releases} & {*case.versions}]
+    wanted = [name for name in known if CASES[name].gpus == gpus]
     wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
     wanted += [*SIDES, *RANKS] if gpus == 2 else []
     there = {row.case for row in rows}

@@ -51,12 +51,22 @@ _STRESSES = existing("launch/results/stress-h100.json", "launch/results/stress-h
 _STRESS_GLM = "launch/results/stress-h100-first.json"
 
 
+@dataclass(frozen=True)
+class Of:
+    """What a record of acceptance is of: how many GPUs, and what a reader of its times must know."""
+
+    gpus: int
+    note: str = ""
+
+
 CASE_RECORDS = {
-    "launch/results/coverage-h100.json": 1,
-    "launch/results/coverage-h200-0.5.23.json": 1,
-    "launch/results/two-gpu.json": 2,
+    "launch/results/coverage-h100.json": Of(1),
+    "launch/results/coverage-h200-0.5.23.json": Of(
+        1, "Several cases ran side by side on the GPU: times are not those of a server alone."
+    ),
+    "launch/results/two-gpu.json": Of(2),
 }
-"""GPUs of each record of acceptance; one that is not there has not been made yet."""
+"""One that is not there has not been made yet."""
 
 
 @dataclass(frozen=True)

@@ -110,15 +110,14 @@ def _cases() -> list[str]:
     """The records of :mod:`sglang_hisa.launch.acceptance`, on one GPU and on two."""
     out = []
     for path in existing(*CASE_RECORDS):
-        gpus, record = CASE_RECORDS[path], load(ROOT / path, CaseRecord)
+        gpus, record = CASE_RECORDS[path].gpus, load(ROOT / path, CaseRecord)
         releases = (record.origin.sglang or "").split(", ")
         machine = "one GPU" if gpus == 1 else f"{gpus} GPUs"
-        out.append(f"On {machine} ({', '.join(record.origin.gpus)}) with SGLang {', '.join(releases)}:")
+        out.append(f"On {machine}, SGLang {', '.join(releases)}:")
         out.append(text.table(*case_tables.cases(record.rows)))
         if left := case_tables.left(record.rows, gpus, releases):
             out.append(f"Not run yet: {', '.join(f'`{name}`' for name in left)}.")
-        if beside := case_tables.beside(record.rows, gpus):
-            out.append(beside)
+        out += filter(None, [CASE_RECORDS[path].note])
         out.append(text.source(record.origin, f"../{path}", gpus))
     return out
 

@@ -58,15 +58,15 @@
 #
 #   records_h100.sh --beside OUT 'STEP[:SECONDS]...' 'STEP[:SECONDS]...'
 #
-# does the same on one GPU, for acceptance23, chunks23 and stress23*, whose servers are small: list N's are OUT/STEP.N.log.
-# What SGLang 0.5.23 was put through on one H200, in two calls, the first one again until no case is left:
+# does the same on one GPU, for acceptance23, chunks23 and stress23*, whose servers are small; what list N said is in
+# OUT/STEP.N.log. What SGLang 0.5.23 was put through on one H200, the first call again until no case is left:
 #
-#   records_h100.sh --beside OUT 'acceptance23 chunks23' 'acceptance23 chunks23' 'acceptance23 chunks23' 'acceptance23' 'acceptance23'
-#   records_h100.sh --beside OUT stress23 stress23 stress23-default stress23-radix stress23-retract stress23-abort
+#   records_h100.sh --beside OUT acceptance23 acceptance23 acceptance23 acceptance23 acceptance23 acceptance23
+#   records_h100.sh --beside OUT chunks23 chunks23 chunks23 stress23 stress23 stress23-default stress23-radix \
+#     stress23-retract stress23-abort
 #
-# Steps that end early keep what they have. stress* and acceptance may be called several times at once on a machine with
-# more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
-# made it. PYTHON names the interpreter that has SGLang (python3).
+# Steps that end early keep what they have. stress* and acceptance* may be called several times at once, elsewhere with a
+# GPU each (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
 if [[ $step = --lanes || $step = --beside ]] && [ $# -gt 2 ]; then
@@ -90,7 +90,7 @@ if [[ $step = --lanes || $step = --beside ]] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,69p' "$0" >&2; exit 2; }
+usage() { sed -n '2,70p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}

@@ -87,8 +87,8 @@ def side_by_side(every: Rows) -> str:
         running, last = running + change, at
         most = max(most, running)
     return (
-        f"These {_total(every):.1f} minutes of servers are {clock:.1f} by the clock: up to {most} servers ran side "
-        "by side on the GPU, each with a load of its own."
+        f"These {_total(every):.1f} minutes of servers are {clock:.1f} by the clock: up to {most} of them ran "
+        "side by side on the GPU, each with a load of its own."
     )
 
 

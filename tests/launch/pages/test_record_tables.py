@@ -207,7 +207,7 @@ def test_minutes_of_servers_side_by_side():
         replace(played("radix", m), provenance=Provenance(date=f"2026-11-29T12:{t}+00:00")) for t, m in times
     ]
     assert stress_tables.side_by_side(rows).startswith(
-        "These 4.2 minutes of servers are 3.0 by the clock: up to 3 servers ran side by side on the GPU"
+        "These 4.2 minutes of servers are 3.0 by the clock: up to 3 of them ran side by side on the GPU"
     )
 
 

@@ -33,7 +33,9 @@ def stress_newer(read: Reader) -> str:
     if not (ROOT / read.path(NEWER)).is_file():
         return "Not run yet."
     rows = read(StressRecord, NEWER).rows
-    return "\n\n".join(filter(None, (table(*scenes(rows)), side_by_side(rows), left(rows), read.source(NEWER))))
+    return "\n\n".join(
+        filter(None, (table(*scenes(rows)), side_by_side(rows), left(rows), read.source(NEWER)))
+    )
 
 
 def stress_kl(read: Reader) -> str:
@@ -87,8 +89,8 @@ def side_by_side(every: Rows) -> str:
         running, last = running + change, at
         most = max(most, running)
     return (
-        f"These {_total(every):.1f} minutes of servers are {clock:.1f} by the clock: up to {most} of them ran "
-        "side by side on the GPU, each with a load of its own."
+        f"These {_total(every):.1f} minutes of servers are {clock:.1f} by the clock: up to {most} of them "
+        "ran side by side on the GPU, each with a load of its own."
     )
 
 

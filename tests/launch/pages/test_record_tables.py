@@ -182,7 +182,9 @@ def test_a_case_that_failed_says_why():
 def test_each_case_is_in_the_page_or_named_as_not_run(path):
     """Read from the rendered page, not from the functions that make it."""
     page = supported.render().split("## Cases on GPUs")[1].split("## Patched")[0]
-    (part,) = [part for part in re.split(r"^On (?=one GPU|\d GPUs)", page, flags=re.MULTILINE) if path in part]
+    (part,) = [
+        part for part in re.split(r"^On (?=one GPU|\d GPUs)", page, flags=re.MULTILINE) if path in part
+    ]
     rows, gpus = json.loads((tables.ROOT / path).read_text())["rows"], CASE_RECORDS[path].gpus
     run = set(re.findall(r"^\| `([\w-]+)` \|", part, re.MULTILINE))
     missing = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"Not run yet: (.*)", part))))

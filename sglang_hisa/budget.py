@@ -20,8 +20,8 @@ FLAT_TOPK = 16384
 PAYS = 131072
 """Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
 takes longer than the filter. One row of 128K with a budget of 32K, 96K unread, is level with stock: a layer
-is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced`` of 27ffb7b15d78).
-"""
+is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``
+of 27ffb7b15d78)."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""

@@ -16,6 +16,7 @@ from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.provenance import Provenance
 from sglang_hisa.launch.common.record import Record, load
+from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import write
 from sglang_hisa.launch.pages.ab_tables import load_of, subject
 from sglang_hisa.launch.pages.build import listed
@@ -46,7 +47,6 @@ SHOWS = {
     "h100": "a server with stock DSA and with `paper`: graphs, receipt, audit",
     "kernels": "indexer layers, stock against HISA, and the floor that memory bandwidth sets",
     "property": "random histories of SGLang's cache: summaries and candidates",
-    "quality": "answers of the trained model, by arm, task and context",
     "recall": "trained model, offline: stock's score mass that other ways to choose keep",
     "sanitizer": "kernel tests under compute-sanitizer",
     "stress": "random prefixes, aborts, pauses, retractions, HiCache, with the canary on",
@@ -54,7 +54,7 @@ SHOWS = {
     "tune": "launch settings of the kernels",
     "two": "feature after feature beside stock, two GPUs",
 }
-"""By the first word of a name; an A/B's plan says what it shows."""
+"""By the first word of a name; the plans of A/Bs and of `hisa eval` say what they show."""
 
 
 def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
@@ -133,6 +133,9 @@ def _read(path: Path) -> tuple[str, Provenance]:
     word = re.split(r"\W", path.name)[0]
     if word == "ab":
         return _plan(ab := load(path, AbRecord)), ab.origin
+    if word == "quality":
+        asked = load(path, EvalRecord)
+        return f"answers of the trained model: {', '.join(asked.plan.arms)}", asked.origin
     if word not in SHOWS:
         name = f"name it RECORD.{path.name} if it belongs to a record"
         raise ValueError(f"{path.name}: say in SHOWS ({Path(__file__).name}) what it shows, or {name}")
@@ -142,7 +145,8 @@ def _read(path: Path) -> tuple[str, Provenance]:
 def _plan(record: AbRecord) -> str:
     """What an A/B compares, on which model and loads."""
     arms = ", ".join(f"`{arm}`" for arm in record.plan.others) or "the same again"
-    cells = ", ".join(load_of(record, at) for at in range(len(record.plan.cells)))
+    shared = (" shared" if cell.prefix_tokens else "" for cell in record.plan.cells)
+    cells = ", ".join(load_of(record, at) + said for at, said in enumerate(shared))
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
     return f"{arms} on {subject(record)}: {cells}; {record.plan.rounds} rounds{cut}"
 

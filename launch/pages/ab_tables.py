@@ -25,7 +25,7 @@ Column = tuple[str, Callable[[int], str]]
 """Its head, and what it says of a cell by its number."""
 
 
-def subject(record: AbRecord) -> str:
+def subject(_: str, record: AbRecord) -> str:
     """The model, its ranks and the baseline where it is not stock: ``v32-4l, TP 2``."""
     model, ranks = Path(record.model).name.removeprefix("model-"), flags.ranks(record)
     against = f" against {record.plan.baseline}" if record.plan.baseline != "stock" else ""

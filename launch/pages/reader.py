@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,13 +19,13 @@ Table = Callable[[str], Parts]
 """Makes a table of the records that are wanted."""
 
 
-def newest(kind: type[R], names: str, fits: Callable[[R], bool] = lambda _: True) -> dict[str, R]:
+def newest(kind: type[R], names: str, fits: Callable[[str, R], bool] = lambda *_: True) -> dict[str, R]:
     """Records of these ``names``, a pattern, that fit, the newest day first.
 
     Of one plan, GPU and SGLang the newest alone: it takes the place of those before it.
     """
     every = {path.stem: load(path, kind) for path in sorted(RESULTS.glob(f"{names}.json"))}
-    found = {name: record for name, record in every.items() if fits(record)}
+    found = {name: record for name, record in every.items() if fits(name, record)}
     latest: dict[object, str] = {}
     for name, record in sorted(found.items(), key=lambda item: item[1].origin.date or ""):
         latest[record.origin.gpus, record.origin.sglang, getattr(record, "plan", None)] = name
@@ -33,18 +34,18 @@ def newest(kind: type[R], names: str, fits: Callable[[R], bool] = lambda _: True
 
 
 def each(
-    kind: type[R], names: str, made: Callable[[R], str], subject: Callable[[R], str] | None = None
+    kind: type[R],
+    names: str,
+    made: Callable[[R], str],
+    subject: Callable[[str, R], str] = lambda name, _: name,
 ) -> Table:
-    """What ``made`` says of each record of these ``names``, but those of which it says nothing.
+    """What ``made`` says of each record of these ``names`` whose ``subject`` is what is wanted, a pattern.
 
-    What is wanted is the ``subject`` of records; without one, a pattern of names in place of ``names``.
+    Records of which it says nothing are left out.
     """
 
     def parts(wanted: str) -> Parts:
-        if subject is None:
-            found = newest(kind, wanted or names)
-        else:
-            found = newest(kind, names, lambda record: subject(record) == wanted)
+        found = newest(kind, names, lambda name, record: fnmatch(subject(name, record), wanted or "*"))
         return [(text, {name: record}) for name, record in found.items() if (text := made(record))]
 
     return parts

@@ -1,6 +1,6 @@
 """The index of launch/results, a flat folder of records, and the way in for a new A/B.
 
-python -m sglang_hisa.launch.pages.results             write launch/results/README.md anew
+python -m sglang_hisa.launch.pages.results             write the index in launch/results/README.md anew
 python -m sglang_hisa.launch.pages.results --check     exit 1 if it would change
 python -m sglang_hisa.launch.pages.results add DIR...  keep what `hisa ab --out DIR` measured
 """
@@ -23,23 +23,6 @@ from sglang_hisa.launch.pages.build import listed
 from sglang_hisa.launch.pages.reader import RESULTS as RESULTS
 
 INDEX = "README.md"
-
-ABOUT = """\
-# Records
-
-A file each: JSON with `provenance` and `rows` ([docs/design.md](../../docs/design.md#records)), or what tests
-printed below their provenance. `python -m sglang_hisa.launch.pages.results` writes this page.
-
-- `python -m sglang_hisa.launch.pages.results add DIR` keeps what `hisa ab --out DIR` measured, under that
-  folder's name, and its notes (`*.txt`) beside it.
-- Reports are not kept but made again: `hisa ab --from launch/results/ab-NAME.json --out DIR` (HTML, Markdown,
-  plots), `hisa eval --from launch/results/quality.json --out DIR` (plots), and
-  `hisa bench kernels --render launch/results/kernels-h100.json` (CSV and plot beside it).
-- A record has the command that was run (`command` of its provenance; `commands` where there were several);
-  [`launch/records_h100.sh`](../records_h100.sh) names the record that each of its steps makes. *Cut off*: it
-  ended before its plan did.
-"""
-
 
 SHOWS = {
     "coverage": "feature after feature beside stock, one GPU",
@@ -98,7 +81,7 @@ def add(source: Path, folder: Path = RESULTS) -> list[Path]:
 
 
 def render(folder: Path = RESULTS) -> str:
-    """The index: a line for each record of ``folder``, with what belongs to it (``RECORD.*``).
+    """The page with its index: a line for each record of ``folder``, with what belongs to it (``RECORD.*``).
 
     Raises:
         ValueError: a folder, a file that is no record and belongs to none, or a record of an unknown kind.
@@ -115,7 +98,7 @@ def render(folder: Path = RESULTS) -> str:
         ("commit", lambda row: row[2].commit or "–"),
         ("date", lambda row: row[2].day),
     )
-    return f"{ABOUT}\n{index}\n"
+    return write.filled((folder / INDEX).read_text(), lambda *_: index)
 
 
 def _links(path: Path, beside: list[Path]) -> str:
@@ -132,7 +115,7 @@ def _read(path: Path) -> tuple[str, Provenance]:
     """What a record shows, in words, and where it comes from. The first word of its name says its kind."""
     word = re.split(r"\W", path.name)[0]
     if word == "ab":
-        return _plan(ab := load(path, AbRecord)), ab.origin
+        return _plan(path.stem, ab := load(path, AbRecord)), ab.origin
     if word == "quality":
         asked = load(path, EvalRecord)
         return f"answers of the trained model: {', '.join(asked.plan.arms)}", asked.origin
@@ -142,13 +125,13 @@ def _read(path: Path) -> tuple[str, Provenance]:
     return SHOWS[word], load(path, Record).origin
 
 
-def _plan(record: AbRecord) -> str:
+def _plan(name: str, record: AbRecord) -> str:
     """What an A/B compares, on which model and loads."""
     arms = ", ".join(f"`{arm}`" for arm in record.plan.others) or "the same again"
     shared = (" shared" if cell.prefix_tokens else "" for cell in record.plan.cells)
     cells = ", ".join(load_of(record, at) + said for at, said in enumerate(shared))
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
-    return f"{arms} on {subject(record)}: {cells}; {record.plan.rounds} rounds{cut}"
+    return f"{arms} on {subject(name, record)}: {cells}; {record.plan.rounds} rounds{cut}"
 
 
 if __name__ == "__main__":

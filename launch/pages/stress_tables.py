@@ -17,12 +17,13 @@ from sglang_hisa.launch.pages.build import listed
 
 
 class Group(NamedTuple):
-    """Rows of all calls of one scene with one model and arm."""
+    """Rows of all calls of one scene with one model, arm and options."""
 
     scene: str
     model: str
     arm: str
-    rows: tuple[StressRow, ...]
+    options: str
+    rows: Sequence[StressRow]
 
     def total(self, key: str) -> str:
         return f"{sum(getattr(row, key) for row in self.rows):,}"
@@ -32,14 +33,15 @@ class Group(NamedTuple):
         return "–" if all(row.arm == "stock" for row in self.rows) else self.total(key)
 
 
-def scenes(record: StressRecord) -> str:
-    """What servers were put through with the canary on, by scene, model and arm, and their sum."""
+def stress(record: StressRecord) -> str:
+    """What servers were put through with the canary on, by scene, model, arm and options, and their sum."""
     made = listed(
-        [*_groups(record), Group("**all**", "", "", record.rows)],
+        [*_groups(record.rows), Group("**all**", "", "", "", record.rows)],
         ("scene", lambda of: of.scene),
         ("model", lambda of: of.model),
         ("arm", lambda of: of.arm),
-        ("server minutes", lambda of: _minutes(of.rows)),
+        ("with", lambda of: of.options),
+        ("server minutes", lambda of: f"{sum(row.minutes for row in of.rows):.1f}"),
         ("requests", lambda of: of.total("requests")),
         ("summaries checked", lambda of: of.of_summaries("canary_pages_checked")),
         ("wrong", _wrong),
@@ -64,27 +66,16 @@ def by_the_clock(rows: Sequence[StressRow]) -> str:
     )
 
 
-def _groups(record: StressRecord) -> list[Group]:
-    """By model and arm as they come, stock last, and in these by scene."""
-    order = sorted(
-        dict.fromkeys((row.model, row.arm) for row in record.rows), key=lambda one: one[1] == "stock"
-    )
-    found = []
-    for model, arm in order:
-        for scene in SCENES:
-            rows = tuple(r for r in record.rows if (r.model, r.arm, r.test) == (model, arm, scene))
-            found += [Group(scene, model, f"`{arm}`", rows)] if rows else []
-    return found
-
-
-def _minutes(rows: Sequence[StressRow]) -> str:
-    """Of all calls, and how many of them with other options than the usual ones."""
-    by_options: dict[str, float] = {}
-    for row in rows:
-        name = _options(row.provenance.command or "" if row.provenance else "")
-        by_options[name] = by_options.get(name, 0.0) + row.minutes
-    special = [f"{minutes:.1f} with {name}" for name, minutes in by_options.items() if name]
-    return f"{sum(by_options.values()):.1f}" + (f" ({', '.join(special)})" if special else "")
+def _groups(rows: Sequence[StressRow]) -> list[Group]:
+    """By model and arm as they come, stock last, in these by scene, and in these by options."""
+    arms, order = list(dict.fromkeys((row.model, row.arm) for row in rows)), list(SCENES)
+    found: dict[tuple[str, str, str, str], list[StressRow]] = {}
+    for row in sorted(
+        rows, key=lambda r: (r.arm == "stock", arms.index((r.model, r.arm)), order.index(r.test))
+    ):
+        command = row.provenance.command if row.provenance else None
+        found.setdefault((row.test, row.model, f"`{row.arm}`", _options(command or "")), []).append(row)
+    return [Group(*key, mine) for key, mine in found.items()]
 
 
 def _options(command: str) -> str:
@@ -93,7 +84,12 @@ def _options(command: str) -> str:
     found = ["HiCache"] if "--enable-hierarchical-cache" in given else []
     found += [f"delays up to {float(given['--jitter']):g} ms"] if "--jitter" in given else []
     found += ["prefill graphs"] if given.get("--cuda-graph-backend-prefill") != "disabled" else []
-    return " and ".join(found)
+    return ", ".join(found)
+
+
+def _wrong(of: Group) -> str:
+    wrong = of.of_summaries("violations")
+    return wrong if wrong in ("–", "0") else f"**{wrong}**"
 
 
 def _kl(of: Group) -> str:
@@ -102,11 +98,6 @@ def _kl(of: Group) -> str:
     full, empty = (sum(n * means[f"kl_{key}_cold"] for n, means in known) for key in ("warm", "cold"))
     rounds = sum(n for n, _ in known)
     return f"{full / rounds:.1e} ({empty / rounds:.1e})" if known else "–"
-
-
-def _wrong(of: Group) -> str:
-    wrong = of.of_summaries("violations")
-    return wrong if wrong in ("–", "0") else f"**{wrong}**"
 
 
 def _problems(rows: Sequence[StressRow]) -> str:

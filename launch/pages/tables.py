@@ -9,7 +9,6 @@ A table stands below its mark, ``<!-- table:NAME WANTED -->``: WANTED is the sub
 
 from __future__ import annotations
 
-import re
 import sys
 
 from sglang_hisa.launch.ab.record import AbRecord
@@ -32,14 +31,13 @@ TABLES: dict[str, Table] = {
     "prefill": each(KernelRecord, "kernels-*", kernel_tables.prefill),
     "goals": kernel_tables.goals,
     "frontier": each(FrontierRecord, "frontier-*", kernel_tables.frontier),
-    "answers": each(EvalRecord, "quality", answer_tables.answers),
-    "sums": each(EvalRecord, "quality-*", answer_tables.sums),
-    "pruned": each(EvalRecord, "quality", answer_tables.pruned),
+    "answers": each(EvalRecord, "quality*", answer_tables.answers),
+    "sums": each(EvalRecord, "quality*", answer_tables.sums),
+    "pruned": each(EvalRecord, "quality*", answer_tables.pruned),
     "heads": each(HeadsRecord, "recall-heads*", answer_tables.heads),
-    "stress": each(StressRecord, "stress-*", stress_tables.scenes),
+    "stress": each(StressRecord, "stress-*", stress_tables.stress),
 }
 PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability.md", "kernels/NOTES.md")
-MARKED = re.compile(r"(<!-- table:(\w+)(?: ([^\n>]+))? -->\n).*?<!-- end -->", re.DOTALL)
 
 
 def made(name: str, wanted: str = "") -> str:
@@ -61,16 +59,12 @@ def made(name: str, wanted: str = "") -> str:
 
 
 def render(written: str, page: str = PAGES[0]) -> str:
-    """``written`` with what stands between marks and ``<!-- end -->`` made anew; raises as :func:`made`.
+    """``written`` with its tables made anew; raises as :func:`made`.
 
     ``page`` is where it stands: links lead from there.
     """
-
-    def fill(match: re.Match[str]) -> str:
-        new = made(match[2], match[3] or "").replace("](launch/", f"]({'../' * page.count('/')}launch/")
-        return f"{match[1]}{new}\n<!-- end -->"
-
-    return MARKED.sub(fill, written)
+    up = f"]({'../' * page.count('/')}launch/"
+    return write.filled(written, lambda name, wanted: made(name, wanted).replace("](launch/", up))
 
 
 def main(argv: list[str] | None = None) -> int:

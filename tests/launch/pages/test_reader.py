@@ -95,6 +95,19 @@ def test_a_record_of_another_gpu_has_a_table_of_its_own_and_columns_beside_the_g
     assert tables_of(text)[0][4]["H100, 0.5.17, block 64"] == one
 
 
+def test_heads_are_shown_at_the_longest_context(folder):
+    made = json.loads((KEPT / "recall-heads.json").read_text())
+    longer = [
+        {**row, "context": 16384, "tokens": 2 * row["tokens"], "mass": row["mass"] / 2} for row in made["rows"]
+    ]
+    (folder / "recall-heads.json").write_text(json.dumps({**made, "rows": longer + made["rows"]}))
+    ((text, _),) = tables.TABLES["heads"]("")
+    rows = tables_of(text)[0]
+    assert [row["candidates of 16K"] for row in rows][:4] == ["2K", "2K", "4K", "2K"]
+    assert rows[-1]["candidates of 16K"] == "all" and rows[-1]["layer 0"] == "0.50"
+    assert len(rows) == 16
+
+
 def test_a_mark_without_records_is_an_error_that_names_it():
     with pytest.raises(ValueError, match="table:ab v32-9l"):
         tables.render("<!-- table:ab v32-9l -->\n<!-- end -->")

@@ -74,7 +74,7 @@ def test_a_table_names_the_flags_by_which_its_records_differ(table, wanted):
         if (made := [given for command in commands if (given := started_with(command)) is not None])
     }
     one = {name: made[0] for name, made in served.items() if len(made) == 1}
-    for flag in {flag for given in one.values() for flag in given}:
+    for flag in {flag for given in one.values() for flag in given} - {*flags.BOUNDS}:
         values = {name: given.get(flag) for name, given in one.items()}
         if len(set(values.values())) > 1:
             assert f"`{flag}`" in text, f"{table}: {flag} differs: {values}"
@@ -107,6 +107,13 @@ def test_a_new_record_without_the_flag_beside_an_old_one():
         f"<sub>Servers of these records differ in `{OFF}` (not SGLang's default, which captures CUDA graphs "
         "of prefill steps, too) – with: `old`; without: `new`, `newer`.</sub>"
     )
+
+
+def test_what_a_server_can_hold_at_most_is_no_difference():
+    sizes = ("--context-length", "8000", "--max-total-tokens", "9000")
+    assert flags.note({"a": ab(), "b": ab(*sizes)}) == ""
+    text = flags.note({"a": ab("--chunked-prefill-size", "1"), "b": ab(*sizes)})
+    assert "`--chunked-prefill-size` – 1: `a`; without: `b`" in text and "8000" not in text
 
 
 def test_values_that_differ_and_what_all_have():

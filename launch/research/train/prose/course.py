@@ -44,8 +44,10 @@ RECIPE: tuple[Stage, ...] = (
 
 def mix_for(length: int, source: random.Random) -> Mix:
     """Needles in prose, or facts everywhere; far or near questions. Harder kinds come with room for them."""
+    # Few words make every name share one with many others.
+    alphabet = source.choice((24, 80)) if length < 4096 else 80
     if length < 256:
-        return Mix(density=0.95, questions=0.5, bare=True)
+        return Mix(density=0.95, questions=0.5, bare=True, alphabet=alphabet)
     density = source.choice((0.05, 0.3, 0.9, 0.95))
     kind = source.choice(("plain", "plain", "linked", "paired", "doubled"))
     return Mix(
@@ -54,8 +56,7 @@ def mix_for(length: int, source: random.Random) -> Mix:
         linked=0.4 if kind == "linked" else 0.0,
         doubled=0.2 if kind == "doubled" else 0.0,
         paired=0.3 if kind == "paired" else 0.0,
-        # Few words make every name share one with many others.
-        alphabet=source.choice((24, 80)) if length < 4096 else 80,
+        alphabet=alphabet,
     )
 
 

@@ -31,13 +31,11 @@ def make_tokenizer(prose: Sequence[str], vocab: int) -> Any:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    whole, letters = (
-        [one.replace(" ", "Ġ") for one in texts] for texts in (_whole(), map(chr, range(32, 127)))
-    )
+    whole = [text.replace(" ", "Ġ") for text in _whole()]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab - len(set(whole)),
         special_tokens=list(SPECIAL),
-        initial_alphabet=letters,
+        initial_alphabet=[*map(chr, range(33, 127)), "Ġ"],
         show_progress=False,
     )
     learner.train_from_iterator(prose, trainer)

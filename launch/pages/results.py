@@ -24,21 +24,6 @@ from sglang_hisa.launch.pages.reader import RESULTS as RESULTS
 
 INDEX = "README.md"
 
-SHOWS = {
-    "coverage": "feature after feature beside stock, one GPU",
-    "frontier": "a prefill layer by candidates, heads and rows that share pages, stage by stage",
-    "h100": "a server with stock DSA and with `paper`: graphs, receipt, audit",
-    "kernels": "indexer layers, stock against HISA, and the floor that memory bandwidth sets",
-    "property": "random histories of SGLang's cache: summaries and candidates",
-    "recall": "trained model, offline: stock's score mass that other ways to choose keep",
-    "sanitizer": "kernel tests under compute-sanitizer",
-    "stress": "random prefixes, aborts, pauses, retractions, HiCache, with the canary on",
-    "tests": "tests that need a GPU",
-    "tune": "launch settings of the kernels",
-    "two": "feature after feature beside stock, two GPUs",
-}
-"""By the first word of a name; the plans of A/Bs and of `hisa eval` say what they show."""
-
 
 def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
     """Write or check the index, or add records first."""
@@ -89,16 +74,17 @@ def render(folder: Path = RESULTS) -> str:
     paths = sorted((path for path in folder.iterdir() if path.name != INDEX), key=lambda path: path.stem)
     stems = tuple(f"{path.stem}." for path in paths if path.suffix == ".json")
     beside = [path for path in paths if path.suffix != ".json" and path.name.startswith(stems)]
+    page = (folder / INDEX).read_text()
     index = listed(
-        [(path, *_read(path)) for path in paths if path not in beside],
+        [(path, *_read(path, page.partition("<!-- table")[0])) for path in paths if path not in beside],
         ("record", lambda row: _links(row[0], beside)),
-        ("shows", lambda row: row[1]),
+        ("arms and loads", lambda row: row[1]),
         ("GPU", lambda row: ", ".join(row[2].gpus)),
         ("SGLang", lambda row: row[2].sglang or "–"),
         ("commit", lambda row: row[2].commit or "–"),
         ("date", lambda row: row[2].day),
     )
-    return write.filled((folder / INDEX).read_text(), lambda *_: index)
+    return write.filled(page, lambda *_: index)
 
 
 def _links(path: Path, beside: list[Path]) -> str:
@@ -111,18 +97,17 @@ def _links(path: Path, beside: list[Path]) -> str:
     return ", ".join(links)
 
 
-def _read(path: Path) -> tuple[str, Provenance]:
-    """What a record shows, in words, and where it comes from. The first word of its name says its kind."""
-    word = re.split(r"\W", path.name)[0]
-    if word == "ab":
-        return _plan(path.stem, ab := load(path, AbRecord)), ab.origin
-    if word == "quality":
-        asked = load(path, EvalRecord)
-        return f"answers of the trained model: {', '.join(asked.plan.arms)}", asked.origin
-    if word not in SHOWS:
+def _read(path: Path, told: str) -> tuple[str, Provenance]:
+    """What a record compares, if it has a plan, and where it comes from."""
+    kind = re.split(r"\W", path.name)[0]
+    if f"`{kind}`" not in told:
         name = f"name it RECORD.{path.name} if it belongs to a record"
-        raise ValueError(f"{path.name}: say in SHOWS ({Path(__file__).name}) what it shows, or {name}")
-    return SHOWS[word], load(path, Record).origin
+        raise ValueError(f"{path.name}: say in {INDEX} what `{kind}` records show, or {name}")
+    if kind == "ab":
+        return _plan(path.stem, ab := load(path, AbRecord)), ab.origin
+    if kind == "quality":
+        return ", ".join((asked := load(path, EvalRecord)).plan.arms), asked.origin
+    return "", load(path, Record).origin
 
 
 def _plan(name: str, record: AbRecord) -> str:
@@ -131,7 +116,8 @@ def _plan(name: str, record: AbRecord) -> str:
     shared = (" shared" if cell.prefix_tokens else "" for cell in record.plan.cells)
     cells = ", ".join(load_of(record, at) + said for at, said in enumerate(shared))
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
-    return f"{arms} on {subject(name, record)}: {cells}; {record.plan.rounds} rounds{cut}"
+    rounds = f"{record.plan.rounds} round" + "s" * (record.plan.rounds > 1)
+    return f"{arms} on {subject(name, record)}: {cells}; {rounds}{cut}"
 
 
 if __name__ == "__main__":

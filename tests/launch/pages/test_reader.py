@@ -98,7 +98,8 @@ def test_a_record_of_another_gpu_has_a_table_of_its_own_and_columns_beside_the_g
 def test_heads_are_shown_at_the_longest_context(folder):
     made = json.loads((KEPT / "recall-heads.json").read_text())
     longer = [
-        {**row, "context": 16384, "tokens": 2 * row["tokens"], "mass": row["mass"] / 2} for row in made["rows"]
+        {**row, "context": 16384, "tokens": 2 * row["tokens"], "mass": row["mass"] / 2}
+        for row in made["rows"]
     ]
     (folder / "recall-heads.json").write_text(json.dumps({**made, "rows": longer + made["rows"]}))
     ((text, _),) = tables.TABLES["heads"]("")

@@ -10,7 +10,7 @@ from sglang_hisa.launch.ab import report
 from sglang_hisa.launch.cli import main as hisa
 from sglang_hisa.launch.pages import results
 from sglang_hisa.launch.pages.reader import RESULTS
-from sglang_hisa.launch.pages.results import INDEX, SHOWS
+from sglang_hisa.launch.pages.results import INDEX
 from tests.launch.ab.records import make
 
 COMMAND = (
@@ -42,7 +42,7 @@ def folder(tmp_path):
     at.mkdir()
     for name in ("recall.json", "recall.png"):
         shutil.copy(RESULTS / name, at / name)
-    (at / INDEX).write_text("Hand-written.\n\n<!-- table:index -->\n<!-- end -->\n")
+    (at / INDEX).write_text("Hand-written: `ab`, `recall`.\n\n<!-- table:index -->\n<!-- end -->\n")
     assert results.main([], at) == 0
     return at
 
@@ -61,8 +61,9 @@ def test_the_index_is_that_of_the_folder():
     assert results.main(["--check"]) == 0, "run python -m sglang_hisa.launch.pages.results"
     rows, linked = lines(RESULTS)
     assert sorted([*linked, INDEX]) == sorted(path.name for path in RESULTS.iterdir())
-    assert {re.split(r"\W", name)[0] for name in rows} == {*SHOWS, "ab", "quality"}
     page = (RESULTS / INDEX).read_text()
+    told = " ".join(re.findall(r"^\| (`.*?) \|", page.split("<!-- table")[0], re.MULTILINE))
+    assert {re.split(r"\W", name)[0] for name in rows} == set(re.findall(r"\w+", told))
     assert all((RESULTS / page).exists() for page in re.findall(r"\]\((\.\.[^)#]+)", page))
     for name, row in rows.items():
         text = (RESULTS / name).read_text()
@@ -84,7 +85,7 @@ def test_a_measured_folder_becomes_a_flat_record(folder, measured, record):
     assert row[0].endswith(", [first prompts](ab-odd.first-prompts.txt)")
     assert row[1] == "`odd` on tiny, TP 2: 8K × 1, 8K × 3, 30001 × 1; 3 rounds"
     assert [cell.strip() for cell in row[2:]] == ["H200", "0.5.17", "abc123", "2026-02-03"]
-    assert (folder / INDEX).read_text().startswith("Hand-written.\n")
+    assert (folder / INDEX).read_text().startswith("Hand-written: `ab`, `recall`.\n")
 
 
 def test_times_of_thousands_of_tokens_are_left_out_and_nothing_else(folder, tmp_path):
@@ -117,7 +118,10 @@ def test_a_folder_that_the_index_does_not_tell_is_noticed(folder, measured, caps
     with pytest.raises(SystemExit):
         results.main(["--check"], folder)
     said = " ".join(capsys.readouterr().err.split())
-    assert "notes.txt: say in SHOWS" in said and "or name it RECORD.notes.txt" in said
+    assert (
+        "notes.txt: say in README.md what `notes` records show" in said
+        and "or name it RECORD.notes.txt" in said
+    )
     (folder / "notes.txt").rename(folder / "recall.notes.txt")
     assert results.main([], folder) == 0
     assert lines(folder)[0]["recall.json"][0].endswith(", [notes](recall.notes.txt)")

@@ -28,7 +28,7 @@ def newest(kind: type[R], names: str, fits: Callable[[str, R], bool] = lambda *_
     found = {name: record for name, record in every.items() if fits(name, record)}
     latest: dict[object, str] = {}
     for name, record in sorted(found.items(), key=lambda item: item[1].origin.date or ""):
-        latest[record.origin.gpus, record.origin.sglang, getattr(record, "plan", None)] = name
+        latest[record.origin.gpus, record.origin.sglang, str(getattr(record, "plan", ""))] = name
     order = sorted(sorted(latest.values()), key=lambda name: found[name].origin.day, reverse=True)
     return {name: found[name] for name in order}
 

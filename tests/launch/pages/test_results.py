@@ -63,7 +63,7 @@ def test_the_index_is_that_of_the_folder():
     assert sorted([*linked, INDEX]) == sorted(path.name for path in RESULTS.iterdir())
     page = (RESULTS / INDEX).read_text()
     told = " ".join(re.findall(r"^\| (`.*?) \|", page.split("<!-- table")[0], re.MULTILINE))
-    assert {re.split(r"\W", name)[0] for name in rows} == set(re.findall(r"\w+", told))
+    assert {re.split(r"\W", name)[0] for name in rows} <= set(re.findall(r"\w+", told))
     assert all((RESULTS / page).exists() for page in re.findall(r"\]\((\.\.[^)#]+)", page))
     for name, row in rows.items():
         text = (RESULTS / name).read_text()

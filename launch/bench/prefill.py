@@ -80,6 +80,7 @@ def run_case(
             topk=TOPK,
             group=plan.group,
             gathered=plan.gathered is not None,
+            routed=queries.routed(plan.chunks[0], "torch"),
         ),
         rows=[0, rows // 3, rows - 1],
     )
@@ -109,7 +110,7 @@ def run_case(
         physical = pick()
 
         def refine_() -> torch.Tensor:
-            return token_logits(own, plan, chunk, setup, physical)
+            return token_logits(own.routed(chunk, setup.backend), plan, chunk, setup, physical)
 
         logits = refine_()
         each["refine"] = (lambda: stock.logits(q, weights, keys, scales), refine_)
@@ -144,6 +145,7 @@ def run_case(
                 block=rule.block,
                 group=config.prefill_group,
                 tail=config.dense_tail_tokens,
+                head_share=config.prefill_heads,
                 preset=config.preset,
                 refine=refine,
                 stage=stage,

@@ -77,7 +77,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=choices,
         default=["auto"],
-        help="kernel of the token scores; auto: the one that a server takes, as rows then show",
+        metavar="KERNEL",
+        help="kernel of the token scores: deepgemm, triton, or auto, the one that a server takes, as rows "
+        "then show",
     )
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")

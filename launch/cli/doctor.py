@@ -28,7 +28,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "plugins and SGLANG_HISA, without importing SGLang. With MODEL also what this model, settings and "
         "SGLang flags would do: layers that are pruned, budgets by context, memory of the page summaries, "
         "and what would be declined. Exit code 1 when something must be fixed.",
-        usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]... [MODEL [SGLang flags...]]",
+        usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]...\n"
+        "                   [MODEL [SGLang flags...]]",
         formatter_class=Help,
         allow_abbrev=False,
     )

@@ -34,12 +34,14 @@ first N prompts of each task; the bootstrapped intervals of fewer than about 50 
 _EXAMPLES = """\
 examples:
   hisa eval launch/research/retriever --arms stock,balanced,paper
-  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k,16k
-  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
-  hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
-  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard,mv_niah_hard deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k
+  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001
+                                      servers that run already
+  hisa eval --cpu retriever --contexts 1k --samples 1
+                                      on a CPU, with torch stand-ins
+  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard MODEL --tp 8
   hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
-  hisa eval --from hisa-eval                                     show a kept record again
+  hisa eval --from hisa-eval          show a kept record again
 
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.csv (rows),
 quality.json (every answer).

@@ -11,7 +11,7 @@ from typing import Any
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.stats import ALPHA, START
-from sglang_hisa.launch.cli import live, preflight, records, words
+from sglang_hisa.launch.cli import live, preflight, records, usage
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
@@ -143,13 +143,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
-    words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
+    usage.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
     try:
         settings = dict(map(parse_named, args.arm))
     except ValueError as error:
@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
         report.write(record, folder)
         cell_tables.print_report(report.load(folder))
         return 2 if record["refusals"] else 0
-    flags = words.check_flags(args, args.model)
+    flags = usage.check_flags(args, args.model)
     if args.live:
         return _live(args)
     infos: dict[str, Any] = {}
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
         infos = _running(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
-    words.refuse_idle(args, live.OPTIONS, "without --live")
+    usage.refuse_idle(args, live.OPTIONS, "without --live")
     if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []

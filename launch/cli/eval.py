@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ConfigError, environment
-from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth, server
 from sglang_hisa.launch.common.arms import Arm, parse_arm
 from sglang_hisa.launch.common.help import Help
@@ -85,7 +85,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-eval", renders="show")
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.source is not None:
         record = records.open_kept(args, report.load)
         return _show(record, records.report_folder(args, report.NAME))
-    flags = words.check_flags(args, args.target[0] if args.target else None)
+    flags = usage.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         auth.use(auth.from_flags(flags))
         idle = [flag for flag in flags if flag.startswith("--") and not flag.startswith("--api-key")]
         idle += ["--arms", "--cpu", "--together", "--timeout"]
-        words.refuse_idle(args, idle, "on servers that run already")
+        usage.refuse_idle(args, idle, "on servers that run already")
     try:
         arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
         suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"

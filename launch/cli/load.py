@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ENV_KEY, environment
-from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
@@ -168,14 +168,14 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.workload != "multi-turn":
-        words.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+        usage.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
     if args.workload == "random":
         shared = "with --workload random: say --workload shared-prefix"
-        words.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
+        usage.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
     if args.rate is None:
-        words.refuse_idle(args, ["--seconds"], "without --rate")
+        usage.refuse_idle(args, ["--seconds"], "without --rate")
     elif args.requests is not None:
-        words.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
+        usage.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
 
 
 def _workload(args: argparse.Namespace) -> Any:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
-from sglang_hisa.launch.cli import preflight, presets, words
+from sglang_hisa.launch.cli import preflight, presets, usage
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_settings
 from sglang_hisa.launch.common.help import Help, listed
@@ -50,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
     )
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, then replace this process with SGLang. Returns only where a check failed (1)."""
     if args.stock and (args.preset is not None or args.settings):
         args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
-    flags = words.check_flags(args, args.model)
+    flags = usage.check_flags(args, args.model)
     try:
         wanted = None if args.stock else requested(args.preset, args.settings)
     except ConfigError as error:

@@ -13,10 +13,10 @@ import torch
 
 from sglang_hisa import PAGE
 from sglang_hisa.budget import Rule
+from sglang_hisa.groups import MOST
 from sglang_hisa.indexer import OVERLAP_ROWS, Output, Queries, select
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
 from sglang_hisa.kernels.pick import FEW_ROWS
-from sglang_hisa.pairs import MOST
 from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries

@@ -69,7 +69,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--heads", **number, default=[64], help="index heads")
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
     parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
-    parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
+    parser.add_argument(
+        "--groups", **number, default=[1, 2], help="prefill rows that choose together: 1 to 16"
+    )
     parser.add_argument("--tails", **number, default=[0], help="last prefill rows that keep everything")
     choices = ["auto", "deepgemm", "triton"]
     parser.add_argument(
@@ -98,7 +100,7 @@ def _line(row: KernelRow) -> str:
     floor = f"{row.floor_us:8.1f}" if row.floor_us else "       -"
     return (
         f"{row.phase:7} {row.context // K:5}K x{row.size:<5} h{row.heads} "
-        f"budget {row.budget:6} block {row.block:3} {'pairs' if row.group > 1 else '':5} {row.tail or '':4} "
+        f"budget {row.budget:6} block {row.block:3} group {row.group:2} {row.tail or '':4} "
         f"{row.refine:8} {row.stage:6} stock {stock} hisa {row.hisa_us:8.1f} us {speed} floor {floor}"
     )
 

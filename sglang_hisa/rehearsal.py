@@ -60,7 +60,8 @@ def rehearse(
         table = torch.zeros((1, -(-length // PAGE)), dtype=torch.int32, device=device)
         for pruned, dense in STEPS:
             count = min(pruned + (dense if tail else 0), length)
-            segments = of_request(0, count, length, rule, length + tail + 1 - min(dense, tail), tail, group)
+            beyond = 1 - min(dense, tail) if dense else group  # a dense end begins with a group: none is near
+            segments = of_request(0, count, length, rule, length + tail + beyond, tail, group)
             lengths = torch.arange(length - count + 1, length + 1, dtype=torch.int32, device=device)
             which = torch.zeros(count, dtype=torch.int32, device=device)
             rows = Rows.of_segments(lengths, table, which, segments)

@@ -12,8 +12,11 @@ from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
+ANY_KIND = ("length_ptr", "table_stride", "rows", "pages")
+"""Arguments that differ from step to step: not compiled anew for each kind of them."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=ANY_KIND)
 def _refine_kernel(
     q_ptr,
     weight_ptr,
@@ -30,17 +33,17 @@ def _refine_kernel(
     out_stride,
     rows,
     heads,
+    pages,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    PAGES: tl.constexpr,
     STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
-    first = tl.program_id(1) * PAGES
+    first = tl.program_id(1) * pages
     member = tl.arange(0, GROUP)
     lengths = tl.load(length_ptr + row + member, mask=row + member < rows, other=0)
     length = tl.max(lengths, axis=0)
@@ -70,7 +73,7 @@ def _refine_kernel(
         gdc_wait()
         # Not before: the top-k reads the pick's table, and need not wait before it does.
         gdc_launch_dependents()
-    last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
+    last = tl.minimum(first + pages, (length + PAGE - 1) // PAGE)
     # Said of the loop, the stages hold for scales, too: the launch option is for what a product reads.
     for at in tl.range(first, last, num_stages=STAGES):
         page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
@@ -148,12 +151,12 @@ def refine_logits(
         out.stride(0),
         rows,
         heads,
+        pages,
         GROUP=group,
         HEADS=max(16 if group == 1 else 8, triton.next_power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
-        PAGES=pages,
         STAGES=tuning.refine_stages if group <= 2 else tuning.refine_stages_shared,
         OVERLAP=overlap,
         num_warps=tuning.refine_warps,

@@ -81,7 +81,7 @@ def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, loc
     """The rule of ``phase`` ("decode" or "prefill"); a phase left to stock DSA keeps everything.
 
     A row must hold at least ``min(length, index_topk)`` candidate tokens even when its own block holds
-    one token (fa3 does not mask -1), and all of its sink and local blocks (of a pair: those of both rows).
+    one token (fa3 does not mask -1), and all of its sink and local blocks (of a group: of all its rows).
     """
     setting = getattr(config, phase)
     block = config.block

@@ -73,7 +73,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--heads", **number, default=[64], help="index heads")
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
     parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
-    parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
+    parser.add_argument(
+        "--groups", **number, default=[1, 2], help="prefill rows that choose together: 1 to 16"
+    )
     parser.add_argument("--tails", **number, default=[0], help="last prefill rows that keep everything")
     parser.add_argument(
         "--head-shares",
@@ -88,7 +90,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=choices,
         default=["auto"],
-        help="kernel of the token scores; auto: the one that a server takes, as rows then show",
+        metavar="KERNEL",
+        help="kernel of the token scores: deepgemm, triton, or auto, the one that a server takes, as rows "
+        "then show",
     )
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
@@ -110,7 +114,7 @@ def _line(row: KernelRow) -> str:
     floor = f"{row.floor_us:8.1f}" if row.floor_us else "       -"
     return (
         f"{row.phase:7} {row.context // K:5}K x{row.size:<5} h{row.heads} "
-        f"budget {row.budget:6} block {row.block:3} {'pairs' if row.group > 1 else '':5} {row.tail or '':4} "
+        f"budget {row.budget:6} block {row.block:3} group {row.group:2} {row.tail or '':4} "
         f"{row.refine:8} {row.stage:6} stock {stock} hisa {row.hisa_us:8.1f} us {speed} floor {floor}"
     )
 

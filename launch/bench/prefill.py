@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from sglang_hisa import PAGE, kernels
+from sglang_hisa import PAGE
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import Config
-from sglang_hisa.indexer import Output, Queries, block_scores, picked, select, token_logits
+from sglang_hisa.indexer import Output, Queries, block_scores, gather, picked, select, token_logits
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.record import KernelRow
 from sglang_hisa.launch.bench.timing import host_us, interleave
@@ -93,11 +93,7 @@ def run_case(
         part = slice(chunk.start, chunk.stop)
         own = queries.at(part)
         share = rows / (chunk.stop - chunk.start)
-        summary = None
-        if plan.gathered is not None:
-            summary = kernels.gather_blocks(
-                plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
-            )
+        summary = gather(layer, plan, setup)
 
         def coarse() -> torch.Tensor:
             return block_scores(own, plan, chunk, setup, summary)

@@ -54,7 +54,7 @@ def rank_form(**given):
 
 
 def refine_form(**given):
-    launched = {"PAGES": DEFAULT.refine_pages, "STAGES": DEFAULT.refine_stages, "OVERLAP": False}
+    launched = {"STAGES": DEFAULT.refine_stages, "OVERLAP": False}
     return {**PAGES, "HEADS": 64, **launched, **given}
 
 
@@ -103,13 +103,10 @@ FORMS = {
         rank_form(PER_BLOCK=2, EARLY=True),
     ),
     "rank, verify": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=False)),
-    **{
-        f"refine, decode, PAGES={pages}": (
-            *(refine._refine_kernel, DEFAULT.refine_warps),
-            refine_form(GROUP=1, PAGES=pages, OVERLAP=True),
-        )
-        for pages in (1, 16, 64)
-    },
+    "refine, decode": (
+        *(refine._refine_kernel, DEFAULT.refine_warps),
+        refine_form(GROUP=1, OVERLAP=True),
+    ),
     "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
     "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
     "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
@@ -120,6 +117,10 @@ FORMS = {
         )
         for group, heads, warps in ((4, 32, 4), (8, 16, 4), (16, 8, 4), (8, 32, 8))
     },
+    "refine, 8 rows of 16 heads, dependent": (
+        *(refine._refine_kernel, DEFAULT.refine_warps),
+        refine_form(GROUP=8, HEADS=16, STAGES=DEFAULT.refine_stages_shared, OVERLAP=True),
+    ),
     "route": (route._route_kernel, 1, {"KEPT": 16, "HEADS": 64, "DIM": 128}),
     "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True}),
     "seal, pages": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False}),

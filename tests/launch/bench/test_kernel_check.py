@@ -1,4 +1,4 @@
-"""The check that a speed-up needs: right choices pass, also of rows in pairs; other choices do not."""
+"""The check that a speed-up needs: right choices pass, also of rows in groups; other choices do not."""
 
 from dataclasses import fields, replace
 

@@ -1,7 +1,7 @@
 """Plan: what a step decides for each of its rows, and what it counts of them, in one launch each.
 
-Beside a decode step's layers these are all the launches that HISA makes itself: in PyTorch they were twenty,
-of a few elements each.
+Beside a decode step's layers these are all the launches that HISA makes itself; as PyTorch's they are
+twenty-one, of a few elements each.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import triton.language as tl
 
 from sglang_hisa import SHARE_ONE
 from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.sizes import cdiv
 
 _ONE = tl.constexpr(SHARE_ONE)
 _ROWS = 256
 """Rows of a program of the plan, and of a turn of the count's loop."""
 
 
-# Compiled once: a step has any number of rows, its lengths may begin anywhere, and budgets are each row's or not.
+# Compiled once, whatever the number of rows, where their lengths begin, and whether each has its own budget.
 @triton.jit(do_not_specialize=["length_ptr", "blocks_ptr", "share_ptr", "blocks", "share", "each", "rows"])
 def _plan_kernel(
     length_ptr,
@@ -74,7 +75,7 @@ def plan_rows(
 
     Args:
         lengths: int32 ``[rows]``; 0 for a padded row.
-        blocks, share: the row's :class:`~sglang_hisa.budget.Rule`: one for all rows, or both int32 ``[rows]``.
+        blocks, share: the row's :class:`~sglang_hisa.budget.Rule`: one for all, or both int32 ``[rows]``.
         block: tokens a block.
 
     Returns:
@@ -87,7 +88,7 @@ def plan_rows(
     picks, candidates = (torch.empty(rows, dtype=torch.int32, device=lengths.device) for _ in range(2))
     each = isinstance(blocks, torch.Tensor)
     if rows:
-        _plan_kernel[(triton.cdiv(rows, _ROWS),)](
+        _plan_kernel[(cdiv(rows, _ROWS),)](
             lengths,
             blocks if each else lengths,
             share if each else lengths,

@@ -17,6 +17,7 @@ import triton.language as tl
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
+from sglang_hisa.kernels.sizes import cdiv
 
 _MIN_EXPONENT = tl.constexpr(reference.MIN_EXPONENT)
 _INVERSE_MAX = tl.constexpr(1.0 / 448.0)
@@ -275,7 +276,7 @@ def seal_tokens(
     if not count:
         return
     index_k, keys, scales = layers[0]
-    _seal_tokens_kernel[(triton.cdiv(count, PAGE), len(layers))](
+    _seal_tokens_kernel[(cdiv(count, PAGE), len(layers))](
         slots.contiguous(),  # a draft step's slots are a column of a table, one token of each request
         scales if offsets is None else offsets,
         key_view(index_k),

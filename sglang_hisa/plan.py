@@ -195,9 +195,7 @@ def make_decode_plan(rows: Rows, setup: Setup, refine: str, *, seals: bool) -> P
     last of its length, and nothing else seals its page.
     """
     config, stock = setup.config, setup.stock
-    picks, candidates = kernels.plan_rows(
-        rows.lengths, rows.blocks, rows.share, config.block, setup.backend
-    )
+    picks, candidates = kernels.plan_rows(rows.lengths, rows.blocks, rows.share, config.block, setup.backend)
     chunk = Chunk(
         start=0,
         stop=rows.lengths.shape[0],

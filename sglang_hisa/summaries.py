@@ -8,14 +8,14 @@ Who seals, and when:
 
 | keys are written by | sealed by | when |
 | --- | --- | --- |
-| extend, verify, draft and draft-extend steps | :meth:`.seal_tokens` | after the store of each layer, on its \
-stream |
-| extend steps left to stock DSA | :meth:`.seal_tokens` | after the first layer's store, which comes before the \
-choice, and after the last one's for all of them: stock DSA reads no summary |
+| extend, verify, draft and draft-extend steps | :meth:`.seal_tokens` | after the store of each layer, on \
+its stream |
+| extend steps left to stock DSA | :meth:`.seal_tokens` | after the first layer's store, when that is not \
+known yet, and after the last one's for all layers: stock DSA reads no summary |
 | decode steps that run HISA | the coarse launch (``seal_from``) | in each layer, after its store: a row \
 never reads the summary of its own block, which holds the page |
-| decode steps left to stock DSA, by config or by the graph that they replay | :meth:`.seal_rows` | after the \
-last layer, for all of them |
+| decode steps left to stock DSA, by config or by the graph that they replay | :meth:`.seal_rows` | after \
+the last layer, for all of them |
 | movers of pages (load from the host, token move, HiCache load, PD receive) | :meth:`.reseal` \
 | on the stream that readers of these keys wait for |
 """

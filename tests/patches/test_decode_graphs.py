@@ -143,10 +143,11 @@ def test_the_stock_graph_calls_stock_and_counts_its_rows(state):
     assert step_of(state(decode_tokens=0)) == (StockReason.DECODE_OFF, True)
 
 
-def test_the_stock_graph_seals_every_layer_after_its_last(state, monkeypatch):
+@pytest.mark.parametrize("given", [{}, {"decode_tokens": 0}], ids=["the second graph", "decode off"])
+def test_the_stock_graph_seals_every_layer_after_its_last(state, monkeypatch, given):
     """Layer 1 stores nothing; layer 3's indexer never runs. Row 1 completes no page."""
-    made = state()
-    made.layers, made.capturing_stock = {0, 1, 2}, True
+    made = state(**given)
+    made.layers, made.capturing_stock = {0, 1, 2}, not given
     buffers = [index_cache(9, torch.device("cpu"), seed=i) for i in range(4)]
     buffers[1] = buffers[1][:0]
     summaries = PageSummaries(buffers, 0, "torch")

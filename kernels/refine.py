@@ -10,6 +10,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
+from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
 ANY_KIND = ("length_ptr", "table_stride", "rows", "pages")
@@ -132,10 +133,10 @@ def refine_logits(
     if not rows:
         return
     tuning = tuning or for_device(q.device)
-    group = min(group, max(1, COLUMNS // triton.next_power_of_2(heads)))
-    groups = triton.cdiv(rows, group)
+    group = min(group, max(1, COLUMNS // power_of_2(heads)))
+    groups = cdiv(rows, group)
     pages = pages_of_program(groups, table.shape[1], tuning)
-    _refine_kernel[(groups, triton.cdiv(table.shape[1], pages))](
+    _refine_kernel[(groups, cdiv(table.shape[1], pages))](
         q,
         weights,
         key_view(index_k),
@@ -153,7 +154,7 @@ def refine_logits(
         heads,
         pages,
         GROUP=group,
-        HEADS=max(16 if group == 1 else 8, triton.next_power_of_2(heads)),
+        HEADS=max(16 if group == 1 else 8, power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,

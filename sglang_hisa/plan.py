@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import PAGE, groups
-from sglang_hisa.budget import plan_rows, routed_heads
+from sglang_hisa import PAGE, groups, kernels
+from sglang_hisa.budget import routed_heads
 from sglang_hisa.config import Config
 from sglang_hisa.kernels.tuning import for_device
 from sglang_hisa.schedule import PAIR, Call, decode_calls, prefill_calls
@@ -195,7 +195,7 @@ def make_decode_plan(rows: Rows, setup: Setup, refine: str, *, seals: bool) -> P
     last of its length, and nothing else seals its page.
     """
     config, stock = setup.config, setup.stock
-    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
+    picks, candidates = kernels.plan_rows(rows.lengths, rows.blocks, rows.share, config.block, setup.backend)
     chunk = Chunk(
         start=0,
         stop=rows.lengths.shape[0],
@@ -303,7 +303,7 @@ def make_prefill_plan(
     arranged = _arrange(rows, setup, segments)
     given, group = arranged.rows, arranged.group
     bounds = given.lengths if group == 1 else groups.last_of_each(given.lengths, group)
-    picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
+    picks, candidates = kernels.plan_rows(bounds, given.blocks, given.share, config.block, setup.backend)
     candidates -= bounds - given.lengths
     gathered = starts = ends = None
     if refine == "deepgemm" and rows.lengths.is_cuda and given.table_rows is not None:

@@ -23,7 +23,7 @@ def receipt(
 ) -> dict[str, Any]:
     """The receipt of a scheduler that has served rows, by the code that makes real ones."""
     state = Runtime(parse(setting), "0.5.23", 16)
-    state.rows.allocate(torch.device("cpu"))
+    state.rows.allocate(torch.device("cpu"), "torch")
     lengths = torch.tensor([40000, 20000], dtype=torch.int32)
     state.rows.add("decode", lengths, torch.tensor([8192, 8192], dtype=torch.int32))
     state.layers, state.summary_bytes = set(range(61)), 3 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sglang_hisa.launch.ab import stats
 from sglang_hisa.launch.ab.plan import Cell
@@ -93,13 +92,9 @@ def users(cells: Sequence[Cell], baseline: str, arms: Sequence[str], found: Foun
 
 def _points(
     cells: Sequence[Cell], mine: Sequence[int], found: Found, arm: str, whose: str
-) -> list[dict[str, Any]]:
+) -> list[tuple[float, float | None]]:
     """Loads and steady ITLs as :func:`compare.users` reads them."""
-    itl = {i: getattr(found(arm, i, stats.STEADY[0]), whose) for i in mine}
-    return [
-        {"load": cells[i].concurrency, "steady": None if itl[i] is None else {"itl_p50": itl[i]}}
-        for i in mine
-    ]
+    return [(cells[i].concurrency, getattr(found(arm, i, stats.STEADY[0]), whose)) for i in mine]
 
 
 def _count(found: tuple[float, bool] | None, base: tuple[float, bool] | None) -> str:

@@ -21,6 +21,8 @@ from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.load import plan as load_plan
 from sglang_hisa.launch.load import sweep as load_run
+from sglang_hisa.launch.load.points import Request
+from sglang_hisa.launch.load.record import LoadRecord, ServerFacts
 from tests.launch.ab.json_server import serving
 
 GENERATOR = """
@@ -208,17 +210,17 @@ def test_ab_stops_at_a_prompt_that_a_cache_knew(tmp_path, monkeypatch, storage) 
     assert "drop --hicache-storage-backend, or give it an empty folder" in why
 
 
-def load(folder: Path) -> tuple[int, dict[str, Any]]:
+def load(folder: Path) -> tuple[int, LoadRecord]:
     """``hisa load`` of 300 tokens at two loads: exit code and record."""
     runner = load_run.Runner(
         url="http://127.0.0.1:9",
-        server={"model": "m", "tokenizer": "m"},
+        server=ServerFacts("0.5.23", "m", "m", None, 4096),
         work=load_plan.Workload("random", 300, 4),
         sweep=load_plan.Sweep("concurrency", (1.0, 2.0), 3, 60, 900, 7),
         slo={},
         env={},
         folder=folder,
-        save=lambda record: json.dumps(record),
+        save=lambda record: json.dumps(record.as_json()),
         tell=lambda kept: None,
     )
     return runner.run(), runner.record
@@ -227,21 +229,21 @@ def load(folder: Path) -> tuple[int, dict[str, Any]]:
 def test_load_measures_new_prompts_in_each_run(tmp_path, storage) -> None:
     for _ in range(2):
         code, record = load(tmp_path)
-        assert code == 0 and record["complete"]
-        assert [[r["cached"] for r in point["requests"]] for point in record["points"]] == [[0] * 3] * 2
+        assert code == 0 and record.complete
+        assert [[r.cached for r in point.requests] for point in record.points] == [[0] * 3] * 2
 
 
 def test_load_stops_at_a_prompt_that_a_cache_knew(tmp_path, storage) -> None:
     storage.always = 256
     code, record = load(tmp_path)
-    assert code == 2 and not record["complete"] and record["points"] == []
-    assert record["stopped_by"].startswith(
+    assert code == 2 and not record.complete and record.points == ()
+    assert (record.stopped_by or "").startswith(
         "load 1: 3 of 3 prompts were not new: of one, 256 tokens came from a cache."
     )
 
 
-def answers(*cached: int | None, **more: Any) -> list[dict[str, Any]]:
-    return [{"error": None, "cached": tokens, "input": 1000, **more} for tokens in cached]
+def answers(*cached: int | None, error: str | None = None, size: int = 1000) -> list[Request]:
+    return [Request(1.0, 0.1, 0.1, 2.0, size, 4, tokens, error) for tokens in cached]
 
 
 def test_prompts_that_share_a_prefix_are_new_once_a_group() -> None:
@@ -252,7 +254,7 @@ def test_prompts_that_share_a_prefix_are_new_once_a_group() -> None:
     assert load_plan.old_prompts(work, answers(960, 960, 960)) == [960, 960]
     failed = answers(0, error="boom")
     assert load_plan.old_prompts(work, failed + answers(0, 640)) == [], "the other may have been first"
-    assert load_plan.old_prompts(work, answers(320, 1920, input=2000)) == [1920], "text of more tokens"
+    assert load_plan.old_prompts(work, answers(320, 1920, size=2000)) == [1920], "text of more tokens"
     assert load_plan.old_prompts(work, answers(None, None)) == []
 
 

@@ -25,9 +25,10 @@ from sglang_hisa.launch.eval import report as eval_report
 from sglang_hisa.launch.eval import stats
 from sglang_hisa.launch.live import plots as live_plots
 from sglang_hisa.launch.live import report as live_report
-from sglang_hisa.launch.load import goodput, point_tables
 from sglang_hisa.launch.load import plots as load_plots
+from sglang_hisa.launch.load import point_tables
 from sglang_hisa.launch.load import report as load_report
+from sglang_hisa.launch.load.record import LoadRecord, read
 from tests.launch.ab import records as ab_records
 from tests.launch.live import records as live_records
 from tests.launch.load import records as load_records
@@ -44,12 +45,12 @@ def evaluation() -> dict[str, Any]:
     return record
 
 
-def load_record() -> dict[str, Any]:
+def load_record() -> LoadRecord:
     points = {1: [load_records.answer(0.5)] * 4, 2: [load_records.answer(1.0)] * 8}
     receipt = {"active": True, "preset": "paper", "changed": ["audit"], "config": {"audit": 0.1}}
     record = load_records.make(points)
     record["server"]["receipt"] = receipt
-    return {**record, "stats": goodput.compute(record)}
+    return read(record)
 
 
 def write_live(folder: Path) -> None:

@@ -1,0 +1,123 @@
+"""The record of `hisa load`; times in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from sglang_hisa.launch.common import typed
+from sglang_hisa.launch.common.limits import Limits
+from sglang_hisa.launch.common.provenance import Provenance
+from sglang_hisa.launch.load import goodput
+from sglang_hisa.launch.load.plan import Sweep, Workload
+from sglang_hisa.launch.load.points import Kept
+
+KIND, VERSION = "hisa-load", 1
+
+
+@dataclass(frozen=True)
+class KeptWorkload:
+    """:class:`.plan.Workload`; prompts of a file by their number and the checksum of all."""
+
+    name: str
+    input_tokens: int
+    output_tokens: int
+    groups: int
+    prefix_tokens: int
+    turns: int
+    prompts: int | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, work: Workload) -> KeptWorkload:
+        sizes = (work.input_tokens, work.output_tokens, work.groups, work.prefix_tokens, work.turns)
+        if not work.prompts:
+            return cls(work.name, *sizes)
+        texts = "\0".join(prompt.text for prompt in work.prompts)
+        return cls(work.name, *sizes, len(work.prompts), hashlib.sha256(texts.encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class KeptPlan:
+    """What was to be sent."""
+
+    workload: KeptWorkload
+    sweep: Sweep
+
+    @property
+    def by_rate(self) -> bool:
+        """Whether loads are rates: what was asked is then not what arrived, at random moments."""
+        return self.sweep.kind == "rate"
+
+    @property
+    def conversations(self) -> bool:
+        return self.workload.turns > 1
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a report says of HISA's receipt."""
+
+    active: bool = False
+    preset: str = ""
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What a server says of itself; ``receipt`` as it came, None of stock DSA."""
+
+    version: str
+    model: str
+    tokenizer: str
+    receipt: Any
+    kv_tokens: int
+
+    @property
+    def hisa(self) -> Said | None:
+        """Of the receipt; None where there is none."""
+        return typed.read(Said, self.receipt) if self.receipt else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRecord:
+    """What was planned, and what each load took; ``slo`` are the limits by name of ``plan.SLOS``."""
+
+    schema_version: int = VERSION
+    kind: str = KIND
+    complete: bool = False
+    stopped_by: str | None
+    log_tail: str | None
+    provenance: Provenance
+    url: str
+    server: ServerFacts
+    plan: KeptPlan
+    nonce: str | None
+    slo: dict[str, float]
+    limits: Limits | None
+    rows: Any
+    """What came to the rows of each receipt (:func:`.pruning.since`)."""
+    points: tuple[Kept, ...] = ()
+
+    @cached_property
+    def stats(self) -> goodput.Stats:
+        """Made anew, of the requests and limits."""
+        return goodput.compute(self.points, self.slo)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept, with ``stats`` for readers of the file."""
+        origin = {"provenance": asdict(self.provenance)}
+        return {**typed.as_json(self), **origin, "stats": typed.as_json(self.stats)}
+
+
+def read(found: dict[str, Any]) -> LoadRecord:
+    """The record in the JSON ``found``, which may be of an older version.
+
+    Raises:
+        ValueError: it lacks a field, or one has another type.
+    """
+    points = [{"steady": None, "arrived": None, **kept} for kept in found["points"]]
+    newer = {"log_tail": None, "nonce": None, "limits": None, "rows": None}
+    return typed.read(LoadRecord, {**newer, **found, "points": points})

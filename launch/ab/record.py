@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.common import record
-from sglang_hisa.launch.common.receipts import Receipt
+from sglang_hisa.launch.common.receipts import ArmFacts
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,6 @@ class KeptPlan:
     def others(self) -> tuple[str, ...]:
         """Arms that are compared with the baseline."""
         return tuple(arm for arm in self.arms if arm != self.baseline)
-
-
-@dataclass(frozen=True)
-class ArmFacts:
-    """Of one arm: its server's receipt; None of stock DSA."""
-
-    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.eval import child
-from sglang_hisa.launch.eval.child import SuiteFailed
+from sglang_hisa.launch.eval.child import Job, SuiteFailed
+from sglang_hisa.launch.eval.record import Answer
 
 TASKS = (
     *("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -47,44 +47,43 @@ ANSWER = 512
 ROOM = 2 * ANSWER
 """Tokens that a server holds beyond the longest context: then lm-eval cuts no prompt that fits it."""
 
-Answers = list[dict[str, Any]]
-
 
 def installed() -> bool:
     """Whether this interpreter has lm-eval with what it needs to ask servers and to grade LongBench."""
     return all(importlib.util.find_spec(name) is not None for name in NEEDS)
 
 
-def command(
-    url: str,
-    folder: Path,
-    model: str,
-    tokenizer: str,
-    length: int,
-    tasks: Sequence[str],
-    samples: int,
-    at_once: int,
-) -> list[str]:
-    """lm-eval's command line; ``samples`` questions of each task, ``length`` tokens of context."""
+def command(job: Job, folder: Path, model: str, tokenizer: str, length: int) -> list[str]:
+    """lm-eval's command line; ``length`` tokens of context."""
     asked = {
         "model": model,
-        "base_url": f"{url}/v1/completions",
+        "base_url": f"{job.url}/v1/completions",
         "tokenizer": tokenizer,
         "tokenizer_backend": "huggingface",
         "add_bos_token": True,  # what the server does with a prompt in words
-        "num_concurrent": at_once,
+        "num_concurrent": job.at_once,
         "max_length": length,
         "timeout": 3600,
     }
     return [
         *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions"),
         *("--model_args", json.dumps(asked), "--gen_kwargs", json.dumps({"temperature": 0})),
-        *("--tasks", *(f"longbench_{task}" for task in tasks), "--limit", str(samples)),
+        *("--tasks", *(f"longbench_{task}" for task in job.tasks), "--limit", str(job.samples)),
         *("--log_samples", "--output_path", str(folder)),
     ]
 
 
-def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Graded:
+    """A sample as lm-eval graded it."""
+
+    doc_id: int
+    prompt: str
+    prompt_hash: str
+    score: float
+
+
+def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[Graded]]:
     """lm-eval's graded samples below ``folder``, by task.
 
     Raises:
@@ -93,35 +92,26 @@ def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     results = [json.loads(path.read_text()) for path in folder.glob("*/results_*.json")]
     if len(results) != 1:
         raise SuiteFailed(f"lm-eval left {len(results)} files of results below {folder}")
-    found = {}
+    found: dict[str, list[Graded]] = {}
     for task in tasks:
         files = folder.glob(f"*/samples_longbench_{task}_[0-9]*.jsonl")
         samples = [json.loads(line) for path in files for line in path.read_text().split("\n") if line]
         asked = results[0]["n-samples"][f"longbench_{task}"]["effective"]
         if not asked or len({one["doc_id"] for one in samples}) != asked or len(samples) != asked:
             raise SuiteFailed(f"lm-eval graded {len(samples)} of {asked} answers of {task}")
+        found[task] = []
         for one in samples:
             if not 0 <= one.get("score", -1) <= 1:
                 raise SuiteFailed(f"lm-eval gave no score between 0 and 1 to an answer of {task}")
-            if one["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"] > ANSWER:
+            prompt, wanted = (one["arguments"]["gen_args_0"][name] for name in ("arg_0", "arg_1"))
+            if wanted["max_gen_toks"] > ANSWER:
                 raise SuiteFailed(f"{task} asks for answers of more than {ANSWER} tokens")
-        found[task] = samples
+            found[task].append(Graded(one["doc_id"], prompt, one["prompt_hash"], float(one["score"])))
     return found
 
 
-def ask(
-    url: str,
-    folder: Path,
-    arm: str,
-    contexts: Sequence[int],
-    *,
-    tasks: Sequence[str],
-    samples: int,
-    at_once: int,
-    env: Mapping[str, str],
-    tell: Callable[[str], None],
-) -> tuple[Answers, dict[str, list[int]]]:
-    """All questions to the server at ``url``: what was answered, and ``{task: [left out, asked]}``.
+def ask(job: Job) -> tuple[list[Answer], dict[str, tuple[int, int]]]:
+    """What was answered, and by task how many prompts were left out, and how many asked.
 
     An answer's ``context`` is the shortest of ``contexts`` that holds its prompt, ``tokens`` the prompt's
     length; prompts that none holds are left out.
@@ -130,41 +120,45 @@ def ask(
         SuiteFailed: the server's context is too short, lm-eval failed, or an answer is not graded.
         OSError: the server does not answer, or is not SGLang's (``/server_info``, ``/tokenize``).
     """
-    tokenizer = json.loads(fetch(f"{url}/server_info", timeout=30))["tokenizer_path"]
-    card = json.loads(fetch(f"{url}/v1/models", timeout=30))["data"][0]
-    length, holds = max(contexts) + ROOM, card.get("max_model_len")
+    tokenizer = json.loads(fetch(f"{job.url}/server_info", timeout=30))["tokenizer_path"]
+    card = json.loads(fetch(f"{job.url}/v1/models", timeout=30))["data"][0]
+    length, holds = max(job.contexts) + ROOM, card.get("max_model_len")
     if holds is not None and holds < length:
         raise SuiteFailed(f"the server holds {holds} tokens: --contexts up to {holds - ROOM}")
-    place = folder / "lm-eval" / arm.replace("/", "_") / str(time.time_ns())
-    place.mkdir(parents=True)
+    place = job.place("lm-eval")
     log = place / "log"
-    words = command(url, place, card["id"], tokenizer, length, tasks, samples, at_once)
-    child.run("lm-eval", words, log, env, lambda: tell(f"{arm}, longbench: {child.tail(log, 1)}"))
-    done: Answers = []
+    words = command(job, place, card["id"], tokenizer, length)
+    child.run("lm-eval", words, log, job.env, lambda: job.tell(f"{job.arm}, longbench: {child.tail(log, 1)}"))
+    done: list[Answer] = []
     left_out = {}
-    with ThreadPoolExecutor(at_once) as pool:
-        for task, given in read(place, tasks).items():
-            prompts = [one["arguments"]["gen_args_0"]["arg_0"] for one in given]
-            counts = pool.map(lambda prompt: _tokens(url, prompt), prompts)
-            fitting = []
-            for one, tokens in zip(given, counts):
-                held = [context for context in contexts if context >= tokens]
-                if held:
-                    place_of = {"arm": arm, "task": task, "context": min(held), "depth": 0.0}
-                    place_of |= {"sample": one["doc_id"], "prompt": one["prompt_hash"][:16]}
-                    fitting.append({**place_of, "tokens": tokens, "score": float(one["score"])})
+    with ThreadPoolExecutor(job.at_once) as pool:
+        for task, given in read(place, job.tasks).items():
+            counts = pool.map(lambda one: _tokens(job.url, one.prompt), given)
+            fitting = [
+                Answer(
+                    arm=job.arm,
+                    task=task,
+                    context=min(context for context in job.contexts if context >= tokens),
+                    depth=0.0,
+                    sample=one.doc_id,
+                    prompt=one.prompt_hash[:16],
+                    tokens=tokens,
+                    score=one.score,
+                )
+                for one, tokens in zip(given, counts)
+                if tokens <= max(job.contexts)
+            ]
             done += fitting
-            left_out[task] = [len(given) - len(fitting), len(given)]
+            left_out[task] = (len(given) - len(fitting), len(given))
     return done, left_out
 
 
-def check_same(answers: Answers, more: Answers) -> None:
+def check_same(answers: Sequence[Answer], more: Sequence[Answer]) -> None:
     """Raise :class:`SuiteFailed` where a prompt of ``more`` is not the one that other arms got."""
-    known = {(one["task"], one["sample"]): one.get("prompt") for one in answers}
+    known = {(one.task, one.sample): one.prompt for one in answers}
     for one in more:
-        prompt = one.get("prompt")
-        if known.get((one["task"], one["sample"]), prompt) != prompt:
-            raise SuiteFailed(f"arm {one['arm']} got other prompts of {one['task']} than the arms before")
+        if known.get((one.task, one.sample), one.prompt) != one.prompt:
+            raise SuiteFailed(f"arm {one.arm} got other prompts of {one.task} than the arms before")
 
 
 def _tokens(url: str, prompt: str) -> int:

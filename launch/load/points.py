@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_hisa.launch.common.steady import Steady
+from sglang_hisa.launch.common.typed import null
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Kept:
     load: float
     duration_s: float
     requests: tuple[Request, ...]
-    retractions: int | None
+    retractions: int | None = null()
     """None: the server does not say."""
-    steady: Steady | None
+    steady: Steady | None = null()
     """None of rates and conversations, and where the requests never all decoded at once."""
-    arrived: float | None
+    arrived: float | None = null()
 
     @property
     def answered(self) -> list[Request]:

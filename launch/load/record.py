@@ -10,6 +10,7 @@ from typing import Any
 from sglang_hisa.launch.common import typed
 from sglang_hisa.launch.common.limits import Limits
 from sglang_hisa.launch.common.provenance import Provenance
+from sglang_hisa.launch.common.receipts import Said
 from sglang_hisa.launch.load import goodput
 from sglang_hisa.launch.load.plan import Sweep, Workload
 from sglang_hisa.launch.load.points import Kept
@@ -57,8 +58,8 @@ class KeptPlan:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a report says of HISA's receipt."""
+class Hisa:
+    """What a report says of a receipt."""
 
     active: bool = False
     preset: str = ""
@@ -72,13 +73,13 @@ class ServerFacts:
     version: str
     model: str
     tokenizer: str
-    receipt: Any
+    receipt: Said | None
     kv_tokens: int
 
     @property
-    def hisa(self) -> Said | None:
+    def hisa(self) -> Hisa | None:
         """Of the receipt; None where there is none."""
-        return typed.read(Said, self.receipt) if self.receipt else None
+        return typed.read(Hisa, self.receipt) if self.receipt else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +89,16 @@ class LoadRecord:
     schema_version: int = VERSION
     kind: str = KIND
     complete: bool = False
-    stopped_by: str | None
-    log_tail: str | None
+    stopped_by: str | None = typed.null()
+    log_tail: str | None = typed.null()
     provenance: Provenance
     url: str
     server: ServerFacts
     plan: KeptPlan
-    nonce: str | None
+    nonce: str | None = typed.null()
     slo: dict[str, float]
-    limits: Limits | None
-    rows: Any
+    limits: Limits | None = typed.null()
+    rows: tuple[Said, ...] | None = typed.null()
     """What came to the rows of each receipt (:func:`.pruning.since`)."""
     points: tuple[Kept, ...] = ()
 
@@ -110,14 +111,3 @@ class LoadRecord:
         """As it is kept, with ``stats`` for readers of the file."""
         origin = {"provenance": asdict(self.provenance)}
         return {**typed.as_json(self), **origin, "stats": typed.as_json(self.stats)}
-
-
-def read(found: dict[str, Any]) -> LoadRecord:
-    """The record in the JSON ``found``, which may be of an older version.
-
-    Raises:
-        ValueError: it lacks a field, or one has another type.
-    """
-    points = [{"steady": None, "arrived": None, **kept} for kept in found["points"]]
-    newer = {"log_tail": None, "nonce": None, "limits": None, "rows": None}
-    return typed.read(LoadRecord, {**newer, **found, "points": points})

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.page import render
-from sglang_hisa.launch.common.typed import as_json
+from sglang_hisa.launch.common.typed import as_json, read
 from sglang_hisa.launch.load import formatting, goodput, plots, point_tables, steady_rows
-from sglang_hisa.launch.load.record import KIND, VERSION, LoadRecord, read
+from sglang_hisa.launch.load.record import KIND, VERSION, LoadRecord
 
 _KEYS = ("plan", "points", "slo", "complete", "stopped_by", "provenance", "server")
 
@@ -70,7 +70,7 @@ def write(record: LoadRecord, folder: Path) -> None:
 
 def load(source: Path) -> LoadRecord:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return read(files.load(source, KIND, VERSION, keys=_KEYS))
+    return read(LoadRecord, files.load(source, KIND, VERSION, keys=_KEYS))
 
 
 _BODY = """\

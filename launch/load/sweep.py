@@ -106,8 +106,6 @@ class Runner:
         self._nonce = fresh.nonce()
         self._before: pruning.Rows | None = None
         self.record = LoadRecord(
-            stopped_by=None,
-            log_tail=None,
             provenance=Provenance(**provenance()),
             url=self.url,
             server=self.server,
@@ -115,7 +113,6 @@ class Runner:
             nonce=self._nonce,
             slo=self.slo,
             limits=self.limits,
-            rows=None,
         )
 
     def run(self) -> int:
@@ -192,7 +189,9 @@ class Runner:
         if old := plan.old_prompts(self.work, kept.requests):
             raise NotNew(fresh.was_old(old, len(kept.requests), f"load {kept.load:g}"))
         rows = pruning.since(self._before, pruning.of_server(self.url))
-        self.record = replace(self.record, rows=rows, points=(*self.record.points, kept))
+        self.record = replace(
+            self.record, rows=tuple(rows) if rows else None, points=(*self.record.points, kept)
+        )
         self.save(self.record)
         self.tell(kept)
         if not kept.answered:

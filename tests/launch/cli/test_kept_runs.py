@@ -11,8 +11,9 @@ import pytest
 from sglang_hisa.launch.ab import report as ab_report
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.load import record as load_record
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import report as load_report
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.ab import records as ab_records
 from tests.launch.load import records as load_records
 
@@ -93,7 +94,7 @@ def test_force_renames_what_was_there(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_another_limit_does_not_rewrite_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, other = tmp_path / "kept", tmp_path / "other"
-    load_report.write(load_record.read(load_records.make({1: [load_records.answer(1.5)] * 10})), folder)
+    load_report.write(read(LoadRecord, load_records.make({1: [load_records.answer(1.5)] * 10})), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["load", "--from", str(folder), "--slo", "ttft=1"]) == 0
     shown = capsys.readouterr()

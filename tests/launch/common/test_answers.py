@@ -81,7 +81,7 @@ def test_an_answer_that_is_not_whole_failed_in_the_servers_words(
         assert one.error.startswith(why) and one.ttft is None and one.output == 0
     if (name, fault) == ("random", "abort"):
         assert "the KV pool is full" in (found[0].error or "")
-    assert goodput.point(Kept(1, 1.0, found, None, None, None), {}).output_tok_s == 0
+    assert goodput.point(Kept(1, 1.0, found), {}).output_tok_s == 0
 
 
 def test_ab_refuses_with_the_servers_words(generator: Any) -> None:

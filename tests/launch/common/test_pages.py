@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from sglang_hisa.launch.ab import report as ab_report
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.page import render
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import plots as eval_plots
 from sglang_hisa.launch.eval import report as eval_report
 from sglang_hisa.launch.eval import stats
+from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.live import plots as live_plots
 from sglang_hisa.launch.live import report as live_report
 from sglang_hisa.launch.load import plots as load_plots
 from sglang_hisa.launch.load import point_tables
 from sglang_hisa.launch.load import report as load_report
-from sglang_hisa.launch.load.record import LoadRecord, read
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.ab import records as ab_records
 from tests.launch.live import records as live_records
 from tests.launch.load import records as load_records
@@ -36,13 +39,11 @@ from tests.launch.load import records as load_records
 RESULTS = Path(__file__).parents[3] / "launch" / "results"
 
 
-def evaluation() -> dict[str, Any]:
+def evaluation() -> EvalRecord:
     """The kept answers of six arms, with a name that HTML, Markdown and TeX would take for their own."""
-    record: dict[str, Any] = json.loads((RESULTS / "quality.json").read_text())
-    text = json.dumps(record).replace('"block-sparse"', '"<b>$x_1$|y"')
-    record = json.loads(text)
-    record["rows"] = stats.rows(record["answers"], "stock")
-    return record
+    text = json.dumps(json.loads((RESULTS / "quality.json").read_text()))
+    record = read(EvalRecord, json.loads(text.replace('"block-sparse"', '"<b>$x_1$|y"')))
+    return replace(record, rows=stats.rows(record.answers, "stock"))
 
 
 def load_record() -> LoadRecord:
@@ -50,7 +51,7 @@ def load_record() -> LoadRecord:
     receipt = {"active": True, "preset": "paper", "changed": ["audit"], "config": {"audit": 0.1}}
     record = load_records.make(points)
     record["server"]["receipt"] = receipt
-    return read(record)
+    return read(LoadRecord, record)
 
 
 def write_live(folder: Path) -> None:
@@ -88,11 +89,11 @@ def test_rows_as_csv(name: str, tmp_path: Path) -> None:
     with (tmp_path / ("windows.csv" if name == "live" else "report.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
     if name == "eval":
-        kept = evaluation()["rows"]
+        kept = evaluation().rows
         assert [(r["arm"], r["task"], int(r["context"])) for r in rows] == [
-            (r["arm"], r["task"], r["context"]) for r in kept
+            (r.arm, r.task, r.context) for r in kept
         ]
-        assert [float(r["accuracy"]) for r in rows] == [r["accuracy"] for r in kept]
+        assert [float(r["accuracy"]) for r in rows] == [r.accuracy for r in kept]
     elif name == "live":
         assert len(rows) == 11, "a window of an arm that gave no answer has no row"
         assert {r["arm"] for r in rows} == {"stock", "balanced"} and float(rows[0]["ended_s"]) == 10

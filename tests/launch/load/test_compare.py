@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.cli import make_parser
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import compare
-from sglang_hisa.launch.load.record import LoadRecord, read
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.load.records import answer, make
 
 STOCK = {1: 0.0128, 16: 0.0158, 64: 0.0255}
@@ -31,7 +32,7 @@ def run(itl: dict[int, float], preset: str | None, slo: float = 0.02) -> dict[st
 
 
 def both(slo: float = 0.02) -> list[LoadRecord]:
-    return [read(run(STOCK, None, slo)), read(run(PAPER, "paper", slo))]
+    return [read(LoadRecord, run(STOCK, None, slo)), read(LoadRecord, run(PAPER, "paper", slo))]
 
 
 def test_users_lie_on_the_line_between_two_loads() -> None:
@@ -75,7 +76,7 @@ def test_rows_have_ratios_to_the_first_run() -> None:
 def test_other_loads_or_machines_are_not_compared(change: Any, why: str) -> None:
     other = run(PAPER, "paper")
     change(other)
-    (found,) = compare.problems([read(run(STOCK, None)), read(other)])
+    (found,) = compare.problems([read(LoadRecord, run(STOCK, None)), read(LoadRecord, other)])
     assert found.startswith(why)
 
 

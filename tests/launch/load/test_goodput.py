@@ -11,7 +11,7 @@ GOOD, LATE, STUTTER = request(1.9), request(2.1), request(0.5, itl=0.06)
 
 def kept(*requests: Request, load: float = 1) -> Kept:
     """A load that took 10 s."""
-    return Kept(load, 10.0, requests, retractions=0, steady=None, arrived=None)
+    return Kept(load, 10.0, requests)
 
 
 def test_a_good_request_meets_every_limit() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sglang_hisa.launch.common import record
-from sglang_hisa.launch.common.receipts import Receipt
+from sglang_hisa.launch.common.receipts import ArmFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,6 @@ class KeptPlan:
     baseline: str
     tasks: tuple[str, ...]
     contexts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ArmFacts:
-    """What a server said of itself after its answers; None of stock DSA."""
-
-    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

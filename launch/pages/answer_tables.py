@@ -76,7 +76,7 @@ def pruned(read: Reader) -> str:
     kept = read(EvalRecord, "quality")
     lines = []
     for arm in kept.plan.arms:
-        if (receipt := kept.arms[arm].receipt) is None:
+        if (receipt := kept.arms[arm].served) is None:
             continue
         prefill, decode = receipt.rows.prefill or Phase(), receipt.rows.decode or Phase()
         rows = [f"{sum(receipt.rows.stock.values()):,}", f"{prefill.rows + decode.rows:,}"]

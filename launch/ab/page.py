@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
@@ -74,21 +76,21 @@ Overlap: share of the tokens chosen by the indexer of {{ plan.baseline }} that t
 """
 
 
-def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
-    """The page; ``pictures`` are PNG by name. Every text of the record is escaped.
+def html(record: AbRecord, plan: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """The page; ``pictures`` are PNG by name, ``plan`` is as the file has it. Every text is escaped.
 
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    given = (*record["provenance"].items(), ("model", record["model"]), ("flags", " ".join(record["flags"])))
+    given = {**asdict(record.provenance), "model": record.model, "flags": " ".join(record.flags)}
     return render(
         _BODY,
         pictures,
-        title=f"A/B: {', '.join(record['plan']['arms'])}",
-        plan=record["plan"],
-        alpha=stats.alpha_of(record["plan"]),
-        arms=formatting.others(record),
-        cells=[formatting.cell(spec) for spec in record["plan"]["cells"]],
+        title=f"A/B: {', '.join(record.plan.arms)}",
+        plan=record.plan,
+        alpha=record.plan.alpha,
+        arms=record.plan.others,
+        cells=[formatting.cell(spec) for spec in record.plan.cells],
         shown=formatting.SHOWN,
         whole=formatting.whole(record),
         steady=steady_rows.table(record, formatting.effects(record)),
@@ -104,11 +106,11 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         sentences=sentence.sentences(record, formatting.comparisons(record)),
         origin=formatting.origin(record),
         once=formatting.started_once(record),
-        origin_rows=[(key, "–" if value is None else value) for key, value in given],
+        origin_rows=[(key, "–" if value is None else value) for key, value in given.items()],
         memory_head=formatting.MEMORY_HEAD,
         memory=formatting.memory(record),
         quality_head=quality.HEAD,
         quality=quality.table(record),
-        logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},
-        raw_plan=json.dumps(record["plan"], indent=2),
+        logs={name: arm.log_tail for name, arm in record.arms.items() if arm.log_tail},
+        raw_plan=json.dumps(plan, indent=2),
     )

@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sglang_hisa.launch.ab import report, steady_rows
+from sglang_hisa.launch.ab import report
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import files, flags
 from sglang_hisa.launch.common.record import Record, load
@@ -100,7 +100,7 @@ def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     source = source.resolve()
     if not source.name.startswith("ab-"):
         raise ValueError(f"{source}: the record takes the folder's name, which has to start with ab-")
-    record = report.complete(report.load(source))
+    record = report.again(source)
     for old in folder.glob(f"{source.name}.*"):
         old.unlink()
     for one in record["measurements"]:
@@ -139,7 +139,7 @@ def _line(path: Path, beside: list[Path]) -> list[str]:
     links = [f"[`{path.stem if path.suffix == '.json' else path.name}`]({path.name})"]
     links += [f"[{_word(path, other)}]({other.name})" for other in beside]
     versions = (where.sglang or "–", where.commit or "–", where.day)
-    shows = _plan(load(path, AbRecord)) if record.kind == report.KIND else SHOWS.get(path.name)
+    shows = _plan(load(path, AbRecord)) if record.kind == AbRecord.kind else SHOWS.get(path.name)
     if shows is None:
         raise ValueError(f"{path.name}: say in SHOWS ({Path(__file__).name}) what it shows")
     return [", ".join(links), shows, ", ".join(where.gpus), *versions, _command(path, record)]
@@ -158,7 +158,7 @@ def _plan(record: AbRecord) -> str:
     arms = ", ".join(f"`{arm}`" for arm in plan.others) or "the same again"
     loads: dict[str, list[str]] = {}
     for cell in plan.cells:
-        loads.setdefault(steady_rows.prompt(vars(cell)), []).append(str(cell.concurrency))
+        loads.setdefault(cell.prompt, []).append(str(cell.concurrency))
     cells = ", ".join(f"{prompt} × {'/'.join(at_once)}" for prompt, at_once in loads.items())
     model = Path(record.model).name.removeprefix("model-")
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"

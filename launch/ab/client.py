@@ -14,7 +14,6 @@ from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.logs import decoded
 from sglang_hisa.launch.common.server import ServerProcess
-from sglang_hisa.launch.common.typed import read
 
 
 def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
@@ -99,7 +98,7 @@ class Loads:
             with server.log.open(errors="replace") as log:
                 log.seek(begun)
                 rate = decoded(log.read(), cell.concurrency)
-            found = replace(found, steady=read(Window, {**still, "server_tok_s": rate}))
+            found = replace(found, steady=Window(**vars(still), server_tok_s=rate))
         return replace(found, known_prefix=known, warmup_cached=sum(warm)) if size else found
 
     def _fresh(self, arm: Arm, seed: int) -> str:

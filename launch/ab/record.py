@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sglang_hisa.launch.ab.plan import KeptPlan
 from sglang_hisa.launch.common import receipts, record
 from sglang_hisa.launch.common.limits import Limits
-from sglang_hisa.launch.common.steady import Steady, enough
+from sglang_hisa.launch.common.steady import Steady
 from sglang_hisa.launch.common.typed import null
 
 
@@ -29,9 +29,8 @@ class ArmFacts(receipts.ArmFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class Window(Steady):
-    """Decode at steady state: ``share`` of the run's time, and the tokens a second by the server's log."""
+    """Decode at steady state, and the tokens a second by the server's log."""
 
-    share: float
     server_tok_s: float | None = null()
 
 
@@ -72,7 +71,7 @@ class Measurement:
     def window(self) -> Window | None:
         """Decode at steady state; None where too few tokens came while all requests decoded."""
         found = self.steady
-        return None if self.failed or found is None or not enough(vars(found)) else found
+        return None if self.failed or found is None or not found.enough else found
 
 
 @dataclass(frozen=True, kw_only=True)

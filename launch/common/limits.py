@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sglang_hisa.launch.common.server import fetch
@@ -40,10 +40,6 @@ class Limits:
         if self.pool is not None and need > self.pool:
             return f"{need:,} tokens open, its KV pool has {self.pool:,}: some requests wait in its queue"
         return None
-
-    def as_json(self) -> dict[str, int | None]:
-        """The ``limits`` of a record."""
-        return asdict(self)
 
 
 def ask(url: str, info: Mapping[str, Any] | None = None) -> Limits:

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sglang_hisa.launch.common.typed import as_json
-
 ENOUGH = 16
 """Tokens of each request, on average, that the window must hold."""
 
@@ -57,23 +55,12 @@ class Steady:
         return self.tokens >= ENOUGH * self.at_once
 
 
-def of_run(result: Mapping[str, Any], at_once: int, output_tokens: int) -> Steady | None:
+def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> Steady | None:
     """:func:`measure` of a benchmark's result."""
     kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
     times = [Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error and ttft > 0]
     found = measure(times, at_once, output_tokens)
     return found and replace(found, share=round(found.window_s / result["duration"], 4))
-
-
-def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> dict[str, Any] | None:
-    """:func:`of_run` as JSON."""
-    found = of_run(result, at_once, output_tokens)
-    return None if found is None else dict(as_json(found))
-
-
-def enough(found: Mapping[str, Any] | None) -> bool:
-    """Whether a kept steady state holds :data:`ENOUGH` tokens a request."""
-    return found is not None and found["tokens"] >= ENOUGH * found["at_once"]
 
 
 def windows(requests: Sequence[Timeline], at_once: int) -> list[tuple[float, float]]:

@@ -114,6 +114,6 @@ class EvalRecord(record.Record):
 
     def as_json(self) -> dict[str, Any]:
         """As it is kept; the command is in the provenance."""
-        made: dict[str, Any] = typed.as_json(self)
+        made = dict(typed.as_json(self))
         del made["commands"]
         return {**made, "provenance": asdict(self.provenance)}

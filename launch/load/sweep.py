@@ -172,7 +172,7 @@ class Runner:
         """Decode while all slots decode; None of rates and conversations, which have no such time."""
         if self.sweep.kind != "concurrency" or self.work.turns > 1:
             return None
-        return steady.of_run(result, int(self.sweep.loads[index]), self.work.output_tokens)
+        return steady.of_result(result, int(self.sweep.loads[index]), self.work.output_tokens)
 
     def _point(self, client: Client, index: int) -> None:
         before = retracted(self.url)

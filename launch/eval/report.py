@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.typed import as_json, read
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import page, plots, tables
-from sglang_hisa.launch.eval.record import KIND, NAME, VERSION, EvalRecord
+from sglang_hisa.launch.eval.record import KIND, NAME, VERSION, Accuracy, EvalRecord
 from sglang_hisa.launch.eval.tables import print_report
 
 _KEYS = ("plan", "arms", "answers", "refusals", "complete", "provenance", "model")
@@ -38,4 +39,8 @@ def write(record: EvalRecord, folder: Path) -> list[Path]:
     except ImportError:
         pictures = {}
     made = files.write(folder, page.html(record, pictures), tables.markdown(record), pictures)
-    return [*made, files.write_csv(folder, as_json(record.rows))]
+    names = [field.name for field in fields(Accuracy) if field.name != "provenance"]
+    if not record.plan.scored:
+        names = [name for name in names if not name.startswith("difference")]
+    rows = [{name: getattr(row, name) for name in names} for row in record.rows]
+    return [*made, files.write_csv(folder, rows)]

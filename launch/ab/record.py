@@ -101,7 +101,7 @@ class Noise:
     half_width: float | None = null()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One arm against the baseline in one cell and metric; None where too little was measured.
 

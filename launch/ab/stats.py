@@ -105,9 +105,9 @@ def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
     logs = [sign * math.log(own[r] / base[r]) for r in base if r in own]
     floor = _floor(noise.half_width, record.plan.together)
     found = Comparison(
-        arm,
-        noise.cell,
-        noise.metric,
+        arm=arm,
+        cell=noise.cell,
+        metric=noise.metric,
         baseline_median=statistics.median(base.values()) if base else None,
         arm_median=statistics.median(own.values()) if own else None,
         pairs=len(logs),

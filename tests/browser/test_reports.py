@@ -77,7 +77,7 @@ def assert_drawn(seen, images):
 
 def test_ab_report(tmp_path):
     record = ab_records.make({"stock": 1.0, "paper": 1.5, "balanced": 0.9})
-    ab_report.write(record, tmp_path)
+    ab_report.write(ab_records.typed(record), tmp_path)
     seen = look(tmp_path / "report.html", tmp_path / "profile")
     assert_drawn(seen, {"ttft.png", "itl.png", "speedup.png"})
     assert seen["tables"][0] == 1 + len(ab_records.CELLS)

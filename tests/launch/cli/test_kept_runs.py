@@ -110,7 +110,7 @@ def test_a_look_at_one_run_does_not_replace_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
-        ab_report.write(ab_records.make({"stock": 1, "paper": 1.5}), tmp_path / name)
+        ab_report.write(ab_records.typed(ab_records.make({"stock": 1, "paper": 1.5})), tmp_path / name)
     before = (tmp_path / "two" / "report.json").read_bytes()
     said = usage(capsys, "ab", "--from", str(tmp_path / "one"), "--out", str(tmp_path / "two"))
     assert "holds a finished run" in said and (tmp_path / "two" / "report.json").read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,9 +89,12 @@ def test_ab_refuses_with_the_servers_words(generator: Any) -> None:
     client, model = generator
     cell = Cell(20, OUT, 1, 2)
     with streaming(Behaviour(fault="refuse")) as url:
-        found = ab_client.summarise(client.run(ab_client.arguments(url, model, cell, 1)))
-    one = {"round": 0, "arm": "stock", "cell": 0, "seed": 1, "requests": 2, **found}
-    (why,) = validity.load_problems({"plan": {"cells": [vars(cell)]}, "measurements": [one]})
+        result = client.run(ab_client.arguments(url, model, cell, 1))
+    record: Any = SimpleNamespace(
+        plan=SimpleNamespace(cells=[cell]),
+        measurements=[ab_client.kept(result, "stock", 0, 0, cell, 1)],
+    )
+    (why,) = validity.load_problems(record)
     assert why == f"arm stock, round 0, 20 tokens x 1: 2 requests failed ({REFUSAL})"
 
 

@@ -16,6 +16,7 @@ import pytest
 from sglang_hisa.launch.ab import plan as ab_plan
 from sglang_hisa.launch.ab import quality
 from sglang_hisa.launch.ab import runner as ab_run
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common.arms import parse_arms
 from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.server import fetch
@@ -142,7 +143,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def compare(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arms: str, flags: list[str] | None = None
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, AbRecord]:
     """``hisa ab`` of 300 and 100 tokens with servers that are always ready: exit code and record."""
 
     @contextmanager
@@ -174,9 +175,9 @@ def test_ab_measures_new_prompts_in_each_run(tmp_path, monkeypatch, storage) -> 
     """Warm-ups and other rounds leave their prompts in the storage, and so do earlier runs of one seed."""
     for _ in range(2):
         code, record = compare(tmp_path, monkeypatch, "stock,stock,paper", STORAGE)
-        assert code == 0 and record["complete"] and not record["refusals"]
-        assert len(record["measurements"]) == 3 * 3 * 2
-        assert all(one["cached"] == [0] * one["requests"] for one in record["measurements"])
+        assert code == 0 and record.complete and not record.refusals
+        assert len(record.measurements) == 3 * 3 * 2
+        assert all(one.cached == (0,) * one.requests for one in record.measurements)
 
 
 def test_ab_gives_the_arms_of_a_pair_the_same_prompts(tmp_path, monkeypatch, storage) -> None:
@@ -195,15 +196,15 @@ def test_ab_gives_the_arms_of_a_pair_the_same_prompts(tmp_path, monkeypatch, sto
     assert code == 0
     measured = [texts for texts in sent.values() if "warm-up" not in texts[0]]
     assert [len(texts) for texts in measured] == [2] * 6, "three rounds of two cells, each sent to both arms"
-    assert all(record["nonce"] in texts[0] for texts in sent.values())
+    assert all(record.nonce in texts[0] for texts in sent.values())
 
 
 def test_ab_stops_at_a_prompt_that_a_cache_knew(tmp_path, monkeypatch, storage) -> None:
     storage.always = 128
     code, record = compare(tmp_path, monkeypatch, "stock,paper", STORAGE)
-    assert code == 2 and not record["complete"] and record["stopped_by"] == "refused"
-    assert len(record["measurements"]) == 1, "no hours are spent on it"
-    (why,) = record["refusals"]
+    assert code == 2 and not record.complete and record.stopped_by == "refused"
+    assert len(record.measurements) == 1, "no hours are spent on it"
+    (why,) = record.refusals
     assert why.startswith(
         "arm stock, round 0, 300 tokens x 2: 2 of 2 prompts were not new: of one, 128 tokens came from a"
     )

@@ -18,6 +18,7 @@ from rich.console import Console
 from sglang_hisa.launch.ab import cell_tables
 from sglang_hisa.launch.ab import plots as ab_plots
 from sglang_hisa.launch.ab import report as ab_report
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.page import render
@@ -54,16 +55,20 @@ def load_record() -> LoadRecord:
     return read(LoadRecord, record)
 
 
+def comparison() -> AbRecord:
+    return ab_records.typed(ab_records.make({"stock": 1.0, "paper": 1.5}))
+
+
 def write_live(folder: Path) -> None:
-    record, lines = live_records.make()
-    live_report.save(record, folder)
+    record, lines = live_records.typed(*live_records.make())
+    record.save(folder)
     for line in lines:
-        live_report.append(line["arms"], line["seconds"], folder)
+        live_report.append(line, folder)
     live_report.write(record, folder, folder)
 
 
 WRITE: dict[str, Callable[[Path], object]] = {
-    "ab": lambda folder: ab_report.write(ab_records.make({"stock": 1.0, "paper": 1.5}), folder),
+    "ab": lambda folder: ab_report.write(comparison(), folder),
     "load": lambda folder: load_report.write(load_record(), folder),
     "eval": lambda folder: eval_report.write(evaluation(), folder),
     "live": write_live,
@@ -120,17 +125,17 @@ def test_a_live_run_without_a_window(tmp_path: Path) -> None:
     record, _ = live_records.make(0, complete=False, seconds=None, stopped_by="refused", refusals=["why"])
     for arm in record["arms"].values():
         arm["totals"] = None
-    live_report.write(record, tmp_path, tmp_path)
+    live_report.write(live_records.typed(record, [])[0], tmp_path, tmp_path)
     assert "REFUSED: why" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminals(width: int) -> None:
     shown = {
-        "ab": lambda c: cell_tables.print_report(ab_records.make({"stock": 1.0, "paper": 1.5}), c),
+        "ab": lambda c: cell_tables.print_report(comparison(), c),
         "load": lambda c: point_tables.print_report(load_record(), c),
         "eval": lambda c: eval_report.print_report(evaluation(), c),
-        "live": lambda c: live_report.print_report(live_records.make()[0], c),
+        "live": lambda c: live_report.print_report(live_records.typed(*live_records.make())[0], c),
     }
     for name, show in shown.items():
         console = Console(file=io.StringIO(), width=width)
@@ -162,10 +167,10 @@ def test_legends_cover_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ab_plots, load_plots):
         monkeypatch.setattr(module, "png", look)
     monkeypatch.setattr(figures, "png", look)
-    ab_plots.draw(ab_report.complete(ab_records.make({"stock": 1.0, "paper": 1.5})))
+    ab_plots.draw(ab_report.complete(comparison()))
     load_plots.draw(load_record())
     eval_plots.draw(evaluation())
-    live_plots.draw(*live_records.make())
+    live_plots.draw(*live_records.typed(*live_records.make()))
     assert len(seen) == 8 and sum(bool(names) for names in seen) == 6  # the two maps have a colour bar
 
 

@@ -21,8 +21,11 @@ def made(cells: str, verdict: str = stats.FASTER) -> str:
             None if base is None or own is None else base / own if metric == "steady_itl" else own / base
         )
         low, high = (None, None) if speedup is None else (speedup - 0.01, speedup + 0.01)
-        medians = (base and base / 1e3, own and own / 1e3)
-        return Comparison(arm, cell, metric, *medians, speedup, low, high, verdict)
+        return Comparison(
+            **{"arm": arm, "cell": cell, "metric": metric, "verdict": verdict},
+            **{"baseline_median": base and base / 1e3, "arm_median": own and own / 1e3},
+            **{"speedup": speedup, "low": low, "high": high},
+        )
 
     return many_tables.decode(plan, "stock", ["paper"], found)
 

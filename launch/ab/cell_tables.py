@@ -27,15 +27,10 @@ def print_report(record: AbRecord, console: Console | None = None) -> None:
         for name in formatting.SHOWN.values():
             table.add_column(name, no_wrap=True)
         for i in whole:
-            row = [(metric, found[arm, i, metric]) for metric in formatting.SHOWN]
-            texts = (
-                Text(
-                    f"{formatting.times(c, metric)}\n{formatting.effect(c, chr(10))}",
-                    style=STYLES.get(c.verdict or "", ""),
-                )
-                for metric, c in row
-            )
-            table.add_row(formatting.cell(record.plan.cells[i]), *texts)
+            row = [found[arm, i, metric] for metric in formatting.SHOWN]
+            texts = (f"{formatting.times(c)}\n{formatting.effect(c, chr(10))}" for c in row)
+            shown = (Text(said, style=STYLES.get(c.verdict or "", "")) for said, c in zip(texts, row))
+            table.add_row(formatting.cell(record.plan.cells[i]), *shown)
         console.print(table)
     for arm in record.plan.others:
         if lines := steady_rows.narrow(record, arm, formatting.effects(record, "\n")):

@@ -42,12 +42,12 @@ def effects(record: AbRecord, separator: str = " ") -> dict[tuple[str, int, str]
     return {place: effect(found, separator) for place, found in comparisons(record).items()}
 
 
-def times(found: Comparison, metric: str) -> str:
+def times(found: Comparison) -> str:
     """``17.90 → 8.99 s``: medians of the baseline and the arm; a dash where one has none."""
     if found.baseline_median is None or found.arm_median is None:
         return "–"
     pair = (found.baseline_median, found.arm_median)
-    if metric.endswith("throughput"):
+    if found.metric.endswith("throughput"):
         return " → ".join(f"{amount:,.0f}" for amount in pair) + " tok/s"
     factor, unit = (1, "s") if max(pair) >= 1 else (1e3, "ms")
     return " → ".join(f"{amount * factor:.2f}" for amount in pair) + f" {unit}"
@@ -107,14 +107,8 @@ def last_error(arm: str, log_tail: str, together: bool) -> str:
 
 
 MEMORY_HEAD = (
-    "arm",
-    "setting",
-    "HISA receipt",
-    "candidate share",
-    "KV tokens",
-    "page summaries",
-    "retractions",
-    "server start",
+    *("arm", "setting", "HISA receipt", "candidate share", "KV tokens"),
+    *("page summaries", "retractions", "server start"),
 )
 
 

@@ -13,7 +13,6 @@ ALPHA = 0.05
 """Chance that an arm equal to the baseline gets a verdict in any cell or metric, unless the plan says."""
 MIN_PAIRS = 3
 """Fewer pairs give no verdict."""
-
 WARMUP_OUTPUT = 4
 """Length of the answer to the request that brings a shared prefix into the cache."""
 
@@ -54,8 +53,9 @@ class Cell:
 
     @property
     def load(self) -> str:
-        """``8K × 4``: prompt and requests at once."""
-        return f"{self.prompt} × {self.concurrency}"
+        """``8K × 4``: prompt and requests at once, of which a single one is not named."""
+        alone = self.concurrency == 1 and not self.prefix_tokens
+        return self.prompt if alone else f"{self.prompt} × {self.concurrency}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,9 +58,8 @@ def latency(record: AbRecord, metric: str) -> bytes:
         axis.set_ylim(0, 1.12 * axis.get_ylim()[1])  # room above the marks
         axis.grid(alpha=0.25)
     legend(figure)
-    _title(
-        figure, record, f"{formatting.SHOWN[metric]}: median over rounds, bars from lowest to highest round"
-    )
+    shown = formatting.SHOWN[metric]
+    _title(figure, record, f"{shown}: median over rounds, bars from lowest to highest round")
     return png(figure)
 
 
@@ -147,11 +146,8 @@ def draw(record: AbRecord) -> dict[str, bytes]:
     """
     found = {}
     if formatting.whole(record):
-        found = {
-            "ttft.png": latency(record, "ttft"),
-            "itl.png": latency(record, "itl"),
-            "speedup.png": speedup(record),
-        }
+        found = {f"{metric}.png": latency(record, metric) for metric in ("ttft", "itl")}
+        found["speedup.png"] = speedup(record)
     if steady_rows.timed(record):
         found["steady.png"] = steady(record)
     return found

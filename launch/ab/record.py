@@ -177,11 +177,7 @@ class AbRecord(record.RunRecord):
         """The measurements of an arm in a cell."""
         return [one for one in self.measurements if (one.arm, one.cell) == (arm, cell)]
 
-    @property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """Of its ``stats``."""
-        return self.stats.comparisons if self.stats else ()
-
     def found(self, arm: str, cell: int, metric: str) -> Comparison:
         """Raises ``StopIteration`` where the record has no such comparison."""
-        return next(c for c in self.comparisons if (c.arm, c.cell, c.metric) == (arm, cell, metric))
+        every = self.stats.comparisons if self.stats else ()
+        return next(c for c in every if (c.arm, c.cell, c.metric) == (arm, cell, metric))

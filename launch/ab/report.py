@@ -44,8 +44,8 @@ def _write(kept: dict[str, Any], folder: Path) -> list[Path]:
 
 def complete(record: AbRecord) -> AbRecord:
     """``record`` with ``stats`` and ``rows`` made anew. Raises ``ImportError`` without scipy."""
-    with_stats = replace(record, stats=stats.compute(record))
-    return replace(with_stats, rows=stats.rows(with_stats))
+    made = stats.compute(record)
+    return replace(record, stats=made, rows=stats.rows(record, made))
 
 
 def again(source: Path) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def left(record: AbRecord) -> list[tuple[int, int]]:
 
 def arms(old: AbRecord, new: AbRecord) -> dict[str, ArmFacts]:
     """What is said of each arm: starts and retractions of both runs, all else of the new one as it comes."""
-    found = {}
-    for name, facts in new.arms.items():
-        was = old.arms[name]
-        found[name] = replace(facts, starts_s=was.starts_s, retractions=was.retractions)
-    return found
+    was = old.arms
+    return {
+        name: replace(facts, starts_s=was[name].starts_s, retractions=was[name].retractions)
+        for name, facts in new.arms.items()
+    }

@@ -45,7 +45,6 @@ class Runner:
         timeout: seconds that a server may take to start.
         prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
         earlier: record of a run of the same plan that was cut off, to go on with (:mod:`.resume`).
-
         urls: arms that already run, by name (:mod:`.running`); nothing is started.
 
     Raises:
@@ -192,10 +191,8 @@ class Runner:
 
     def _served(self, arm: Arm, server: ServerProcess, retracted: int | None) -> None:
         """Keep what the rows so far looked at, as the schedulers' receipts have it."""
-        facts, rows = self.record.arms[arm.name], pruning.of_receipts(server.receipts())
-        self.record.arms[arm.name] = replace(
-            facts, rows=None if rows is None else tuple(rows), retractions=retracted
-        )
+        rows = tuple(pruning.of_receipts(server.receipts()) or ()) or None
+        self.record.arms[arm.name] = replace(self.record.arms[arm.name], rows=rows, retractions=retracted)
 
     def _compare(self, arm: Arm, server: ServerProcess) -> None:
         """Ask the prompts of an arm, once, and compare with the baseline, which is always asked first."""

@@ -67,13 +67,8 @@ def _part(cells: Sequence[tuple[Cell, Comparison]], what: str) -> str:
 
 
 def _places(cells: Sequence[tuple[Cell, Comparison]]) -> str:
-    *most, last = [_cell(spec) for spec, _ in cells]
+    *most, last = [spec.load for spec, _ in cells]
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _cell(spec: Cell) -> str:
-    alone = spec.concurrency == 1 and not spec.prefix_tokens
-    return spec.prompt if alone else spec.load
 
 
 def answers(record: AbRecord, arm: str) -> str:

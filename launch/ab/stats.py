@@ -81,21 +81,16 @@ def _p_value(logs: list[float]) -> float:
     return 2 * float(stdtr(len(logs) - 1, -abs(mean) / (spread / math.sqrt(len(logs)))))
 
 
-def _noise(values: dict[int, float]) -> tuple[int, float | None]:
-    """Pairs of consecutive rounds (0 with 1, 2 with 3…) of one arm, and the half-width of their log-ratio.
+def _noise(record: AbRecord, cell: int, metric: str) -> Noise:
+    """Pairs of consecutive rounds (0 with 1, 2 with 3…) of the baseline.
 
     The mean is known to be 0, since both sides are the same arm: drift from round to round counts as noise.
     """
+    values = by_round(record, record.plan.baseline, cell, metric)
     logs = [math.log(values[r + 1] / values[r]) for r in values if r % 2 == 0 and r + 1 in values]
-    if not logs:
-        return 0, None
-    rms = math.sqrt(statistics.fmean(x * x for x in logs))
-    return len(logs), half_width(rms, len(logs), len(logs))
-
-
-def _floor(known: float | None, together: bool) -> float | None:
-    """Log-ratio that an effect must exceed; None where the baseline's own noise is not ``known``."""
-    return max(known, math.log(START)) if together and known is not None else known
+    rms = math.sqrt(statistics.fmean(x * x for x in logs)) if logs else 0.0
+    half = half_width(rms, len(logs), len(logs)) if logs else None
+    return Noise(cell=cell, metric=metric, pairs=len(logs), half_width=half)
 
 
 def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
@@ -103,7 +98,7 @@ def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
     base, own = (by_round(record, name, noise.cell, noise.metric) for name in (record.plan.baseline, arm))
     sign = 1 if noise.metric.endswith("throughput") else -1
     logs = [sign * math.log(own[r] / base[r]) for r in base if r in own]
-    floor = _floor(noise.half_width, record.plan.together)
+    floor = None if noise.half_width is None else math.exp(noise.half_width)
     found = Comparison(
         arm=arm,
         cell=noise.cell,
@@ -112,7 +107,7 @@ def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
         arm_median=statistics.median(own.values()) if own else None,
         pairs=len(logs),
         ratios=tuple(math.exp(x) for x in logs),
-        noise_floor=None if floor is None else math.exp(floor),
+        noise_floor=max(floor, START) if floor and record.plan.together else floor,
         speedup=math.exp(statistics.fmean(logs)) if logs else None,
     )
     if len(logs) < 2:
@@ -123,8 +118,8 @@ def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
 
 def _holm(comparisons: Sequence[Comparison]) -> dict[int, float]:
     """``p_holm`` by place: Holm's step-down over what has enough pairs (Holm 1979)."""
-    enough = [(c.p, i) for i, c in enumerate(comparisons) if c.p is not None and c.pairs >= MIN_PAIRS]
-    tested = sorted(enough)
+    known = [(c.p, i) for i, c in enumerate(comparisons) if c.p is not None]
+    tested = sorted((p, i) for p, i in known if comparisons[i].pairs >= MIN_PAIRS)
     steps = (min(1.0, (len(tested) - n) * p) for n, (p, _) in enumerate(tested))
     return {i: p for (_, i), p in zip(tested, itertools.accumulate(steps, max))}
 
@@ -144,12 +139,8 @@ def compute(record: AbRecord) -> Stats:
     Raises:
         ImportError: scipy is missing; SGLang depends on it.
     """
-    plan = record.plan
-    noise = []
-    for cell in range(len(plan.cells)):
-        for metric in metrics_of(record, cell):
-            pairs, half = _noise(by_round(record, plan.baseline, cell, metric))
-            noise.append(Noise(cell=cell, metric=metric, pairs=pairs, half_width=half))
+    plan, cells = record.plan, range(len(record.plan.cells))
+    noise = [_noise(record, cell, metric) for cell in cells for metric in metrics_of(record, cell)]
     comparisons: list[Comparison] = []
     verdicts: dict[str, dict[str, int] | None] = {}
     for arm in plan.others:
@@ -167,10 +158,8 @@ def compute(record: AbRecord) -> Stats:
 
 def _preset(arm: ArmFacts | None) -> str | None:
     """As the setting says it, with what it changes; None of an arm that was not started."""
-    if arm is None:
-        return None
-    if (setting := arm.setting) is None:
-        return "stock"
+    if arm is None or (setting := arm.setting) is None:
+        return "stock" if arm else None
     try:
         return parse(setting).title
     except ConfigError:  # of an older version, or refused: as it says itself
@@ -180,14 +169,14 @@ def _preset(arm: ArmFacts | None) -> str | None:
 _NAMES = {"throughput": "output_throughput", "steady_throughput": "steady_output_throughput"}
 
 
-def rows(record: AbRecord) -> tuple[AbRow, ...]:
-    """The comparisons of a record that has ``stats``.
+def rows(record: AbRecord, made: Stats) -> tuple[AbRow, ...]:
+    """The comparisons of a record.
 
     All prompts and answers of a cell are equally long, so the speed-up of all tokens a second
     (``throughput``) is that of the answers' (``output_throughput``).
     """
     found = []
-    for one in record.comparisons:
+    for one in made.comparisons:
         cell = record.plan.cells[one.cell]
         found.append(
             AbRow(

@@ -69,6 +69,12 @@ class RunRecord(Record):
         """The same, typed."""
         return read(cls, cls.kept(source))
 
+    @property
+    def about(self) -> dict[str, str]:
+        """The provenance, model and flags as a page shows them."""
+        found = {**asdict(self.provenance), "model": self.model, "flags": " ".join(self.flags)}
+        return {key: "–" if value is None else value for key, value in found.items()}
+
     def as_json(self) -> dict[str, Any]:
         """What its file holds; the command is in the provenance."""
         made: dict[str, Any] = as_json(self)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.ends import how
-from sglang_hisa.launch.live.record import LiveRecord, Window
+from sglang_hisa.launch.live.record import LiveRecord, Window, Windows
 
 NONE = "–"
 UNPAIRED = "The arms got different requests: there are no pairs, so no verdict. `hisa ab` gives one."
@@ -19,12 +19,8 @@ def _time(median: float | None, high: float | None, count: int) -> str:
     return f"{median * 1e3:,.0f} ms, p95 {high * 1e3:,.0f} ms ({count:,})"
 
 
-def _rate(tokens: float | None) -> str:
-    return NONE if tokens is None else f"{tokens:,.1f} tok/s"
-
-
-def _share(share: float | None) -> str:
-    return NONE if share is None else f"{share:.1%}"
+def _told(value: float | None, form: str) -> str:
+    return NONE if value is None else form.format(value)
 
 
 def _canary(window: Window) -> str:
@@ -44,11 +40,11 @@ ROWS: dict[str, Callable[[Window], str]] = {
     "running, queued": lambda w: f"{w.running}, {w.queued}",
     "TTFT, streamed": lambda w: _time(w.ttft_p50_s, w.ttft_p95_s, w.ttft_count),
     "ITL, streamed": lambda w: _time(w.itl_p50_s, w.itl_p95_s, w.itl_count),
-    "prefill": lambda w: _rate(w.prefill_tok_s),
-    "decode": lambda w: _rate(w.decode_tok_s),
-    "cache hits": lambda w: _share(w.cache_hit),
-    "candidates, prefill": lambda w: _share(w.candidates_prefill),
-    "candidates, decode": lambda w: _share(w.candidates_decode),
+    "prefill": lambda w: _told(w.prefill_tok_s, "{:,.1f} tok/s"),
+    "decode": lambda w: _told(w.decode_tok_s, "{:,.1f} tok/s"),
+    "cache hits": lambda w: _told(w.cache_hit, "{:.1%}"),
+    "candidates, prefill": lambda w: _told(w.candidates_prefill, "{:.1%}"),
+    "candidates, decode": lambda w: _told(w.candidates_decode, "{:.1%}"),
     "canary violations": _canary,
     "audit recall": _recall,
 }
@@ -57,6 +53,12 @@ ROWS: dict[str, Callable[[Window], str]] = {
 def cell(row: str, window: Window | None) -> str:
     """One value of :data:`ROWS`; a dash where the arm gave no answer."""
     return NONE if window is None else ROWS[row](window)
+
+
+def rows(columns: Windows) -> list[tuple[str, ...]]:
+    """A row for each of :data:`ROWS` that has a value."""
+    lines = [(row, *(cell(row, one) for one in columns.values())) for row in ROWS]
+    return [line for line in lines if any(value != NONE for value in line[1:])]
 
 
 def line(window: Window | None) -> str:

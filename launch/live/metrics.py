@@ -126,11 +126,6 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _finite(number: float | None) -> float | None:
-    """JSON has no NaN, which a gauge of the audit is before its first row."""
-    return None if number is None or not math.isfinite(number) else number
-
-
 def window(before: Reading, after: Reading) -> Window:
     """What an arm did between two readings."""
 
@@ -139,9 +134,9 @@ def window(before: Reading, after: Reading) -> Window:
 
     def optional(key: str, change: bool) -> float | None:
         name = _COUNTS[key]
-        if not after.has(name):
-            return None
-        return _finite(gained(name) if change else after.value(name))
+        found = gained(name) if change else after.value(name)
+        # JSON has no NaN, which a gauge of the audit is before its first row.
+        return found if after.has(name) and math.isfinite(found) else None
 
     seconds = after.at - before.at
     ttft = between(before.histograms.get(TTFT, {}), after.histograms.get(TTFT, {}))

@@ -35,15 +35,8 @@ _BODY = """\
 
 
 def head(record: LiveRecord) -> tuple[str, ...]:
-    """Head of :func:`rows`."""
+    """Head of what each arm did in all."""
     return ("since the start", *record.arms)
-
-
-def rows(record: LiveRecord) -> list[tuple[str, ...]]:
-    """What each arm did in all: a row for each of ``formatting.ROWS`` that has a value."""
-    totals = record.totals.values()
-    lines = [(row, *(formatting.cell(row, one) for one in totals)) for row in formatting.ROWS]
-    return [line for line in lines if any(value != formatting.NONE for value in line[1:])]
 
 
 def flat(windows: Sequence[Line]) -> list[dict[str, Any]]:
@@ -62,7 +55,10 @@ def markdown(record: LiveRecord) -> str:
         (
             *(f"> **{text.plain(note)}**" for note in formatting.notes(record)),
             text.plain(formatting.split(record)),
-            text.table(map(text.plain, head(record)), (map(text.plain, row) for row in rows(record))),
+            text.table(
+                map(text.plain, head(record)),
+                (map(text.plain, row) for row in formatting.rows(record.totals)),
+            ),
             text.plain(formatting.UNPAIRED),
             f"<sub>{text.plain(formatting.origin(record))}</sub>\n",
         )
@@ -75,7 +71,6 @@ def html(record: LiveRecord, pictures: dict[str, bytes]) -> str:
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    given = {**asdict(record.provenance), "model": record.model, "flags": " ".join(record.flags)}
     settings = {f"setting of {name}": text.setting(arm.setting) for name, arm in record.arms.items()}
     return render(
         _BODY,
@@ -86,7 +81,7 @@ def html(record: LiveRecord, pictures: dict[str, bytes]) -> str:
         unpaired=formatting.UNPAIRED,
         origin=formatting.origin(record),
         head=head(record),
-        rows=rows(record),
+        rows=formatting.rows(record.totals),
         logs={name: arm.log_tail for name, arm in record.arms.items() if arm.log_tail},
-        origin_rows=[(key, "–" if value is None else value) for key, value in {**given, **settings}.items()],
+        origin_rows={**record.about, **settings}.items(),
     )

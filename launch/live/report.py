@@ -50,14 +50,12 @@ def write(record: LiveRecord, source: Path, folder: Path) -> list[Path]:
 
 
 def table(columns: Windows, title: str | None = None) -> Table:
-    """A column for each window, a row for each of ``formatting.ROWS`` that has a value."""
+    """A column for each window."""
     shown = Table(title=title and Text(title))
     for name in ("", *columns):
         shown.add_column(Text(name), justify="right" if name else "left")
-    for row in formatting.ROWS:
-        values = [formatting.cell(row, window) for window in columns.values()]
-        if any(value != formatting.NONE for value in values):
-            shown.add_row(row, *map(Text, values))
+    for row in formatting.rows(columns):
+        shown.add_row(*map(Text, row))
     return shown
 
 

@@ -129,13 +129,11 @@ class Runner:
     def _start(self, stack: ExitStack) -> dict[Arm, ServerProcess]:
         servers = {arm: stack.enter_context(self._server(arm)) for arm in self.arms}
         baseline: Said | None = None
-        wrong: list[str] = []
         for arm, server in servers.items():
             info, problems = started(arm, server, self.record.arms, baseline, self.timeout, self.tell)
             baseline = baseline or info
-            wrong += problems
-        if wrong:
-            self.record = replace(self.record, refusals=tuple(wrong))
+            self.record = replace(self.record, refusals=(*self.record.refusals, *problems))
+        if self.record.refusals:
             raise Invalid
         return servers
 

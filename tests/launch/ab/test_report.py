@@ -177,8 +177,7 @@ def test_each_form_shows_the_speedup_and_its_verdict(record, tmp_path):
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     line = next(x for x in markdown.splitlines() if "8K in, 32 out, 3 at once" in x)
     assert line.replace("\\", "").split(" | ")[4] == f"{number}{interval} faster"
-    one = AbRecord.load(tmp_path).found("paper", 1, "ttft")
-    times = formatting.times(one, "ttft")
+    times = formatting.times(AbRecord.load(tmp_path).found("paper", 1, "ttft"))
     medians = [head[f"{of}_median"] * 1e3 for of in ("baseline", "arm")]
     assert times == f"{medians[0]:.2f} → {medians[1]:.2f} ms" and times in terminal(record)
     assert f'<td class="faster">{number}{interval} faster<br><small>{times}</small></td>' in page

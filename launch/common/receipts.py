@@ -61,6 +61,8 @@ class Receipt:
     version: str = ""
     sglang: str = ""
     preset: str = ""
+    changed: tuple[str, ...] = ()
+    """Keys that the preset has other values of."""
     config: dict[str, Any] = field(default_factory=dict)
     layers: int = 0
     graphs_with_hisa: int = 0

@@ -15,10 +15,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.eval import child
@@ -73,17 +74,7 @@ def command(job: Job, folder: Path, model: str, tokenizer: str, length: int) -> 
     ]
 
 
-@dataclass(frozen=True)
-class Graded:
-    """A sample as lm-eval graded it."""
-
-    doc_id: int
-    prompt: str
-    prompt_hash: str
-    score: float
-
-
-def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[Graded]]:
+def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """lm-eval's graded samples below ``folder``, by task.
 
     Raises:
@@ -92,21 +83,19 @@ def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[Graded]]:
     results = [json.loads(path.read_text()) for path in folder.glob("*/results_*.json")]
     if len(results) != 1:
         raise SuiteFailed(f"lm-eval left {len(results)} files of results below {folder}")
-    found: dict[str, list[Graded]] = {}
+    found = {}
     for task in tasks:
         files = folder.glob(f"*/samples_longbench_{task}_[0-9]*.jsonl")
         samples = [json.loads(line) for path in files for line in path.read_text().split("\n") if line]
         asked = results[0]["n-samples"][f"longbench_{task}"]["effective"]
         if not asked or len({one["doc_id"] for one in samples}) != asked or len(samples) != asked:
             raise SuiteFailed(f"lm-eval graded {len(samples)} of {asked} answers of {task}")
-        found[task] = []
         for one in samples:
             if not 0 <= one.get("score", -1) <= 1:
                 raise SuiteFailed(f"lm-eval gave no score between 0 and 1 to an answer of {task}")
-            prompt, wanted = (one["arguments"]["gen_args_0"][name] for name in ("arg_0", "arg_1"))
-            if wanted["max_gen_toks"] > ANSWER:
+            if one["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"] > ANSWER:
                 raise SuiteFailed(f"{task} asks for answers of more than {ANSWER} tokens")
-            found[task].append(Graded(one["doc_id"], prompt, one["prompt_hash"], float(one["score"])))
+        found[task] = samples
     return found
 
 
@@ -133,21 +122,7 @@ def ask(job: Job) -> tuple[list[Answer], dict[str, tuple[int, int]]]:
     left_out = {}
     with ThreadPoolExecutor(job.at_once) as pool:
         for task, given in read(place, job.tasks).items():
-            counts = pool.map(lambda one: _tokens(job.url, one.prompt), given)
-            fitting = [
-                Answer(
-                    arm=job.arm,
-                    task=task,
-                    context=min(context for context in job.contexts if context >= tokens),
-                    depth=0.0,
-                    sample=one.doc_id,
-                    prompt=one.prompt_hash[:16],
-                    tokens=tokens,
-                    score=one.score,
-                )
-                for one, tokens in zip(given, counts)
-                if tokens <= max(job.contexts)
-            ]
+            fitting = list(filter(None, pool.map(partial(_answer, job, task), given)))
             done += fitting
             left_out[task] = (len(given) - len(fitting), len(given))
     return done, left_out
@@ -161,5 +136,11 @@ def check_same(answers: Sequence[Answer], more: Sequence[Answer]) -> None:
             raise SuiteFailed(f"arm {one.arm} got other prompts of {one.task} than the arms before")
 
 
-def _tokens(url: str, prompt: str) -> int:
-    return int(json.loads(fetch(f"{url}/tokenize", {"prompt": prompt}))["count"])
+def _answer(job: Job, task: str, one: Mapping[str, Any]) -> Answer | None:
+    """A sample that lm-eval graded; None where no context holds its prompt."""
+    prompt, digest = one["arguments"]["gen_args_0"]["arg_0"], one["prompt_hash"][:16]
+    tokens = int(json.loads(fetch(f"{job.url}/tokenize", {"prompt": prompt}))["count"])
+    if not (held := [context for context in job.contexts if context >= tokens]):
+        return None
+    place = (job.arm, task, min(held), 0.0, one["doc_id"])
+    return Answer(*place, prompt=digest, tokens=tokens, score=float(one["score"]))

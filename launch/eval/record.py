@@ -11,7 +11,7 @@ from sglang_hisa.launch.common.receipts import ArmFacts
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Answer:
     """One answer of one arm: ``right``, or a ``score`` between 0 and 1."""
 

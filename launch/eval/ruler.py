@@ -54,8 +54,7 @@ def read(folder: Path, arm: str, context: int) -> list[Answer]:
             if given["finish_reason"] == "error":
                 raise SuiteFailed(f"sgl-eval: a request of {task} failed, see {path}")
             right = float(given["is_correct"]) >= 1
-            one = Answer(arm=arm, task=task, context=context, depth=0.0, sample=int(number), right=right)
-            found.append(one)
+            found.append(Answer(arm, task, context, 0.0, int(number), right))
     return found
 
 

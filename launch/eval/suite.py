@@ -49,16 +49,9 @@ class Plan:
 
     def kept(self) -> KeptPlan:
         """The ``plan`` of the record."""
-        return KeptPlan(
-            arms=tuple(arm.name for arm in self.arms),
-            settings={arm.name: arm.setting for arm in self.arms},
-            baseline=self.arms[0].name,
-            suite=self.suite,
-            tasks=self.tasks,
-            contexts=self.contexts,
-            samples=self.samples,
-            seed=self.seed,
-        )
+        settings = {arm.name: arm.setting for arm in self.arms}
+        asked = (self.tasks, self.contexts, self.samples, self.seed)
+        return KeptPlan(tuple(settings), self.arms[0].name, *asked, settings, self.suite)
 
 
 @dataclass
@@ -112,17 +105,10 @@ def ask(run: Run, arm: str, url: str) -> None:
     for done, (number, sample, text, tokens) in enumerate(
         client.ask_all(url, questions, run.plan.at_once), 1
     ):
-        answer = Answer(
-            arm=arm,
-            task=sample.task,
-            context=sample.context,
-            depth=sample.depth,
-            sample=number,
-            right=text.startswith(sample.answer),
-        )
+        right = text.startswith(sample.answer)
         tokens_of[sample.context] = tokens
         with run.lock:
-            run.answers.append(answer)
+            run.answers.append(Answer(arm, sample.task, sample.context, sample.depth, number, right))
             if time.monotonic() - told > 3 or done == len(questions):
                 told = time.monotonic()
                 run.tell(f"{arm}: {done}/{len(questions)} answers")

@@ -44,11 +44,7 @@ def names(records: Sequence[LoadRecord]) -> list[str]:
 
 
 def users(measured: Sequence[tuple[float, float | None]], limit: float) -> tuple[float, bool] | None:
-    """Requests at once whose ITL at steady state is within ``limit`` seconds.
-
-    Args:
-        measured: loads, lightest first, with their ITL at steady state; None where there was none.
-        limit: the highest ITL.
+    """Requests at once whose ITL at steady state is within ``limit`` seconds, of loads with theirs (or None).
 
     Returns:
         how many, and whether it is at least that many: the heaviest load measured is within the limit too.

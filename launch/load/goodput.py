@@ -146,7 +146,7 @@ def flat(points: Sequence[Point]) -> list[dict[str, object]]:
     for one in map(typed.as_json, points):
         row: dict[str, object] = {}
         for key, value in one.items():
-            nested = value if isinstance(value, dict) else None
-            row |= {key: value} if nested is None else {f"{key}_{name}": one for name, one in nested.items()}
+            nested = {f"{key}_{name}": x for name, x in value.items()} if isinstance(value, dict) else None
+            row |= {key: value} if nested is None else nested
         rows.append(row)
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 from sglang_hisa.launch.common import typed
 from sglang_hisa.launch.common.limits import Limits
 from sglang_hisa.launch.common.provenance import Provenance
-from sglang_hisa.launch.common.receipts import Said
+from sglang_hisa.launch.common.receipts import Receipt, Said
 from sglang_hisa.launch.load import goodput
 from sglang_hisa.launch.load.plan import Sweep, Workload
 from sglang_hisa.launch.load.points import Kept
@@ -58,15 +58,6 @@ class KeptPlan:
 
 
 @dataclass(frozen=True)
-class Hisa:
-    """What a report says of a receipt."""
-
-    active: bool = False
-    preset: str = ""
-    changed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ServerFacts:
     """What a server says of itself; ``receipt`` as it came, None of stock DSA."""
 
@@ -77,9 +68,9 @@ class ServerFacts:
     kv_tokens: int
 
     @property
-    def hisa(self) -> Hisa | None:
-        """Of the receipt; None where there is none."""
-        return typed.read(Hisa, self.receipt) if self.receipt else None
+    def hisa(self) -> Receipt | None:
+        """The receipt, as far as this version knows it."""
+        return typed.read(Receipt, self.receipt) if self.receipt else None
 
 
 @dataclass(frozen=True, kw_only=True)

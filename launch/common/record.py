@@ -66,8 +66,12 @@ class RunRecord(Record):
 
     @classmethod
     def load(cls, source: Path) -> Self:
-        """The same, typed."""
-        return read(cls, cls.kept(source))
+        """The same, typed. Raises ``ValueError``, too, where a field is missing or of another type."""
+        found = cls.kept(source)
+        try:
+            return read(cls, found)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
 
     @property
     def about(self) -> dict[str, str]:

@@ -64,6 +64,17 @@ def test_every_file_is_written_and_the_record_reads_back(record, tmp_path):
     assert len(found["rows"]) == 2 * len(CELLS) * len(stats.METRICS)
 
 
+def test_a_kept_record_is_rendered_with_all_that_a_newer_version_may_have_kept(record, tmp_path):
+    record |= {"of_a_newer_version": {"x": [1, None]}, "stats": {"confidence": 0}, "rows": []}
+    record["arms"]["paper"]["receipt"]["gpu"] = {"name": "H200"}
+    (tmp_path / "report.json").write_text(json.dumps(record))
+    report.render(tmp_path, tmp_path / "out")
+    found, made = kept(tmp_path / "out"), report.complete(typed(record)).as_json()
+    assert found == {**record, "stats": made["stats"], "rows": made["rows"]}
+    assert made["arms"]["paper"]["receipt"] == record["arms"]["paper"]["receipt"]
+    assert {"killed", "log_tail", "rows"} <= made["arms"]["paper"].keys() and len(made["rows"]) == 24
+
+
 def test_the_rows_are_flat_and_have_the_names_of_every_record(record, tmp_path):
     record["arms"]["balanced"]["setting"] = '{"preset": "balanced", "audit": 0.01}'
     record["measurements"] = [m for m in record["measurements"] if m["cell"] < 2]
@@ -294,6 +305,13 @@ def test_another_kind_of_record_is_not_loaded(tmp_path):
         AbRecord.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         AbRecord.load(tmp_path / "nowhere")
+
+
+def test_what_a_record_lacks_is_named_with_its_file(record, tmp_path):
+    del record["measurements"][3]["round"]
+    (tmp_path / "report.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*measurements\[3\] has no round"):
+        AbRecord.load(tmp_path)
 
 
 def test_a_killed_arm_is_told_by_its_signal_and_not_by_the_end_of_its_log(record):

@@ -67,11 +67,7 @@ class RunRecord(Record):
     @classmethod
     def load(cls, source: Path) -> Self:
         """The same, typed. Raises ``ValueError``, too, where a field is missing or of another type."""
-        found = cls.kept(source)
-        try:
-            return read(cls, found)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+        return read(cls, cls.kept(source), source)
 
     @property
     def about(self) -> dict[str, str]:

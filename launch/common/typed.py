@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 T = TypeVar("T")
 
 
-def read(kind: type[T], found: object) -> T:
+def read(kind: type[T], found: object, source: object = None) -> T:
     """``found``, as ``json.loads`` returns it, as the dataclass ``kind`` with everything below it.
 
     A type may be a dataclass, ``tuple[X, ...]``, ``dict[str, X]`` or ``dict[int, X]`` (whose keys JSON has
@@ -20,9 +20,9 @@ def read(kind: type[T], found: object) -> T:
 
     Raises:
         ValueError: a field without a default is missing, or a value has another type. The message has the
-            path of the field.
+            path of the field, after ``source`` where that is known.
     """
-    return cast(T, _read(kind, found, kind.__name__))
+    return cast(T, _read(kind, found, kind.__name__ if source is None else f"{source}: {kind.__name__}"))
 
 
 def null() -> Any:

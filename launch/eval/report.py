@@ -22,7 +22,8 @@ def save(record: EvalRecord, folder: Path) -> None:
 
 def load(source: Path) -> EvalRecord:
     """A record by its file or folder; raises as :func:`files.load`."""
-    return read(EvalRecord, EvalRecord.upgraded(files.load(source, KIND, VERSION, NAME, _KEYS)))
+    found = files.load(source, KIND, VERSION, NAME, _KEYS)
+    return read(EvalRecord, EvalRecord.upgraded(found), source)
 
 
 def write(record: EvalRecord, folder: Path) -> list[Path]:

@@ -70,7 +70,7 @@ def write(record: LoadRecord, folder: Path) -> None:
 
 def load(source: Path) -> LoadRecord:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return read(LoadRecord, files.load(source, KIND, VERSION, keys=_KEYS))
+    return read(LoadRecord, files.load(source, KIND, VERSION, keys=_KEYS), source)
 
 
 _BODY = """\

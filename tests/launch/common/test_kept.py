@@ -9,6 +9,7 @@ import pytest
 
 from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import formatting, report
+from sglang_hisa.launch.load import report as load_report
 from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.load import records
 
@@ -37,6 +38,16 @@ def test_of_a_load() -> None:
     made = read(LoadRecord, given).as_json()
     assert lost(given, json.loads(json.dumps(made))) == []
     assert made["points"][1]["steady"] is None and made["provenance"]["driver"] is None, "as a new one has it"
+
+
+def test_a_broken_load_is_named(tmp_path: Path) -> None:
+    given = records.make({1: [records.answer(0.5)]})
+    given["points"][0]["requests"][0]["ttft"] = "soon"
+    (tmp_path / "report.json").write_text(json.dumps(given))
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}: LoadRecord\.points\[0\]\.requests\[0\]\.ttft is str"
+    ):
+        load_report.load(tmp_path)
 
 
 def test_an_older_evaluation_tells_stock_from_an_arm_that_was_cut_off() -> None:

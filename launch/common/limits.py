@@ -64,7 +64,7 @@ def ask(url: str, info: Mapping[str, Any] | None = None) -> Limits:
     )
 
 
-def _get(url: str, path: str) -> dict[str, Any]:
+def _get(url: str, path: str) -> Mapping[str, Any]:
     try:
         found = json.loads(fetch(url + path, timeout=20))
     except (OSError, ValueError):

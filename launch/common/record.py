@@ -77,7 +77,7 @@ class RunRecord(Record):
 
     def as_json(self) -> dict[str, Any]:
         """What its file holds; the command is in the provenance."""
-        made: dict[str, Any] = as_json(self)
+        made = dict(as_json(self))
         del made["commands"]
         return {**made, "provenance": asdict(self.provenance)}
 

@@ -62,7 +62,7 @@ def fetch(url: str, body: Mapping[str, Any] | None = None, timeout: float = 600)
     return text
 
 
-def _generation(prompt: str | Sequence[int], max_new_tokens: int, **fields: Any) -> dict[str, Any]:
+def _generation(prompt: str | Sequence[int], max_new_tokens: int, **fields: Any) -> Mapping[str, Any]:
     """Body of a greedy ``/generate``."""
     key = "text" if isinstance(prompt, str) else "input_ids"
     sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}

@@ -6,15 +6,15 @@ import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.config import environment
-from sglang_hisa.launch.ab import stats
-from sglang_hisa.launch.ab.stats import ALPHA, START
+from sglang_hisa.launch.ab.plan import ALPHA, MIN_PAIRS
+from sglang_hisa.launch.ab.stats import START
 from sglang_hisa.launch.cli import live, preflight, records, usage
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.receipts import Said
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -157,7 +157,7 @@ def _live(args: argparse.Namespace) -> int:
     return live.run(args, settings)
 
 
-def _running(args: argparse.Namespace) -> dict[str, Any]:
+def _running(args: argparse.Namespace) -> dict[str, Said]:
     """``/server_info`` of the arms of ``--urls``; what they serve is the model."""
     from sglang_hisa.launch.ab import running
 
@@ -175,18 +175,19 @@ def _running(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import cell_tables, estimate, plan, quality, report, resume, running
+    from sglang_hisa.launch.ab.record import AbRecord
     from sglang_hisa.launch.ab.runner import Runner
 
     if args.source is not None and not args.live:
-        record = records.open_kept(args, report.load)
+        record = records.open_kept(args, AbRecord.load)
         folder = records.report_folder(args)
-        report.write(record, folder)
-        cell_tables.print_report(report.load(folder))
-        return 2 if record["refusals"] else 0
+        report.render(args.source, folder)
+        cell_tables.print_report(AbRecord.load(folder))
+        return 2 if record.refusals else 0
     flags = usage.check_flags(args, args.model)
     if args.live:
         return _live(args)
-    infos: dict[str, Any] = {}
+    infos: dict[str, Said] = {}
     if args.urls is not None:
         infos = _running(args)
     if args.model is None:
@@ -226,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
         every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
         print(estimate.work(wanted, every, running=bool(infos)))
         return 0
-    if wanted.rounds < stats.MIN_PAIRS:
+    if wanted.rounds < MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     own = [*first, "--random-seed", str(args.seed), *flags]
@@ -234,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        earlier = report.load(args.out) if args.resume and (args.out / "report.json").exists() else None
+        earlier = AbRecord.load(args.out) if args.resume and (args.out / "report.json").exists() else None
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
     make_runner = functools.partial(
@@ -244,7 +245,7 @@ def run(args: argparse.Namespace) -> int:
         flags=running.flags(next(iter(infos.values()))) if infos else own,
         make_env=lambda setting: make_env(environment(), setting),
         folder=args.out,
-        save=lambda record: report.save(record, args.out),
+        save=lambda record: record.save(args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
         timeout=args.timeout,
         prompts=prompts,
@@ -259,6 +260,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"hisa ab: {found}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)
-    cell_tables.print_report(report.load(args.out))
+    cell_tables.print_report(AbRecord.load(args.out))
     print(f"{args.out / 'report.html'}")
     return code

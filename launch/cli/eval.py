@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sglang_hisa.config import ConfigError, environment
 from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth, server
 from sglang_hisa.launch.common.arms import Arm, parse_arm
 from sglang_hisa.launch.common.help import Help
+
+if TYPE_CHECKING:
+    from sglang_hisa.launch.eval.record import EvalRecord
 
 _ABOUT = """\
 Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import parse_tokens
     from sglang_hisa.launch.eval import longbench, report, ruler
-    from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
+    from sglang_hisa.launch.eval.suite import Plan, Run, run_arms, run_urls
     from sglang_hisa.launch.eval.tasks import TASKS
 
     if args.source is not None:
@@ -141,14 +144,14 @@ def run(args: argparse.Namespace) -> int:
         preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.target[0])
     preflight.check_reports()
     args.out = records.new_folder(args, "hisa-eval", report.NAME)
-    record = new_record(plan, args.target[0])
 
     def tell(line: str) -> None:
         print(f"hisa eval: {line[:150]}", file=sys.stderr, flush=True)
 
+    asked = Run(plan, args.target[0], args.out, tell)
     try:
         if urls:
-            code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
+            code = run_urls(asked, [url.rstrip("/") for url in urls])
         else:
             more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
             context = max(contexts) + more
@@ -158,25 +161,22 @@ def run(args: argparse.Namespace) -> int:
                 first = ["--model-path", args.target[0], "--context-length", str(context)]
             make_env = server.cpu_env if args.cpu else server.child_env
             code = run_arms(
-                record,
-                plan,
+                asked,
                 flags=[*first, *flags],
                 make_env=lambda setting: make_env(environment(), setting),
-                folder=args.out,
-                tell=tell,
                 timeout=args.timeout,
                 together=args.together,
             )
     except KeyboardInterrupt:
         code = 130
-    return _show(record, args.out) or code
+    return _show(asked.record(), args.out) or code
 
 
-def _show(record: dict[str, Any], folder: Path) -> int:
+def _show(record: EvalRecord, folder: Path) -> int:
     from sglang_hisa.launch.eval import report
 
     report.print_report(record)
     for path in report.write(record, folder):
         if path.name == "report.html":
             print(path)
-    return 2 if record["refusals"] else 0
+    return 2 if record.refusals else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,8 @@ def _compare(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     if len(args.compare) < 2:
         raise ValueError("--compare needs two runs or more, the first is what the others are compared with")
     kept = [report.load(source) for source in args.compare]
-    for record in kept:
-        record["slo"], record["stats"] = record["slo"] if slo is None else slo, None
-    if slo is None and len({str(record["slo"]) for record in kept}) > 1:
+    kept = [record if slo is None else replace(record, slo=slo) for record in kept]
+    if len({str(record.slo) for record in kept}) > 1:
         raise ValueError("the runs have other limits: say --slo, for all of them")
     if found := compare.problems(kept):
         raise ValueError("these runs cannot be compared: " + "; ".join(found))
@@ -155,14 +155,15 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     if slo is None:
         files.place(args.source, args.out)
     record = records.open_kept(args, report.load)
-    other = slo is not None and slo != record["slo"]
-    record["slo"] = record["slo"] if slo is None else slo
+    other = slo is not None and slo != record.slo
+    record = record if slo is None else replace(record, slo=slo)
     if other and args.out is None:
-        point_tables.print_report({**record, "stats": None})
+        point_tables.print_report(record)
         print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
         return 0
     folder = records.report_folder(args, rewrites=not other)
-    point_tables.print_report(report.write(record, folder))
+    report.write(record, folder)
+    point_tables.print_report(record)
     return 0
 
 
@@ -210,6 +211,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     from sglang_hisa.launch.common import limits
     from sglang_hisa.launch.load import plan, point_tables, report
     from sglang_hisa.launch.load import sweep as measuring
+    from sglang_hisa.launch.load.points import Kept
 
     records.refuse_kept(args)
     try:
@@ -231,11 +233,11 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))
 
-        def tell(kept: dict[str, Any]) -> None:
+        def tell(kept: Kept) -> None:
             progress.console.print(
                 f"hisa load: {measuring.line(kept, sweep.kind)}", highlight=False, markup=False
             )
-            left = sweep.loads[sweep.loads.index(kept["load"]) + 1 :]
+            left = sweep.loads[sweep.loads.index(kept.load) + 1 :]
             progress.update(task, advance=1, description=f"{sweep.kind} {left[0]:g}" if left else "report")
 
         runner = measuring.Runner(
@@ -248,12 +250,13 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
             folder=args.out,
             save=lambda record: report.save(record, args.out),
             tell=tell,
+            limits=known,
         )
-        runner.record["limits"] = known.as_json()
         code = runner.run()
-    point_tables.print_report(report.write(runner.record, args.out))
+    report.write(runner.record, args.out)
+    point_tables.print_report(runner.record)
     if code in (1, 2):
-        parts = (f"hisa load: {runner.record['stopped_by']}", runner.record["log_tail"])
+        parts = (f"hisa load: {runner.record.stopped_by}", runner.record.log_tail)
         print("\n".join(part for part in parts if part), file=sys.stderr)
     print(f"{args.out / 'report.html'}")
     return code

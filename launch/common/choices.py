@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Answer:
         return int(self.chosen.shape[2])
 
 
-def decode(meta_info: dict[str, Any], layers: int, topk: int) -> np.ndarray:
+def decode(meta_info: Mapping[str, Any], layers: int, topk: int) -> np.ndarray:
     """The field as int32 ``[rows, layers, topk]``. Raises ``ValueError`` where it is absent or cut."""
     text = meta_info.get("indexer_topk")
     if text is None:

@@ -99,7 +99,7 @@ def _users(record: AbRecord, arm: str, prefix: int) -> str:
 
     def within(name: str) -> tuple[float, bool] | None:
         itl = ((load, _value(record, stats.STEADY[0], name, at)) for load, at in loads)
-        return compare.users([{"load": n, "steady": s and {"itl_p50": s}} for n, s in itl], LIMIT_S)
+        return compare.users(list(itl), LIMIT_S)
 
     found, base = within(arm), within(record.plan.baseline)
     if found is None:

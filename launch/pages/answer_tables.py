@@ -41,7 +41,7 @@ def sums(kept: EvalRecord) -> str:
 
 def pruned(kept: EvalRecord) -> str:
     """What the arms pruned, from their receipts."""
-    receipts = ((arm, kept.arms[arm].receipt) for arm in kept.plan.arms)
+    receipts = ((arm, kept.arms[arm].served) for arm in kept.plan.arms)
     rows = [
         (arm, receipt, receipt.rows.prefill or Phase(), receipt.rows.decode or Phase())
         for arm, receipt in receipts

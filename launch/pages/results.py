@@ -52,7 +52,7 @@ def add(source: Path, folder: Path = RESULTS) -> list[Path]:
     source = source.resolve()
     if not source.name.startswith("ab-"):
         raise ValueError(f"{source}: the record takes the folder's name, which has to start with ab-")
-    record = report.complete(report.load(source))
+    record = report.again(source)
     for old in folder.glob(f"{source.name}.*"):
         old.unlink()
     for one in record["measurements"]:

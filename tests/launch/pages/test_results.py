@@ -11,7 +11,7 @@ from sglang_hisa.launch.cli import main as hisa
 from sglang_hisa.launch.pages import results
 from sglang_hisa.launch.pages.reader import RESULTS
 from sglang_hisa.launch.pages.results import INDEX
-from tests.launch.ab.records import make
+from tests.launch.ab.records import make, typed
 
 COMMAND = (
     "/tmp/site/launch/cli/__main__.py ab --arms stock,odd --arm 'odd={\"audit\": 0.5}' "
@@ -51,7 +51,7 @@ def folder(tmp_path):
 def measured(tmp_path, record):
     """What `hisa ab --out` leaves of a run that was killed before its report, and a note of ours."""
     run = tmp_path / "ab-odd"
-    report.save(record, run)
+    typed(record).save(run)
     (run / "first-prompts.txt").write_text("waited 3 s\n")
     (run / "server-odd.log").write_text("long\n")
     return run
@@ -79,7 +79,7 @@ def test_a_measured_folder_becomes_a_flat_record(folder, measured, record):
     assert {path.name for path in folder.iterdir()} == {
         *("recall.json", "recall.png", INDEX, "ab-odd.json", "ab-odd.first-prompts.txt")
     }
-    report.write(record, measured)
+    report.write(typed(record), measured)
     assert (folder / "ab-odd.json").read_text() == (measured / "report.json").read_text()
     row = lines(folder)[0]["ab-odd.json"]
     assert row[0].endswith(", [first prompts](ab-odd.first-prompts.txt)")
@@ -102,7 +102,7 @@ def test_times_of_thousands_of_tokens_are_left_out_and_nothing_else(folder, tmp_
 def test_a_newer_record_takes_the_place_of_the_older_and_its_notes(folder, measured, record):
     results.main(["add", str(measured)], folder)
     (measured / "first-prompts.txt").unlink()
-    report.save({**record, "complete": False}, measured)
+    typed({**record, "complete": False}).save(measured)
     results.main(["add", str(measured)], folder)
     assert {path.name for path in folder.glob("ab-*")} == {"ab-odd.json"}
     assert lines(folder)[0]["ab-odd.json"][1].endswith("3 rounds, cut off")

@@ -24,7 +24,7 @@ def state(monkeypatch):
     made = runtime.Runtime(from_mapping({}), sglang="test", patches=0)
     monkeypatch.setattr(runtime, "_runtime", made)
     made.rows.allocate(torch.device("cpu"), "torch")
-    made.layers = {0, 2, 3, 5}
+    made.layers = {0, 2, 3, 5, 7}
     monkeypatch.setattr(indexer, "SglangKernels", lambda *args, **kwargs: None)
     monkeypatch.setattr(indexer, "_count_rows", lambda *args: None)
     monkeypatch.setattr(indexer.paths, "select", lambda queries, *args, **kwargs: queries.q[:, 0].int())
@@ -91,12 +91,15 @@ def test_other_steps_seal_in_each_layer(state, monkeypatch, step):
 
 def test_a_batch_that_runs_again_starts_anew(state, monkeypatch):
     """As after a warm-up: the first forward was stock DSA's, the second one reads summaries."""
-    batch, first = extend_step(), Forwards(monkeypatch, pool())
-    first.run(batch, StockReason.PREFILL_FITS, [0, 2])
-    assert first.sealed(2) == [], "layer 3 has not come yet"
-    again = Forwards(monkeypatch, pool())
-    again.run(batch, HISA, [0, 2])
-    assert again.sealed(0) == again.sealed(2) == SEALED
+    batch, summaries = extend_step(), pool()
+    forwards = Forwards(monkeypatch, summaries)
+    forwards.run(batch, StockReason.PREFILL_FITS, [0, 2])
+    assert forwards.sealed(2) == [], "layer 3 has not come yet"
+    for one, layer in enumerate(summaries.layers):  # other keys are stored
+        layer.index_k.copy_(index_cache(9, torch.device("cpu"), seed=10 + one)[: len(layer.index_k)])
+    assert forwards.sealed(0) == []
+    forwards.run(batch, HISA, [0, 2])
+    assert forwards.sealed(0) == forwards.sealed(2) == SEALED
 
 
 def test_a_later_pools_layers_are_not_those_of_the_forward(state, monkeypatch):

@@ -1,13 +1,14 @@
 """A decode step's plan and its counts are a launch each: PyTorch starts nothing for them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglang_hisa import kernels
 from sglang_hisa.config import from_mapping
-from sglang_hisa.counts import RowCounts
-from sglang_hisa.plan import Rows, Setup, make_decode_plan
+from sglang_hisa.patches import indexer, runtime
 from tests.sglang_hisa.test_indexer import CpuKernels
 
 FREE = {"aten::empty", "aten::select", "aten::slice", "aten::unsqueeze"}
@@ -39,15 +40,25 @@ class Planners(CpuKernels):
         self.seen.append("top-k plan")
 
 
-def launches(found, backend, refine):
+def launches(monkeypatch, found, backend, refine):
+    """What the paged hook launches before the first layer's kernels."""
     lengths = torch.tensor([90_000, 1, 70, 33_000], dtype=torch.int32)
     table = torch.zeros(4, 1500, dtype=torch.int32)
-    counts = RowCounts()
-    counts.allocate(lengths.device, backend)
-    setup = Setup(from_mapping({}), Planners(found.seen), backend)
+    state = runtime.Runtime(from_mapping({"refine": refine}), sglang="test", patches=0)
+    state.rows.allocate(lengths.device, backend)
+    monkeypatch.setattr(runtime, "_runtime", state)
+    monkeypatch.setattr(indexer, "output_of", lambda *args: None)
+    metadata = SimpleNamespace(
+        get_seqlens_expanded=lambda: lengths,
+        get_seqlens_int32=lambda: lengths,
+        get_page_table_64=lambda: table,
+    )
+    mode = SimpleNamespace(is_decode=lambda: True, is_target_verify=lambda: False)
+    mode.is_draft_extend_v2 = mode.is_target_verify
+    batch = SimpleNamespace(forward_mode=mode, spec_info=None)
+    summaries, q = SimpleNamespace(backend=backend), torch.zeros(4, 1, 128)
     with found:
-        plan = make_decode_plan(Rows(lengths, table, None, 96_000, 512, 0, 512), setup, refine, seals=True)
-        counts.add("decode", lengths, plan.of_rows("candidates"), 1)
+        indexer._decode_step(state, batch, metadata, Planners(found.seen), summaries, q, 4)
     return found.seen
 
 
@@ -62,7 +73,9 @@ def test_a_decode_steps_plan_is_two_launches_of_ours(monkeypatch, refine, planne
         found.seen.append("plan")
         return lengths, lengths
 
-    assert len(launches(Launches(), "torch", refine)) == 21 + len(planners), "PyTorch's form, for comparison"
+    assert len(launches(monkeypatch, Launches(), "torch", refine)) == 21 + len(planners), (
+        "PyTorch's form, for comparison"
+    )
     monkeypatch.setattr(kernels, "plan_rows", plan_rows)
     monkeypatch.setattr(kernels, "count_rows", lambda *args: found.seen.append("count"))
-    assert launches(found, "triton", refine) == ["plan", *planners, "count"]
+    assert launches(monkeypatch, found, "triton", refine) == ["plan", *planners, "count"]

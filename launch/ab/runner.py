@@ -142,8 +142,8 @@ class Runner:
             for arm, server in servers.items():
                 self._started(arm, server)
             warm: set[int] = set()
-            for index in range(self.plan.rounds):
-                for number in self._cells(index):
+            for index, cells in self._turns():
+                for number in cells:
                     for arm in self.plan.order(index):
                         self._measure(loads, arm, servers[arm], index, number, warmup=number not in warm)
                     warm.add(number)
@@ -151,6 +151,18 @@ class Runner:
                     self._compare(arm, servers[arm])
                     told = self._retracted[arm.name] + retractions(servers[arm].log)
                     self._served(arm, servers[arm], None if self.urls else told)
+
+    def _turns(self) -> list[tuple[int, list[int]]]:
+        """Rounds and their cells: first of all cells that flush the cache, then of each shared prefix.
+
+        So a prefix is read once, not once a round.
+        """
+        prefix = [cell.prefix_tokens for cell in self.plan.cells]
+        return [
+            (index, [number for number in self._cells(index) if prefix[number] == length])
+            for length in sorted(set(prefix))
+            for index in range(self.plan.rounds)
+        ]
 
     def _server(self, arm: Arm) -> ServerProcess:
         flags = self.flags

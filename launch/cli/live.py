@@ -20,9 +20,11 @@ requests, so there is no verdict, and turns of one conversation may meet both ar
 
 EXAMPLES = """\
   hisa ab --live --arms stock,balanced --share 0.1 --port 30000 MODEL
-                                           two GPUs, one arm each; every tenth request meets balanced
+                                        two GPUs, one arm each; every tenth
+                                        request meets balanced
   hisa ab --live --share 1/2 MODEL --max-total-tokens 200000
-                                           one GPU: both arms share it, as with --together
+                                        one GPU: both arms share it, as with
+                                        --together
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ENV_KEY, environment
-from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
@@ -27,18 +27,24 @@ cache knew them nevertheless, the sweep stops with that cause (exit code 2).
 
 _EXAMPLES = """\
 examples:
-  hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8 --enable-metrics        in one terminal, then in another:
-  hisa load http://127.0.0.1:30000 --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
-  hisa load http://127.0.0.1:30000 --rate 0.5,1,2,4 --input-tokens 32k --output-tokens 256 --seconds 120
-  hisa load http://127.0.0.1:30000 --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
-  hisa load http://127.0.0.1:30000 --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
-  hisa load http://127.0.0.1:30000 --workload multi-turn --turns 4 --concurrency 1,4,16
-  hisa load --compare stock/ balanced/ --slo itl=20ms   how many users each serves at 20 ms a token
-  hisa load --from hisa-load --slo ttft=1          kept requests under another limit, no server needed
+  hisa serve MODEL --tp 8 --enable-metrics      in one terminal; in another,
+                                                with URL=http://127.0.0.1:30000:
+  hisa load $URL --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
+  hisa load $URL --rate 0.5,1,2,4 --input-tokens 32k --seconds 120
+  hisa load $URL --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
+  hisa load $URL --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
+  hisa load $URL --workload multi-turn --turns 4 --concurrency 1,4,16
+  hisa load --compare stock/ balanced/ --slo itl=20ms
+                                                how many users does each serve
+                                                at 20 ms a token?
+  hisa load --from hisa-load --slo ttft=1       kept requests under another
+                                                limit; needs no server
 
 limits of --slo, in seconds:
-  ttft   to the first token                 tpot   mean between the tokens of a request
-  itl    between two tokens, 99 of 100 gaps of a request          e2e   to the last token
+  ttft   to the first token
+  tpot   mean between the tokens of a request
+  itl    between two tokens, 99 of 100 gaps of a request
+  e2e    to the last token
 
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
 """
@@ -162,14 +168,14 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.workload != "multi-turn":
-        words.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+        usage.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
     if args.workload == "random":
         shared = "with --workload random: say --workload shared-prefix"
-        words.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
+        usage.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
     if args.rate is None:
-        words.refuse_idle(args, ["--seconds"], "without --rate")
+        usage.refuse_idle(args, ["--seconds"], "without --rate")
     elif args.requests is not None:
-        words.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
+        usage.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
 
 
 def _workload(args: argparse.Namespace) -> Any:

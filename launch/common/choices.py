@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sglang_hisa.budget import make_rule, plan_rows
+from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PHASES, Config
+from sglang_hisa.kernels import reference
 
 _CELLS = 1 << 24
 """Rows are compared in groups of at most this many (row, token) cells: 16 MiB."""
@@ -90,7 +91,7 @@ def scored(config: Config, phase: str, topk: int, contexts: np.ndarray) -> np.nd
     """Share of its context that a row of each length scores token by token, fp64 ``[rows]``."""
     rule = make_rule(config, phase, topk, 0, 0)
     lengths = torch.from_numpy(contexts.astype(np.int32))
-    _, candidates = plan_rows(lengths, rule.blocks, rule.share, rule.block)
+    _, candidates = reference.plan_rows(lengths, rule.blocks, rule.share, rule.block)
     return np.asarray(candidates.numpy() / contexts)
 
 

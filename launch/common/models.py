@@ -155,6 +155,11 @@ def write_tokenizer(out: Path, vocab: int, context: int) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(out / "tokenizer.json"))
+    write_tokenizer_config(out, context)
+
+
+def write_tokenizer_config(out: Path, context: int) -> None:
+    """What transformers reads beside ``tokenizer.json``."""
     write_json(
         out / "tokenizer_config.json",
         {

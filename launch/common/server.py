@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.error import HTTPError
 
-from sglang_hisa.launch.common import session
+from sglang_hisa.launch.common import claims, session
 from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.refusal import message, words
 
@@ -77,14 +77,9 @@ _RESERVED: list[socket.socket] = []
 def _reserve(port: int) -> bool:
     """Whether ``port`` is now this process's, as long as it lives, among all that use this module.
 
-    A server binds its port many seconds after it was chosen; another run must not choose it meanwhile. The
-    name is an abstract socket's: the kernel drops it with the process.
+    A server binds its port many seconds after it was chosen; another run must not choose it meanwhile.
     """
-    name = socket.socket(socket.AF_UNIX)
-    try:
-        name.bind(f"\0sglang-hisa-port-{port}")
-    except OSError:
-        name.close()
+    if (name := claims.hold(f"port-{port}")) is None:
         return False
     _RESERVED.append(name)
     return True

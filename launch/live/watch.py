@@ -148,6 +148,7 @@ class Runner:
                 host=self.host,
                 port=self.port,
                 drain_s=self.drain_s,
+                key=auth.from_flags(self.flags) or "",
             )
         )
         router.wait_routing(progress=lambda s, _: self.tell(f"router: {s:.0f} s"))

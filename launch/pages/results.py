@@ -43,6 +43,7 @@ printed below their provenance. `python -m sglang_hisa.launch.pages.results` wri
 _RECALL = "trained model, offline: stock's score mass that is kept by"
 SHOWS = {
     "coverage-h100.json": "feature after feature beside stock, one GPU",
+    "coverage-h200-0.5.23.json": "feature after feature beside stock, one GPU, SGLang 0.5.23",
     "frontier-h200.json": "a prefill layer by candidates, heads and rows that share pages, stage by stage",
     "h100-serve.json": "a server with stock DSA and with `paper`: graphs, receipt, audit",
     "kernels-h100-0.5.23.json": "indexer layers with SGLang 0.5.23's top-k in both arms, blocks of 128",
@@ -64,6 +65,7 @@ SHOWS = {
     "sanitizer-h100.txt": "kernel tests under compute-sanitizer",
     "stress-h100-first.json": "an older stress record, with the fault that it found",
     "stress-h100.json": "random prefixes, aborts, pauses, retractions, HiCache, with the canary on",
+    "stress-h200-0.5.23.json": "the same with SGLang 0.5.23, side by side on one GPU",
     "tests-h200-kernels.txt": "kernel tests, routed heads and groups of up to 16 rows among them",
     "tests-h100.txt": "tests that need a GPU: kernels, SGLang's own attention tests",
     "tune-h100.json": "launch settings of the kernels, one by one",

@@ -6,16 +6,18 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from sglang_hisa.launch.acceptance.stress.record import StressRecord, StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES
 from sglang_hisa.launch.common.text import plain, table
-from sglang_hisa.launch.pages.reader import Reader
+from sglang_hisa.launch.pages.reader import ROOT, Reader
 
 Rows = Sequence[StressRow]
 Table = tuple[list[str], list[list[str]]]
 
 NAME = "stress-h100"
+NEWER = "stress-h200-0.5.23"
 WANTED = 30
 """Minutes of server time that a record should have."""
 
@@ -24,6 +26,16 @@ def stress(read: Reader) -> str:
     """What servers were put through with the canary on, by scene, model and arm."""
     rows = read(StressRecord, NAME).rows
     return "\n\n".join(filter(None, (table(*scenes(rows)), left(rows), read.source(NAME))))
+
+
+def stress_newer(read: Reader) -> str:
+    """The same with SGLang 0.5.23, all on one GPU at a time, which the line below the table says."""
+    if not (ROOT / read.path(NEWER)).is_file():
+        return "Not run yet."
+    rows = read(StressRecord, NEWER).rows
+    return "\n\n".join(
+        filter(None, (table(*scenes(rows)), side_by_side(rows), left(rows), read.source(NEWER)))
+    )
 
 
 def stress_kl(read: Reader) -> str:
@@ -62,6 +74,24 @@ def left(every: Rows) -> str:
     """A sentence on the minutes that are still wanted; empty when there are enough."""
     had = _total(every)
     return "" if had >= WANTED else f"{had:.1f} of the {WANTED} server minutes that are wanted."
+
+
+def side_by_side(every: Rows) -> str:
+    """A sentence on how long all of it took, and how many servers ran at once; a row's date is its begin."""
+    ends = []
+    for row in every:
+        if row.provenance and row.provenance.date:
+            begin = datetime.fromisoformat(row.provenance.date).timestamp() / 60
+            ends += [(begin, 1), (begin + row.minutes, -1)]
+    clock, most, running, last = 0.0, 0, 0, 0.0
+    for at, change in sorted(ends):
+        clock += (at - last) * bool(running)
+        running, last = running + change, at
+        most = max(most, running)
+    return (
+        f"These {_total(every):.1f} minutes of servers are {clock:.1f} by the clock: up to {most} of them "
+        "ran side by side on the GPU, each with a load of its own."
+    )
 
 
 def _kl(rows: Rows, key: str) -> str:

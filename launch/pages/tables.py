@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[Reader], str]] = {
     "recall": answer_tables.recall,
     "heads": answer_tables.heads,
     "stress": stress_tables.stress,
+    "stress_newer": stress_tables.stress_newer,
     "stress_kl": stress_tables.stress_kl,
 }
 

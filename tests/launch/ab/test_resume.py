@@ -27,6 +27,8 @@ class Generator:
         """URL and requests of each."""
         self.last = last
         self.prefix: dict[str, int] = {}
+        self.read = 0
+        """Tokens of shared prefixes that were not in the cache."""
 
     def __enter__(self) -> Generator:
         return self
@@ -47,6 +49,7 @@ class Generator:
         self.loads.append((url, n))
         cached = min(self.prefix.get(url, 0), size)
         self.prefix[url] = max(self.prefix.get(url, 0), size)
+        self.read += size - cached
         return {
             **{"completed": n, "errors": [""] * n, "input_lens": [size + own] * n, "output_lens": [out] * n},
             **{"ttfts": [0.1] * n, "itls": [[0.01] * (out - 1)] * n, "cached_tokens": [cached] * n},
@@ -79,12 +82,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(runner, "started", started)
 
-    def make(generator: Generator, together: bool, earlier: AbRecord | None = None) -> runner.Runner:
+    def make(
+        generator: Generator,
+        together: bool,
+        earlier: AbRecord | None = None,
+        cells: str = "128+64:4,1",
+    ) -> runner.Runner:
         monkeypatch.setattr(runner, "Client", lambda *_: generator)
-        cells = plan.parse_cells("128+64:4,1", 40, 1)
         arms = parse_arms("stock,paper")
         return runner.Runner(
-            plan=plan.Plan(arms, cells, 3, together, 7, 1000, 0.05),
+            plan=plan.Plan(arms, plan.parse_cells(cells, 40, 1), 3, together, 7, 1000, 0.05),
             model="m",
             flags=["--tp", "1"],
             make_env=lambda setting: {},
@@ -138,6 +145,16 @@ def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bo
     assert second.record.arms["stock"].starts_s == (9.0,) * 2
     done = make(Generator(last=0), together, second.record)
     assert done.run() == 0 and done.record.complete, "nothing is left to measure"
+
+
+def test_a_prefix_is_read_once_although_other_cells_flush_the_cache(make: Any) -> None:
+    generator = Generator()
+    run = make(generator, True, cells="128+64:4 64:1 128+64:1")
+    assert run.run() == 0 and run.record.complete and not run.record.refusals
+    assert generator.read == 2 * 128, "once in each arm"
+    found = places(run.record)
+    assert len(found) == len(set(found)) == 3 * 3 * 2
+    assert found[:4] == [(0, 1, "stock"), (0, 1, "paper"), (1, 1, "paper"), (1, 1, "stock")]
 
 
 def test_another_plan_machine_or_code_is_refused(make: Any) -> None:

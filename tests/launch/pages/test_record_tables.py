@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from statistics import mean, median
 
 import pytest
@@ -20,8 +21,9 @@ from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.provenance import Provenance, together
 from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.pages import ab_tables, case_tables, stress_tables, supported, tables
-from sglang_hisa.launch.pages.coverage import CASE_RECORDS
+from sglang_hisa.launch.pages.coverage import CASE_RECORDS, existing
 from sglang_hisa.launch.pages.reader import Reader
+from sglang_hisa.patches.releases import NEWEST, OLDEST
 
 RESULTS = tables.ROOT / "launch/results"
 REFUSED = "HTTPError: HTTP Error 400: Bad Request; exit code None"
@@ -176,19 +178,39 @@ def test_a_case_that_failed_says_why():
     assert row[2:] == [*["–"] * 6, "**not right**: Failed: \\_x\\_"]
 
 
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_each_case_is_in_the_page_or_named_as_not_run(gpus):
+@pytest.mark.parametrize("path", existing(*CASE_RECORDS))
+def test_each_case_is_in_the_page_or_named_as_not_run(path):
     """Read from the rendered page, not from the functions that make it."""
     page = supported.render().split("## Cases on GPUs")[1].split("## Patched")[0]
-    part = page.split("On one GPU:")[1].split("On 2 GPUs:")[gpus - 1]
-    rows = json.loads((tables.ROOT / CASE_RECORDS[gpus - 1]).read_text())["rows"]
+    (part,) = [
+        part for part in re.split(r"^On (?=one GPU|\d GPUs)", page, flags=re.MULTILINE) if path in part
+    ]
+    rows, gpus = json.loads((tables.ROOT / path).read_text())["rows"], CASE_RECORDS[path].gpus
     run = set(re.findall(r"^\| `([\w-]+)` \|", part, re.MULTILINE))
     missing = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"Not run yet: (.*)", part))))
-    wanted = {name for name, case in CASES.items() if case.gpus == gpus}
+    releases = {row["provenance"]["sglang"] for row in rows}
+    assert f"SGLang {', '.join(releases)}:" in part.splitlines()[0] and len(releases) == 1
+    wanted = {n for n, case in CASES.items() if case.gpus == gpus and releases & set(case.versions)}
     wanted |= {name for name, (_, count, _) in CHUNKS.items() if count == gpus}
     assert run == {row["case"] for row in rows} and not run & missing
     assert run | missing == wanted | ({*SIDES, *RANKS} if gpus == 2 else set())
     assert part.count("**not right**") == sum(bool(row["problems"]) for row in rows)
+
+
+def test_a_record_lacks_only_what_its_sglang_has():
+    old, new = (set(case_tables.left([shown("plain")], 1, [release])) for release in (OLDEST, NEWEST))
+    assert old - new == {"prefill-piecewise"} and new - old == {"lora", "keyless-layers", "keyless-hicache"}
+
+
+def test_minutes_of_servers_side_by_side():
+    """Three at once for a while, a pause, and one alone: 2 minutes and 1 by the clock."""
+    times = [("00:00", 1.5), ("00:30", 1.5), ("01:00", 0.25), ("05:00", 1.0)]
+    rows = [
+        replace(played("radix", m), provenance=Provenance(date=f"2026-11-29T12:{t}+00:00")) for t, m in times
+    ]
+    assert stress_tables.side_by_side(rows).startswith(
+        "These 4.2 minutes of servers are 3.0 by the clock: up to 3 of them ran side by side on the GPU"
+    )
 
 
 def test_one_provenance_of_rows_that_differ():

@@ -33,7 +33,7 @@ def candidate_blocks(summary_scores, length, budget):
     block = SET["block"]
     count = -(-length // block)
     keep = max(-(-budget // block), -(-SET["topk"] // block) + 1)
-    local = SET["local"] + SET["group"] - 1  # of any row, so that it is that of both rows of a pair
+    local = SET["local"] + SET["group"] - 1  # of any row, so that it is that of all rows of a group
     keep = max(keep, -(-SET["sink"] // block) + -(-local // block) + 1)
     everything = torch.ones(count, dtype=torch.bool)
     if not budget or keep >= count:

@@ -39,11 +39,12 @@ def print_report(record: AbRecord, console: Console | None = None) -> None:
             for line in lines:
                 table.add_row(*map(Text, line))
             console.print(table)
-    table = Table(title="servers", pad_edge=False)
-    for name in formatting.MEMORY_HEAD:
-        table.add_column(name, overflow="fold")
-    for line in formatting.memory(record):
-        table.add_row(*(Text(part) for part in line))
+    table = Table(title="servers")  # a column for each arm: one for each fact would not fit 80
+    head, *lines = zip(formatting.MEMORY_HEAD, *formatting.memory(record))
+    for name in head:
+        table.add_column(Text(name), overflow="fold", no_wrap=name == head[0])
+    for line in lines:
+        table.add_row(*map(Text, line))
     console.print(table)
     if lines := quality.table(record):
         table = Table(*quality.HEAD, title=f"difference from {record.plan.baseline} on the same prompts")

@@ -25,8 +25,8 @@ def coloured(picture):
     return int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum())
 
 
-def terminal(record):
-    console = Console(file=io.StringIO(), width=160)
+def terminal(record, width=160):
+    console = Console(file=io.StringIO(), width=width)
     cell_tables.print_report(typed(record), console)
     return console.file.getvalue()
 
@@ -242,6 +242,18 @@ def test_what_an_arm_pruned_is_shown_and_if_it_did_not(record):
     rows = {line[0]: line for line in formatting.memory(typed(record))}
     share = formatting.MEMORY_HEAD.index("candidate share")
     assert [rows[arm][share] for arm in record["plan"]["arms"]] == ["–", "–", "prefill 0.31"]
+
+
+def test_the_table_of_servers_breaks_no_word_at_80_columns():
+    record = make({"stock": 1, "decode-only": 1, "balanced": 1, "paper": 1.5})
+    for arm in record["arms"].values():
+        arm |= {"kv_tokens": 1234567, "summary_bytes": 3 << 30, "starts_s": [141.2, 98.0], "retractions": 0}
+        arm["rows"] = [counted((1000, 310), (50, 25))]
+    shown = terminal(record, 80).partition(" servers")[2]
+    rows = {line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") == 6}
+    assert rows >= set(formatting.MEMORY_HEAD[1:]), "each heading on a line of its own"
+    for word in ("decode-only", "1,234,567", "3,072.0 MiB", "prefill 0.31", "decode 0.50", "98 s"):
+        assert word in shown
 
 
 def test_the_last_error_of_a_log_is_told_with_the_way_out_of_a_full_gpu():

@@ -78,7 +78,7 @@ def serve(
 
     def use() -> None:
         while not any(line.startswith("serving at") for line in told):
-            if runner.record["stopped_by"]:
+            if runner.record.stopped_by:
                 return  # it never served: its code says so
             time.sleep(0.05)
         try:

@@ -9,7 +9,8 @@ A case is a small model with random weights and a set of SGLang's flags. Both se
 the budget, where HISA must answer as stock DSA does except for rounding; HISA also answers prompts beyond it,
 with the canary on. A case that fails leaves a row with its problems and the ends of the logs; the next case
 still runs, and the exit code is 1. A new row replaces the older one of its case. Several calls may write to
-one record at the same time, each on its own GPU (CUDA_VISIBLE_DEVICES).
+one record at the same time, each on its own GPU (CUDA_VISIBLE_DEVICES) or side by side on one; with --missing
+they share the cases, each taking the next that no other has begun.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,23 +28,23 @@ from tempfile import TemporaryDirectory
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance import cases, whole
 from sglang_hisa.launch.acceptance.case_run import Machine, run_case
-from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunks
+from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunk
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
-from sglang_hisa.launch.acceptance.ranks import RANKS, run_ranks
+from sglang_hisa.launch.acceptance.ranks import RANKS, run_rank
 from sglang_hisa.launch.acceptance.record import CaseRow
+from sglang_hisa.launch.common import claims
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
-Run = Callable[[Sequence[str]], None]
-"""Runs rows of these names and saves each."""
+Runs = Mapping[str, Callable[[], CaseRow]]
+"""How to run each case."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the cases; see the module docstring."""
     parser = _parser()
     args = parser.parse_args(argv)
-    begin = time.monotonic()
     tell = partial(print, flush=True)
     try:
         mib = whole.gpu_mib() if args.whole and not args.cpu else 0
@@ -52,27 +53,23 @@ def main(argv: list[str] | None = None) -> int:
     with TemporaryDirectory() as models:
         given = (args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
         machine = whole.Big(*given, gpu_mib=mib, plugin=args.whole) if args.whole else Machine(*given)
+        runs, usual = ({}, list(SIDES)) if args.disaggregate else _runs(args, machine)
+        known = list(runs) or usual
+        if strange := sorted({*(args.cases or ())} - {*known}):
+            parser.error(f"no such case: {', '.join(strange)}; allowed: {', '.join(known)}")
+        chosen = args.cases or usual
+        record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
 
         def keep(row: CaseRow) -> None:
             record.put(row)
             tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
 
-        def run_all(names: Sequence[str]) -> None:
-            known = {**cases.CASES, **cases.of(args.gpus)}
-            for name in names:
-                if args.seconds and time.monotonic() - begin > args.seconds:
-                    tell(f"{name}: not started, the limit of {args.seconds:.0f} s is over")
-                    continue
-                keep(run_case(name, known[name], machine))
-
-        known, default, run = _suite(args, machine, keep) or _features(args, run_all)
-        if strange := sorted({*(args.cases or ())} - {*known}):
-            parser.error(f"no such case: {', '.join(strange)}; allowed: {', '.join(known)}")
-        record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
-        chosen = args.cases or default
-        if args.missing:
-            chosen = [name for name in chosen if name not in right(record)]
-        run(chosen)
+        if args.disaggregate:
+            chosen = [name for name in chosen if not (args.missing and name in right(record))]
+            run_pd(machine, args.disaggregate, max(2, args.gpus), chosen, keep)
+        else:
+            mine = {name: runs[name] for name in chosen}
+            chosen = one_by_one(mine, record, keep, tell, args.seconds, args.missing)
     return int(not right(record) >= set(chosen))
 
 
@@ -86,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="default: all")
     parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs (1)")
     parser.add_argument(
-        "--missing", action="store_true", help="only cases that the record lacks or has problems with"
+        "--missing",
+        action="store_true",
+        help="only cases that the record, with this SGLang, lacks or has problems with",
     )
     parser.add_argument(
         "--seconds", type=float, default=0, help="start no further case after this many seconds (0: no limit)"
@@ -128,43 +127,65 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _features(args: argparse.Namespace, run: Run) -> tuple[list[str], list[str], Run]:
-    """The names of all cases, of those to run by default, and how to run them."""
-    mine = [
-        name
-        for name, case in cases.of(args.gpus).items()
-        if not (args.cpu and case.tiny is None) and installed_version() not in case.gone
-    ]
-    return [*cases.CASES, *cases.several(args.gpus)], mine, run
-
-
-def _suite(
-    args: argparse.Namespace, machine: Machine, keep: Callable[[CaseRow], None]
-) -> tuple[list[str], list[str], Run] | None:
-    """The same of what runs instead of the cases, where that was asked for."""
-    run: Run
+def _runs(args: argparse.Namespace, machine: Machine) -> tuple[Runs, list[str]]:
+    """How to run every case that may be named, and the names of those that run by default."""
+    runs: Runs
     if isinstance(machine, whole.Big):
-        names = list(whole.cases(args.gpus))
-        run = partial(whole.run_whole, machine, args.backend, args.gpus, save=keep)
-    elif args.disaggregate:
-        names = list(SIDES)
-        run = partial(run_pd, machine, args.disaggregate, max(2, args.gpus), save=keep)
+        given = (machine, args.backend, args.gpus)
+        runs = {name: partial(whole.run_whole, name, *given) for name in whole.cases(args.gpus)}
     elif args.ranks:
-        names = list(RANKS)
-        run = partial(run_ranks, machine, args.ranks, max(2, args.gpus), save=keep)
+        runs = {name: partial(run_rank, name, machine, args.ranks, max(2, args.gpus)) for name in RANKS}
     elif args.chunks:
         names = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
         if args.sizes:
             names = [name for name in names if name.removeprefix("chunks-") in args.sizes]
-        run = partial(run_chunks, machine, args.chunks, save=keep)
+        runs = {name: partial(run_chunk, name, machine, args.chunks) for name in names}
     else:
-        return None
-    return names, names, run
+        mine = [
+            name
+            for name, case in cases.of(args.gpus).items()
+            if not (args.cpu and case.tiny is None) and installed_version() in case.versions
+        ]
+        every = {**cases.CASES, **cases.of(args.gpus)}
+        return {name: partial(run_case, name, case, machine) for name, case in every.items()}, mine
+    return runs, list(runs)
+
+
+def one_by_one(
+    runs: Mapping[str, Callable[[], CaseRow]],
+    record: RowRecord[CaseRow],
+    keep: Callable[[CaseRow], None],
+    tell: Callable[[str], None],
+    seconds: float,
+    missing: bool,
+) -> list[str]:
+    """Keep the row of each case; with ``missing`` only of those that are not right yet and that no other call
+    has begun. Returns the names without those that were left to other calls."""
+    begin, before, mine = time.monotonic(), newest(record), []
+    for name, run in runs.items():
+        with claims.held("case", str(record.path.resolve()), name) as held:
+            if missing and (not held or name in right(record)):
+                continue
+            if missing and newest(record).get(name) != before.get(name):
+                continue  # another call has found it wrong meanwhile
+            mine.append(name)
+            if seconds and time.monotonic() - begin > seconds:
+                tell(f"{name}: not started, the limit of {seconds:.0f} s is over")
+            else:
+                keep(run())
+    return mine
+
+
+def newest(record: RowRecord[CaseRow]) -> dict[str, CaseRow]:
+    """The row of each case."""
+    return {row.case: row for row in record.rows()}
 
 
 def right(record: RowRecord[CaseRow]) -> set[str]:
-    """Cases of the record without a problem."""
-    return {row.case for row in record.rows() if not row.problems}
+    """Cases of the record without a problem, with the SGLang that is installed."""
+    now = installed_version()
+    right = (row for row in record.rows() if not row.problems)
+    return {row.case for row in right if row.provenance and row.provenance.sglang == now}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ inside a CUDA graph, so decode runs without graphs here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -76,11 +75,7 @@ RANKS = {
 }
 
 
-def run_ranks(
-    machine: Machine, plugin: Path, gpus: int, names: Sequence[str], save: Callable[[CaseRow], None]
-) -> None:
-    """Run ``names`` of ``RANKS`` on so many GPUs; each row is saved as soon as it is complete."""
-    of = case(gpus)
-    for name in names:
-        shows, probe = RANKS[name]
-        save(row_of(name, Case(shows, of.flags), machine, partial(probe, machine, plugin, of)))
+def run_rank(name: str, machine: Machine, plugin: Path, gpus: int) -> CaseRow:
+    """Run one of ``RANKS`` on so many GPUs; returns its row."""
+    of, (shows, probe) = case(gpus), RANKS[name]
+    return row_of(name, Case(shows, of.flags), machine, partial(probe, machine, plugin, of))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -237,13 +237,10 @@ def cases(gpus: int) -> dict[str, Case]:
     return dict(sorted(found.items(), key=lambda one: one[0].startswith("whole-pd")))
 
 
-def run_whole(
-    machine: Big, backend: str, gpus: int, names: Sequence[str], save: Callable[[CaseRow], None]
-) -> None:
-    """Run ``names`` of :func:`cases`; each row is saved as soon as it is there."""
-    for name in names:
-        case = cases(gpus)[name]
-        apart = name.startswith("whole-pd")
-        probe = partial(_disaggregated, machine, backend) if apart else partial(_served, machine)
-        named = replace(case, shows=f"{machine.served(case)}, {case.shows}")
-        save(row_of(name, named, machine, partial(probe, name, case)))
+def run_whole(name: str, machine: Big, backend: str, gpus: int) -> CaseRow:
+    """Run one of :func:`cases`; returns its row."""
+    case = cases(gpus)[name]
+    apart = name.startswith("whole-pd")
+    probe = partial(_disaggregated, machine, backend) if apart else partial(_served, machine)
+    named = replace(case, shows=f"{machine.served(case)}, {case.shows}")
+    return row_of(name, named, machine, partial(probe, name, case))

@@ -12,6 +12,7 @@ import torch
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.launch.research.train.export import export
 from sglang_hisa.launch.research.train.model import Model
+from sglang_hisa.launch.research.train.records import RECORDS
 from sglang_hisa.launch.research.train.shape import Shape
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
@@ -28,6 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
             if value.dim() == 1:
                 value += 0.3 * torch.randn_like(value)
     folder = export(model, tmp_path_factory.mktemp("trained"))
+    RECORDS.write(folder)
     assert (folder / "model.safetensors").stat().st_size < 12e6
     return model.to(torch.bfloat16).float(), folder
 

@@ -10,22 +10,27 @@ from pathlib import Path
 import torch
 
 from sglang_hisa.launch.research.train import session
-from sglang_hisa.launch.research.train.session import COMMAND
+from sglang_hisa.launch.research.train.session import COMMAND, COURSES
 
 _ABOUT = """\
-Trains a DeepSeek-V3.2 of 3 layers (real latent, rope and index dimensions, dense MLPs, byte tokenizer, 10 MB
-in bf16) on synthetic retrieval up to 32K tokens: dense attention first, then the indexer towards that
-attention, then both sparse, as DSA was trained. OUT then serves in stock SGLang, and `hisa eval` measures
-what each preset finds of what stock finds.
+Trains a DeepSeek-V3.2 of 3 layers (real latent, rope and index dimensions, dense MLPs) to retrieve from up to
+32K tokens: dense attention first, then the indexer towards that attention, then both sparse, as DSA was
+trained. OUT then serves in stock SGLang, and `hisa eval` measures what each preset finds of what stock finds.
+
+  records  keys and values among random words, in bytes; 32 index heads, 10 MB in bf16
+  prose    facts in sentences, as RULER has them, among the help texts that Python brings along; words and
+           pieces of words as tokens; 64 index heads, 8 MB
 """
 
 _EXAMPLES = """\
 examples:
   python -m sglang_hisa.launch.research.train OUT               the whole recipe, 6 H100 minutes
+  python -m sglang_hisa.launch.research.train OUT --corpus prose --recipe-minutes 8
   python -m sglang_hisa.launch.research.train OUT --minutes 3   stop after 3, keep a checkpoint
   python -m sglang_hisa.launch.research.train OUT --resume      and go on
 
-writes to OUT: config.json, model.safetensors, tokenizer, train.json (how the stages went), train.pt.
+writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
+stages went), with prose its sentences, prose.txt (Python's documentation: PSF licence); and train.pt.
 """
 
 
@@ -38,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--corpus", choices=COURSES, default="records", help="what it reads (records)")
     parser.add_argument("--recipe-minutes", type=float, default=6, metavar="N", help="time of all stages (6)")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="time of this call (default: all that is left)"
@@ -54,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         session.train(
             args.out,
+            course=COURSES[args.corpus],
             recipe_seconds=60 * args.recipe_minutes,
             seconds=float("inf") if args.minutes is None else 60 * args.minutes,
             resume=args.resume,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from sglang_hisa.launch.common.models import write_json, write_tokenizer
+from sglang_hisa.launch.common.models import write_json
 from sglang_hisa.launch.research.train.model import Model
 
 
 def export(model: Model, out: Path) -> Path:
-    """Write ``config.json``, ``model.safetensors`` (bf16; the index key norm fp32) and the tokenizer."""
+    """Write ``config.json`` and ``model.safetensors`` (bf16; the index key norm fp32)."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
@@ -19,8 +19,8 @@ def export(model: Model, out: Path) -> Path:
     for name, value in model.state_dict().items():
         kept = torch.float32 if ".k_norm." in name else torch.bfloat16
         weights[name] = value.detach().to("cpu", kept).contiguous()
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    config = model.shape.config()
-    write_json(out / "config.json", config)
-    write_tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
+    part = out / "model.safetensors.part"
+    save_file(weights, part, metadata={"format": "pt"})
+    part.replace(out / "model.safetensors")
+    write_json(out / "config.json", model.shape.config())
     return out

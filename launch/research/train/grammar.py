@@ -43,7 +43,9 @@ def marks(like: torch.Tensor, value: int) -> torch.Tensor:
     return torch.full_like(like[..., None], value)
 
 
-def lay_out(items: torch.Tensor, answers: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def lay_out(
+    items: torch.Tensor, answers: torch.Tensor, length: int, fill: int = SPACE
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Put items one after the other and cut at ``length``.
 
     Args:
@@ -51,12 +53,12 @@ def lay_out(items: torch.Tensor, answers: torch.Tensor, length: int) -> tuple[to
         answers: bool of that shape: tokens to be predicted.
 
     Returns:
-        tokens int64 ``[b, length]`` (spaces where the items end early), answers bool ``[b, length]``.
+        tokens int64 ``[b, length]`` (``fill`` where the items end early), answers bool ``[b, length]``.
     """
     batch = items.shape[0]
     flat, wanted = items.flatten(1), answers.flatten(1)
     real = flat >= 0
     at = (real.cumsum(dim=1) - 1).masked_fill(~real, length).clamp_max(length)
-    tokens = torch.full((batch, length + 1), SPACE, device=flat.device).scatter(1, at, flat)
+    tokens = torch.full((batch, length + 1), fill, device=flat.device).scatter(1, at, flat)
     marked = torch.zeros((batch, length + 1), dtype=torch.bool, device=flat.device).scatter(1, at, wanted)
     return tokens[:, :length], marked[:, :length]

@@ -9,6 +9,10 @@ from sglang_hisa.launch.research.train.data import Mix
 
 DENSE, INDEX, SPARSE = "dense", "index", "sparse"
 K = 1024
+COPYING = 0.05
+"""Share of batches that copy a text."""
+SHORTER = 0.2
+"""Share of batches of a shorter length, so that it is not forgotten."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ RECIPE: tuple[Stage, ...] = (
     Stage(SPARSE, 32 * K, 32 * K, 5e-5, 5),
 )
 """The time that a stage saves is shared by all later ones."""
+
+
+def some_length(stage: Stage, source: random.Random) -> int:
+    """The stage's length, or now and then a shorter one."""
+    length = stage.length
+    if length > 256 and source.random() < SHORTER:
+        length = source.choice([n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n < length])
+    return length
 
 
 def mix_for(length: int, source: random.Random) -> Mix:

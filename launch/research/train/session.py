@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.export import export
-from sglang_hisa.launch.research.train.shape import Shape
+from sglang_hisa.launch.research.train.prose.course import PROSE
+from sglang_hisa.launch.research.train.records import RECORDS
 from sglang_hisa.launch.research.train.trainer import Trainer
 
 COMMAND = "python -m sglang_hisa.launch.research.train"
@@ -31,31 +33,42 @@ class _Teller:
             print(f"{COMMAND}: {line}", file=sys.stderr, flush=True)
 
 
+COURSES = {"records": RECORDS, "prose": PROSE}
+
+
 def train(
-    out: Path, *, recipe_seconds: float, seconds: float, resume: bool, seed: int, device: str
+    out: Path, *, course: Course, recipe_seconds: float, seconds: float, resume: bool, seed: int, device: str
 ) -> Trainer:
-    """Train in ``out`` for at most ``seconds`` and export what is there, finished or not.
+    """Train in ``out`` for at most ``seconds``; what is there is exported after each stage and at the end.
 
     Raises:
         FileNotFoundError: ``resume`` without a checkpoint.
         ValueError: the checkpoint is of another shape.
     """
-    trainer = Trainer(out, shape=Shape(), seconds=recipe_seconds, device=device, seed=seed, tell=_Teller())
+    here = provenance()
+
+    def keep() -> None:
+        export(trainer.model, out)
+        course.write(out)
+        record = {
+            "schema_version": 1,
+            "kind": "hisa-train",
+            "provenance": here,
+            "complete": trainer.done,
+            "seed": seed,
+            "recipe_seconds": recipe_seconds,
+            "stages": trainer.log,
+            "standing": asdict(trainer.state),
+        }
+        (out / "train.json").write_text(json.dumps(record, indent=1) + "\n")
+
+    trainer = Trainer(
+        out, course=course, seconds=recipe_seconds, device=device, seed=seed, tell=_Teller(), keep=keep
+    )
     if resume:
         trainer.resume()
     done = trainer.run(seconds)
-    export(trainer.model, out)
-    record = {
-        "schema_version": 1,
-        "kind": "hisa-train",
-        "provenance": provenance(),
-        "complete": done,
-        "seed": seed,
-        "recipe_seconds": recipe_seconds,
-        "stages": trainer.log,
-        "standing": asdict(trainer.state),
-    }
-    (out / "train.json").write_text(json.dumps(record, indent=1) + "\n")
+    keep()
     left = "" if done else "; not finished: the same command with --resume goes on"
     print(f"{out}: written{left}")
     return trainer

@@ -7,34 +7,12 @@ import random
 import torch
 from torch.nn import functional as F
 
-from sglang_hisa.launch.research.train import data
+from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.model import Model
-from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, Stage, mix_for
+from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, Stage
 
 INDEX_ROWS = 256
 """Rows of a sequence whose attention the indexer is compared with; half of them answer questions."""
-COPYING = 0.05
-"""Share of batches that copy a text."""
-SHORTER = 0.2
-"""Share of batches of a shorter length, so that it is not forgotten."""
-
-
-def batch(
-    stage: Stage, source: random.Random, noise: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """Tokens and answer marks, ``[b, length]``, of about ``stage.tokens`` tokens; is its accuracy a goal?
-
-    Copying, and questions with two answers, are not: they lag behind, and must not hold a stage up.
-    """
-    length = stage.length
-    if length > 256 and source.random() < SHORTER:
-        length = source.choice([n for n in (256, 512, 1024, 2048, 4096, 8192, 16384) if n < length])
-    rows = max(1, stage.tokens // length)
-    # Copies have so many answers that they would drown the first questions.
-    if length >= 256 and source.random() < COPYING:
-        return *data.copying(rows, length, noise), False
-    mix = mix_for(length, source)
-    return *data.retrieval(rows, length, mix, noise), not mix.doubled
 
 
 def answer_loss(
@@ -60,6 +38,7 @@ def index_rows(marks: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
 def step(
     model: Model,
     optimiser: torch.optim.Optimizer,
+    course: Course,
     stage: Stage,
     source: random.Random,
     noise: torch.Generator,
@@ -69,7 +48,7 @@ def step(
     Dense: the model on answers. Index: the indexers alone, towards dense attention. Sparse: both, each
     from its own loss.
     """
-    tokens, marks, judged = batch(stage, source, noise)
+    tokens, marks, judged = course.batch(stage, source, noise)
     topk = model.shape.train_topk if stage.kind not in (DENSE, INDEX) else None
     accuracy = None
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.model import Model
-from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, RECIPE, Stage, share
-from sglang_hisa.launch.research.train.shape import Shape
+from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, Stage, share
 from sglang_hisa.launch.research.train.stages import step
 
 CHECKPOINT = "train.pt"
@@ -42,29 +42,31 @@ class State:
 
 
 class Trainer:
-    """Trains a model of ``shape`` for ``seconds`` in all, over as many calls of :meth:`run` as it takes.
+    """Trains the model of a course for ``seconds`` in all, over as many calls of :meth:`run` as it takes.
 
     Args:
         folder: takes the checkpoint.
         device: ``cuda`` or ``cpu``.
         seed: of weights and data. Equal seeds give equal runs only where every step is as fast.
         tell: called with one line of progress.
+        keep: called at the end of each stage, so that a run that is cut off has left a model.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        shape: Shape,
+        course: Course,
         seconds: float,
         device: str,
         seed: int = 0,
-        recipe: tuple[Stage, ...] = RECIPE,
         tell: Callable[[str], None] = print,
+        keep: Callable[[], None] = lambda: None,
     ) -> None:
         torch.manual_seed(seed)
-        self.folder, self.recipe, self.tell = folder, recipe, tell
-        self.model = Model(shape).to(device)
+        self.folder, self.course, self.recipe = folder, course, course.recipe
+        self.tell, self.keep = tell, keep
+        self.model = Model(course.shape).to(device)
         self.state = State(left=seconds)
         self.log: list[dict[str, Any]] = []
         self.source = random.Random(seed)
@@ -113,7 +115,7 @@ class Trainer:
             rate = stage.lr * min(1.0, (state.steps + 1) / WARMUP) * max(0.1, late)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss, accuracy = step(self.model, self.optimiser, stage, self.source, self.noise)
+            loss, accuracy = step(self.model, self.optimiser, self.course, stage, self.source, self.noise)
             state.steps += 1
             if accuracy is not None:
                 seen.append(accuracy)
@@ -139,6 +141,7 @@ class Trainer:
         self.state = State(left=state.left - state.seconds, stage=following)
         if kind is not None and kind != stage.kind:
             self.optimiser = self._optimiser()
+        self.keep()
 
     def save(self) -> None:
         """Write the checkpoint; the old one stays until the new one is whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 
 from sglang_hisa.launch.research.train import attention
 from sglang_hisa.launch.research.train import trainer as trainer_module
+from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.model import Model
 from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, SPARSE, Stage
+from sglang_hisa.launch.research.train.records import RECORDS
 from sglang_hisa.launch.research.train.shape import Shape
 from sglang_hisa.launch.research.train.trainer import Trainer
 
@@ -29,6 +32,11 @@ SMALL = Shape(
     index_dim=32,
     train_topk=37,
 )
+
+
+def course(*stages: Stage) -> Course:
+    """The records' course, of small shape."""
+    return replace(RECORDS, shape=SMALL, recipe=stages or RECORDS.recipe)
 
 
 def model(seed: int = 0) -> Model:
@@ -95,9 +103,7 @@ def test_a_resumed_run_goes_on_as_the_first_would(tmp_path: Path, monkeypatch: p
     recipe = (Stage(DENSE, 64, 256, 1e-3, 1), Stage(INDEX, 64, 256, 1e-3, 1), Stage(SPARSE, 90, 256, 1e-3, 1))
 
     def trainer(folder: Path) -> Trainer:
-        return Trainer(
-            folder, shape=SMALL, seconds=1e9, device="cpu", seed=3, recipe=recipe, tell=lines.append
-        )
+        return Trainer(folder, course=course(*recipe), seconds=1e9, device="cpu", seed=3, tell=lines.append)
 
     def advance(one: Trainer, looks: int) -> None:
         for _ in range(looks):
@@ -125,10 +131,10 @@ def test_a_resumed_run_goes_on_as_the_first_would(tmp_path: Path, monkeypatch: p
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     made = dict(seconds=1.0, device="cpu", tell=lambda line: None)
     with pytest.raises(FileNotFoundError):
-        Trainer(tmp_path, shape=SMALL, **made).resume()
-    Trainer(tmp_path, shape=SMALL, **made).save()
+        Trainer(tmp_path, course=course(), **made).resume()
+    Trainer(tmp_path, course=course(), **made).save()
     with pytest.raises(ValueError, match="another shape"):
-        Trainer(tmp_path, shape=Shape(hidden=128), **made).resume()
+        Trainer(tmp_path, course=replace(RECORDS, shape=Shape(hidden=128)), **made).resume()
 
 
 class Clock:
@@ -155,7 +161,7 @@ def test_stages_end_by_time_and_the_indexer_learns(tmp_path: Path, monkeypatch: 
         if line.startswith("index"):
             losses.append(float(line.split("loss ")[1].split(",")[0]))
 
-    trainer = Trainer(tmp_path, shape=SMALL, seconds=8, device="cpu", recipe=recipe, tell=tell)
+    trainer = Trainer(tmp_path, course=course(*recipe), seconds=8, device="cpu", tell=tell)
     assert trainer.run(100) and trainer.done
     dense, index = trainer.log
     assert dense["steps"] == 30 and index["left"] == pytest.approx(8 - dense["seconds"])
@@ -175,7 +181,7 @@ def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: p
     recipe = (Stage(DENSE, 64, 128, 1e-3, 1),)
 
     def trainer() -> Trainer:
-        return Trainer(tmp_path, shape=SMALL, seconds=2, device="cpu", recipe=recipe, tell=lambda _: None)
+        return Trainer(tmp_path, course=course(*recipe), seconds=2, device="cpu", tell=lambda _: None)
 
     short, whole = trainer(), trainer()
     assert not short.run(1) and short.log == []

@@ -192,7 +192,9 @@ def test_an_adapter_changes_answers_and_hisa_keeps_them(call, server: dict[str, 
 
 
 def test_an_adapter_has_the_shapes_of_the_gates_that_the_model_has(tmp_path: Path) -> None:
-    model = models.make_tiny(tmp_path / "model", family="glm5", layers=5, index_topk_freq=2, index_heads=8)
+    model = models.make_tiny(
+        tmp_path / "model", family="glm5", layers=5, index_topk_freq=2, more={"index_n_heads": 8}
+    )
     adapter = make_gates(tmp_path / "gates", model)
     found = load_file(adapter / "adapter_model.safetensors")
     shapes = {name.split(".layers.")[1]: tuple(tensor.shape) for name, tensor in found.items()}

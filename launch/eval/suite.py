@@ -19,7 +19,8 @@ from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 from sglang_hisa.launch.eval import client, longbench, report, ruler
-from sglang_hisa.launch.eval.tasks import DEPTHS, Sample, make
+from sglang_hisa.launch.eval.families import RECORDS, Family
+from sglang_hisa.launch.eval.tasks import DEPTHS, Sample
 from sglang_hisa.launch.load.sweep import child_env
 
 
@@ -35,11 +36,13 @@ class Plan:
     seed: int
     suite: str = "own"
     """``own``, ``ruler2`` (asked by sgl-eval) or ``longbench`` (by lm-eval)."""
+    family: Family = RECORDS
+    """Of our own questions."""
 
     def questions(self) -> list[tuple[int, Sample]]:
         """Short contexts first: where time ends early, they are complete."""
         return [
-            (n, make(task, context, depth, 1000 * self.seed + n))
+            (n, self.family.make(task, context, depth, 1000 * self.seed + n))
             for context in sorted(self.contexts)
             for task in self.tasks
             for depth in DEPTHS
@@ -53,6 +56,7 @@ class Plan:
             "settings": {arm.name: arm.setting for arm in self.arms},
             "baseline": self.arms[0].name,
             "suite": self.suite,
+            "family": self.family.name,
             "tasks": list(self.tasks),
             "contexts": list(self.contexts),
             "samples": self.samples,

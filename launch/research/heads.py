@@ -85,6 +85,14 @@ class Place:
         dots = torch.relu(torch.einsum("rhd,nd->rhn", query, self.summaries)).sum(dim=2)
         return dots * weights.abs()
 
+    @cached_property
+    def by_head(self) -> torch.Tensor:
+        """Share of each head in the scores of stock's tokens, signs aside, ``[rows, heads]``."""
+        query, weights, key = self.parts
+        dots = torch.relu(torch.einsum("rhd,nd->rhn", query, key))
+        sums = torch.einsum("rhn,rn->rh", dots, self.stock.float()) * weights.abs()
+        return sums / sums.sum(dim=1, keepdim=True)
+
     def scores(self, heads: int, router: str) -> torch.Tensor:
         """Token scores of the best ``heads``, ``[rows, context]``."""
         if (heads, router) not in self._scores:

@@ -121,9 +121,9 @@ def _chains(source: random.Random) -> tuple[list[str], str, str]:
 
 
 def _among(filler: list[str], facts: list[str], places: list[float]) -> str:
-    """``facts`` at ``places``, shares of the filler."""
+    """``facts`` at ``places``, shares of the filler; at equal ones in their order."""
     out, done = [], 0
-    for place, fact in sorted(zip(places, facts)):
+    for place, fact in sorted(zip(places, facts), key=lambda pair: pair[0]):
         until = round(place * len(filler))
         out += [*filler[done:until], fact]
         done = until

@@ -40,7 +40,7 @@ class Way:
     def arithmetic(self, context: int, heads: int) -> float:
         """Products, as a share of those of stock DSA with ``heads`` heads; pages' summaries counted."""
         tokens = min(self.tokens, context)
-        total = tokens * (self.heads or heads) + self.rescored * heads
+        total: float = tokens * (self.heads or heads) + self.rescored * heads
         if self.tokens < context:
             total += context / PAGE * (self.coarse_heads or heads)
         return total / (context * heads)

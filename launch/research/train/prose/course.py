@@ -42,6 +42,10 @@ RECIPE: tuple[Stage, ...] = (
 """As the first model's, but for the last stage: with twice the heads a step takes twice as long."""
 
 
+TERSE = 0.5
+"""Share of the shortest batches without the wording of facts."""
+
+
 def mix_for(length: int, source: random.Random) -> Mix:
     """Needles in prose, or facts everywhere; far or near questions. Harder kinds come with room for them."""
     # Few words make every name share one with many others.
@@ -77,8 +81,11 @@ def batch(stage: Stage, source: random.Random, noise: torch.Generator) -> Batch:
     """Plain questions alone are a goal: in the others most of the answer is wording."""
     length = some_length(stage, source)
     mix = mix_for(length, source)
-    made = data.retrieval(_vocabulary(noise.device), max(1, stage.tokens // length), length, mix, noise)
-    return *made, not (mix.linked or mix.doubled or mix.paired)
+    words, plain = _vocabulary(noise.device), not (mix.linked or mix.doubled or mix.paired)
+    # What belongs to a name is found first where nothing stands between the two.
+    if mix.bare and source.random() < TERSE:
+        words, plain = words.terse, False
+    return *data.retrieval(words, max(1, stage.tokens // length), length, mix, noise), plain
 
 
 def write(out: Path) -> None:

@@ -167,4 +167,4 @@ def retrieval(
     pad = torch.nn.functional.pad
     items = torch.cat([pad(i, (0, width - i.shape[-1]), value=-1) for i in (hay, asks)], dim=1)
     marks = torch.cat([pad(m, (0, width - m.shape[-1])) for m in (marks, wanted)], dim=1)
-    return lay_out(items, marks, length, int(v.said["space"]))
+    return lay_out(items, marks, length, int(v.said["end"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ class Vocabulary:
     pairs: torch.Tensor
     prose: torch.Tensor
     said: dict[str, torch.Tensor]
+
+    @property
+    def terse(self) -> Vocabulary:
+        """The same without the wording: a fact is a name, a value and a full stop."""
+        nothing = self.said["of"][:0]
+        return replace(self, said={**self.said, "of": nothing, "is": nothing, "space": nothing})
 
     @property
     def fact(self) -> int:

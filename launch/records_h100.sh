@@ -135,7 +135,7 @@ case $step in
     mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
     together=(--rounds 2)
     [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
-    running=128 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
+    running=64 more=(--cuda-graph-max-bs-decode 64) # a larger --mem-fraction-static would have stock cut its scores
     ab v32-tp8-rank 133200 170000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
       --cells '8k:1 32k:1 128k:1 128k+64:64,1,16' --output-tokens 64 --warmup-tokens 24k ;;
   ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
@@ -187,8 +187,8 @@ case $step in
     [ "$step" = frontier-answers ] || name=quality-prose model=prose
     answers $name "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
     )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
-  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads
-    paper='paper:dense_tail_tokens=1024:prefill_fraction'
+  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
+    paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
     answers quality-frontier-paper "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's

@@ -18,13 +18,14 @@ INDEX_ROWS = 256
 def answer_loss(
     model: Model, tokens: torch.Tensor, marks: torch.Tensor, topk: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and accuracy over the marked tokens."""
+    """Cross-entropy and accuracy over the marked tokens; 0 where a batch has none, not the mean of nothing."""
     states = model.hidden(tokens, topk)
     wanted = marks[:, 1:]
     logits = model.lm_head(states[:, :-1][wanted]).float()
     truth = tokens[:, 1:][wanted]
-    right = (logits.argmax(dim=-1) == truth).float().mean()
-    return F.cross_entropy(logits, truth), right
+    count = max(1, truth.numel())
+    right = (logits.argmax(dim=-1) == truth).float().sum() / count
+    return F.cross_entropy(logits, truth, reduction="sum") / count, right
 
 
 def index_rows(marks: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -18,7 +18,7 @@ INDEX_ROWS = 256
 def answer_loss(
     model: Model, tokens: torch.Tensor, marks: torch.Tensor, topk: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and accuracy over the marked tokens; 0 where a batch has none, not the mean of nothing."""
+    """Cross-entropy and accuracy over the marked tokens; 0, not the mean of nothing, where there are none."""
     states = model.hidden(tokens, topk)
     wanted = marks[:, 1:]
     logits = model.lm_head(states[:, :-1][wanted]).float()

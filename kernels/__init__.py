@@ -6,6 +6,7 @@ Every launcher takes ``backend``: ``"triton"``, or ``"torch"`` for the reference
 from sglang_hisa.kernels.coarse import coarse_scores
 from sglang_hisa.kernels.gather import gather_blocks
 from sglang_hisa.kernels.pick import pick_pages
+from sglang_hisa.kernels.plan import count_rows, plan_rows
 from sglang_hisa.kernels.positions import map_positions
 from sglang_hisa.kernels.refine import refine_logits
 from sglang_hisa.kernels.route import route_heads
@@ -13,10 +14,12 @@ from sglang_hisa.kernels.seal import layer_offsets, seal_pages, seal_rows, seal_
 
 __all__ = [
     "coarse_scores",
+    "count_rows",
     "gather_blocks",
     "layer_offsets",
     "map_positions",
     "pick_pages",
+    "plan_rows",
     "refine_logits",
     "route_heads",
     "seal_pages",

@@ -11,6 +11,7 @@ from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM, KEY_BYTES
 from sglang_hisa.kernels.seal import seal_last_page
+from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
 
@@ -189,9 +190,9 @@ def coarse_scores(
     tuning = tuning or for_device(q.device)
     blocks = tuning.coarse_pages // pages_per_block
     # More programs than the chip holds at once loop over several tiles, their loads pipelined.
-    tiles = max(1, min(8, rows * triton.cdiv(out.shape[1], blocks) // tuning.coarse_programs))
+    tiles = max(1, min(8, rows * cdiv(out.shape[1], blocks) // tuning.coarse_programs))
     raw = keys.view(torch.uint8) if seal_from is None else seal_from
-    programs = triton.cdiv(out.shape[1], blocks * tiles) + (seal_from is not None)
+    programs = cdiv(out.shape[1], blocks * tiles) + (seal_from is not None)
     _coarse_kernel[(rows, programs)](
         q,
         weights,
@@ -213,7 +214,7 @@ def coarse_scores(
         raw.stride(0) // 4,
         heads,
         min(out.shape[1], table.shape[1] // pages_per_block),
-        HEADS=max(16, triton.next_power_of_2(heads)),
+        HEADS=max(16, power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,

@@ -15,6 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.rank import rank_pages, suits
+from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tables import block_keys, write_own_block
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
@@ -299,7 +300,7 @@ def pick_pages(
     rows, width = physical.shape
     if not rows:
         return
-    blocks = max(16, triton.next_power_of_2(max(1, scores.shape[1])))
+    blocks = max(16, power_of_2(max(1, scores.shape[1])))
     tuning = tuning or for_device(scores.device)
     if table_rows is None and group == 1 and suits(rows, scores.shape[1], tuning):
         rank_pages(
@@ -320,7 +321,7 @@ def pick_pages(
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
     fewest = tuning.pick_warps if rows <= FEW_ROWS else tuning.pick_warps_many
-    _pick_kernel[(triton.cdiv(rows, group),)](
+    _pick_kernel[(cdiv(rows, group),)](
         scores,
         lengths,
         picks,
@@ -340,7 +341,7 @@ def pick_pages(
         FEW=FEW,
         BRANCHES=branches(blocks),
         MANY=blocks,
-        WIDTH=max(16, triton.next_power_of_2(width)),
+        WIDTH=max(16, power_of_2(width)),
         GROUP=group,
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
+from sglang_hisa.kernels.sizes import power_of_2
 
 
 @triton.jit(do_not_specialize=["offset_ptr", "table_stride"])  # else compiled anew for each kind of them
@@ -63,7 +64,7 @@ def map_positions(
             table.stride(0),
             out.stride(0),
             PAGE=PAGE,
-            COUNT=triton.next_power_of_2(count),
+            COUNT=power_of_2(count),
             OFFSETS=offsets is not None,
             num_warps=4,
         )

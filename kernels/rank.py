@@ -13,6 +13,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_hisa import PAGE
+from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tables import block_keys, write_own_block
 from sglang_hisa.kernels.tuning import Tuning
 
@@ -144,7 +145,7 @@ def rank_pages(
     """
     rows, width = physical.shape
     tile = tuning.rank_tile
-    _rank_kernel[(rows, 1 + triton.cdiv(scores.shape[1], tile))](
+    _rank_kernel[(rows, 1 + cdiv(scores.shape[1], tile))](
         scores,
         lengths,
         picks,
@@ -160,8 +161,8 @@ def rank_pages(
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
         TILE=tile,
-        CHUNK=max(tile, min(tuning.rank_chunk, triton.next_power_of_2(scores.shape[1]))),
-        WIDTH=max(16, triton.next_power_of_2(width)),
+        CHUNK=max(tile, min(tuning.rank_chunk, power_of_2(scores.shape[1]))),
+        WIDTH=max(16, power_of_2(width)),
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sglang_hisa import PAGE
+from sglang_hisa import PAGE, SHARE_ONE
 from sglang_hisa.kernels.layout import FP8, FP8_MAX, HEAD_DIM, KEY_BYTES, dequantised_pages, scale_view
 
 MIN_EXPONENT = 30
@@ -197,3 +197,24 @@ def gather_blocks(
         return keys.view(torch.uint8)[pages].view(FP8), scales[pages]
     summary = keys.view(torch.uint8)[pages].view(FP8).float() * scales[pages, None]
     return quantise(summary.view(-1, pages_per_block, HEAD_DIM).sum(dim=1) / pages_per_block)
+
+
+def plan_rows(
+    lengths: torch.Tensor, blocks: torch.Tensor | int, share: torch.Tensor | int, block: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`sglang_hisa.kernels.plan.plan_rows`."""
+    earlier = torch.div((lengths - 1).clamp_min(0), block, rounding_mode="floor")
+    whole = SHARE_ONE * block
+    grown = torch.div(lengths.long() * share + (whole - 1), whole, rounding_mode="floor")
+    if isinstance(blocks, torch.Tensor):
+        count = torch.maximum(grown, blocks.long())
+    else:
+        count = grown.clamp_min(blocks)
+    picks = torch.minimum(count - 1, earlier.long()).to(torch.int32)
+    return picks, (lengths - (earlier - picks) * block).to(torch.int32)
+
+
+def count_rows(lengths: torch.Tensor, candidates: torch.Tensor, padding: int, sums: torch.Tensor) -> None:
+    """See :func:`sglang_hisa.kernels.plan.count_rows`."""
+    real = (lengths > padding).to(lengths.dtype)
+    sums.add_((torch.stack((real, lengths, candidates)) * real).sum(dim=1))

@@ -10,10 +10,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
+from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
+ANY_KIND = ("length_ptr", "table_stride", "rows", "pages")
+"""Arguments that differ from step to step: not compiled anew for each kind of them."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=ANY_KIND)
 def _refine_kernel(
     q_ptr,
     weight_ptr,
@@ -30,17 +34,17 @@ def _refine_kernel(
     out_stride,
     rows,
     heads,
+    pages,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     PAGE: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    PAGES: tl.constexpr,
     STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
-    first = tl.program_id(1) * PAGES
+    first = tl.program_id(1) * pages
     member = tl.arange(0, GROUP)
     lengths = tl.load(length_ptr + row + member, mask=row + member < rows, other=0)
     length = tl.max(lengths, axis=0)
@@ -70,7 +74,7 @@ def _refine_kernel(
         gdc_wait()
         # Not before: the top-k reads the pick's table, and need not wait before it does.
         gdc_launch_dependents()
-    last = tl.minimum(first + PAGES, (length + PAGE - 1) // PAGE)
+    last = tl.minimum(first + pages, (length + PAGE - 1) // PAGE)
     # Said of the loop, the stages hold for scales, too: the launch option is for what a product reads.
     for at in tl.range(first, last, num_stages=STAGES):
         page = tl.load(table_ptr + row * table_stride + at).to(tl.int64)
@@ -129,10 +133,10 @@ def refine_logits(
     if not rows:
         return
     tuning = tuning or for_device(q.device)
-    group = min(group, max(1, COLUMNS // triton.next_power_of_2(heads)))
-    groups = triton.cdiv(rows, group)
+    group = min(group, max(1, COLUMNS // power_of_2(heads)))
+    groups = cdiv(rows, group)
     pages = pages_of_program(groups, table.shape[1], tuning)
-    _refine_kernel[(groups, triton.cdiv(table.shape[1], pages))](
+    _refine_kernel[(groups, cdiv(table.shape[1], pages))](
         q,
         weights,
         key_view(index_k),
@@ -148,12 +152,12 @@ def refine_logits(
         out.stride(0),
         rows,
         heads,
+        pages,
         GROUP=group,
-        HEADS=max(16 if group == 1 else 8, triton.next_power_of_2(heads)),
+        HEADS=max(16 if group == 1 else 8, power_of_2(heads)),
         DIM=HEAD_DIM,
         PAGE=PAGE,
         KEY_BYTES=KEY_BYTES,
-        PAGES=pages,
         STAGES=tuning.refine_stages if group <= 2 else tuning.refine_stages_shared,
         OVERLAP=overlap,
         num_warps=tuning.refine_warps,

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
+from sglang_hisa.kernels.sizes import power_of_2
 
 
 @triton.jit
@@ -80,7 +81,7 @@ def route_heads(
             weights.stride(0),
             heads,
             KEPT=kept,
-            HEADS=triton.next_power_of_2(heads),
+            HEADS=power_of_2(heads),
             DIM=HEAD_DIM,
             num_warps=1,
         )

@@ -17,6 +17,7 @@ import triton.language as tl
 from sglang_hisa import PAGE
 from sglang_hisa.kernels import reference
 from sglang_hisa.kernels.layout import HEAD_DIM, KEY_BYTES, key_view, scale_view
+from sglang_hisa.kernels.sizes import cdiv
 
 _MIN_EXPONENT = tl.constexpr(reference.MIN_EXPONENT)
 _INVERSE_MAX = tl.constexpr(1.0 / 448.0)
@@ -112,14 +113,9 @@ def _seal_kernel(
     PAGE: tl.constexpr,
     DIM: tl.constexpr,
     KEY_BYTES: tl.constexpr,
-    SLOTS: tl.constexpr,
 ):
     page = tl.load(id_ptr + tl.program_id(0)).to(tl.int64)
-    write = page >= 0
-    if SLOTS:
-        write = write & (page % PAGE == PAGE - 1)
-        page = page // PAGE
-    if write:
+    if page >= 0:
         seal_page(
             page=page,
             key_ptr=key_ptr,
@@ -132,6 +128,50 @@ def _seal_kernel(
             DIM=DIM,
             KEY_BYTES=KEY_BYTES,
         )
+
+
+@triton.jit(do_not_specialize=["slot_ptr", "count"])  # else compiled anew for some numbers of tokens
+def _seal_tokens_kernel(
+    slot_ptr,
+    offset_ptr,
+    key_ptr,
+    scale_ptr,
+    row_bytes,
+    row_floats,
+    out_key_ptr,
+    out_scale_ptr,
+    count,
+    PAGE: tl.constexpr,
+    DIM: tl.constexpr,
+    KEY_BYTES: tl.constexpr,
+    LAYERS: tl.constexpr,
+):
+    at = tl.program_id(0) * PAGE + tl.arange(0, PAGE)
+    slot = tl.load(slot_ptr + at, mask=at < count, other=-1).to(tl.int64)
+    if LAYERS:
+        offset = offset_ptr + tl.program_id(1) * 3
+        raw = tl.load(offset)
+        key_ptr += raw
+        scale_ptr += raw // 4
+        out_key_ptr += tl.load(offset + 1)
+        out_scale_ptr += tl.load(offset + 2) // 4
+    done = tl.where((slot >= 0) & (slot % PAGE == PAGE - 1), slot // PAGE, -1)
+    page = tl.max(done, axis=0)
+    while page >= 0:  # once where the tokens are of one request, more often where they are of several
+        seal_page(
+            page=page,
+            key_ptr=key_ptr,
+            scale_ptr=scale_ptr,
+            row_bytes=row_bytes,
+            row_floats=row_floats,
+            out_key_ptr=out_key_ptr,
+            out_scale_ptr=out_scale_ptr,
+            PAGE=PAGE,
+            DIM=DIM,
+            KEY_BYTES=KEY_BYTES,
+        )
+        done = tl.where(done == page, -1, done)
+        page = tl.max(done, axis=0)
 
 
 @triton.jit
@@ -217,49 +257,41 @@ def seal_rows(
     )
 
 
-def _launch(
-    index_k: torch.Tensor,
-    ids: torch.Tensor,
-    keys: torch.Tensor,
-    scales: torch.Tensor,
-    slots: bool,
+def seal_tokens(
+    layers: Sequence[Layer], offsets: torch.Tensor | None, slots: torch.Tensor, backend: str
 ) -> None:
-    if not ids.numel():
+    """Seal, in all layers at once, the pages whose 64th token is among the slots just stored.
+
+    Args:
+        layers: their tensors, alike in shape; summaries are written in place.
+        offsets: :func:`layer_offsets` of them; None for one layer.
+        slots: int ``[n]``, the slots (page * 64 + offset) of the store in every layer; negative ones are
+            ignored.
+    """
+    if backend == "torch":
+        for index_k, keys, scales in layers:
+            reference.seal_tokens(index_k, slots[slots >= 0], keys, scales)
         return
-    _seal_kernel[(ids.numel(),)](
-        ids.contiguous(),  # a draft step's slots are a column of a table, one token of each request
+    count = slots.numel()
+    if not count:
+        return
+    index_k, keys, scales = layers[0]
+    _seal_tokens_kernel[(cdiv(count, PAGE), len(layers))](
+        slots.contiguous(),  # a draft step's slots are a column of a table, one token of each request
+        scales if offsets is None else offsets,
         key_view(index_k),
         scale_view(index_k),
         index_k.stride(0),
         index_k.stride(0) // 4,
         keys.view(torch.uint8),
         scales,
+        count,
         PAGE,
         HEAD_DIM,
         KEY_BYTES,
-        slots,
+        offsets is not None,
         num_warps=4,
     )
-
-
-def seal_tokens(
-    index_k: torch.Tensor,
-    slots: torch.Tensor,
-    keys: torch.Tensor,
-    scales: torch.Tensor,
-    backend: str,
-) -> None:
-    """Seal the pages whose 64th token is among the slots just stored.
-
-    Args:
-        index_k: uint8 ``[pages, 8448]``, the layer's index-K buffer.
-        slots: int ``[n]``, the slots (page * 64 + offset) of the store; negative ones are ignored.
-        keys: fp8 ``[pages, 128]`` and scales: fp32 ``[pages]``, the layer's summaries, written in place.
-    """
-    if backend == "torch":
-        reference.seal_tokens(index_k, slots[slots >= 0], keys, scales)
-    else:
-        _launch(index_k, slots, keys, scales, slots=True)
 
 
 def seal_pages(
@@ -272,5 +304,17 @@ def seal_pages(
     """Seal ``pages`` (int ``[n]``, physical ids) unconditionally: the rebuild used by every mover."""
     if backend == "torch":
         reference.seal_pages(index_k, pages, keys, scales)
-    else:
-        _launch(index_k, pages, keys, scales, slots=False)
+    elif pages.numel():
+        _seal_kernel[(pages.numel(),)](
+            pages.contiguous(),
+            key_view(index_k),
+            scale_view(index_k),
+            index_k.stride(0),
+            index_k.stride(0) // 4,
+            keys.view(torch.uint8),
+            scales,
+            PAGE,
+            HEAD_DIM,
+            KEY_BYTES,
+            num_warps=4,
+        )

@@ -4,9 +4,9 @@
 #
 #   records_h100.sh STEP OUT
 #
-#   ab          v32-tp8-rank, both presets beside one stock, 8K to 128K   -> OUT/ab-defaults
-#   ab-four     the same, four at once                            -> OUT/ab-defaults-four
-#   ab-256k     the same model at 256K                            -> OUT/ab-defaults-256k
+#   ab          v32-tp8-rank, both presets beside one stock: a prompt of 8K to 128K, 64 requests that share 128K -> OUT/ab-served
+#   ab-four     the same, four at once                            -> OUT/ab-served-four
+#   ab-256k     the same model at 256K                            -> OUT/ab-served-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
 #   ab-many     1 to 128 requests that share a prefix of 128K or 32K; this and the next three: call again until complete -> OUT/ab-many
@@ -33,8 +33,15 @@
 #   stress      random prefixes, aborts, pauses, retractions; four calls make half an hour -> OUT/stress-h100.json
 #   stress-kl   a full cache against an empty one, stock DSA      -> OUT/stress-h100.json
 #   stress2     the same with HiCache and random delays           -> OUT/stress-h100.json
+#   stress23    with SGLang 0.5.23: prefixes, aborts, pauses, a full cache; five minutes -> OUT/stress-h200-0.5.23.json
+#   stress23-default   the same with SGLang's prefill graphs      -> OUT/stress-h200-0.5.23.json
+#   stress23-radix   prefixes with HiCache and random delays, five minutes -> OUT/stress-h200-0.5.23.json
+#   stress23-retract   the same with retractions                  -> OUT/stress-h200-0.5.23.json
+#   stress23-abort   aborts and pauses, likewise                  -> OUT/stress-h200-0.5.23.json
 #   acceptance  feature after feature beside stock; call it until no case is left -> OUT/coverage-h100.json
+#   acceptance23   the same with SGLang 0.5.23 on an H200; several calls side by side share the cases -> OUT/coverage-h200-0.5.23.json
 #   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
+#   chunks23    the same with SGLang 0.5.23                       -> OUT/coverage-h200-0.5.23.json
 #   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
 #   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
 #   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
@@ -51,27 +58,41 @@
 # takes lists of steps side by side, each on a GPU of its own; OUT/STEP.log is what a step said. A step that takes longer
 # than its SECONDS is asked to end (SIGTERM).
 #
-# Steps that end early keep what they have. stress* and acceptance may be called several times at once on a machine with
-# more GPUs, each with one of its own (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands
-# made it. PYTHON names the interpreter that has SGLang (python3).
+#   records_h100.sh --beside OUT 'STEP[:SECONDS]...' 'STEP[:SECONDS]...'
+#
+# does the same on one GPU, for acceptance23, chunks23 and stress23*, whose servers are small; what list N said is in
+# OUT/STEP.N.log. What SGLang 0.5.23 was put through on one H200, the first call again until no case is left:
+#
+#   records_h100.sh --beside OUT acceptance23 acceptance23 acceptance23 acceptance23 acceptance23 acceptance23
+#   records_h100.sh --beside OUT chunks23 chunks23 chunks23 stress23 stress23 stress23-default stress23-radix \
+#     stress23-retract stress23-abort
+#
+# Steps that end early keep what they have. stress* and acceptance* may be called several times at once, elsewhere with a
+# GPU each (CUDA_VISIBLE_DEVICES): they add to the same record. A record says which commands made it. PYTHON names the interpreter that has SGLang (python3).
 set -euo pipefail
 step=${1:-} out=${2:-}
-if [ "$step" = --lanes ] && [ $# -gt 2 ]; then
-  gpu=0
+if [[ $step = --lanes || $step = --beside ]] && [ $# -gt 2 ]; then
+  lane=0
   for steps in "${@:3}"; do
+    if [ "$step" = --lanes ]; then
+      export CUDA_VISIBLE_DEVICES=$lane
+      name="GPU $lane" suffix=
+    else
+      name="list $lane" suffix=.$lane
+    fi
     for one in $steps; do
       IFS=: read -r one limit <<<"$one"
       began=$SECONDS
       code=0
-      CUDA_VISIBLE_DEVICES=$gpu timeout --kill-after=25 "${limit:-0}" "$0" "$one" "$out" >"$out/$one.log" 2>&1 || code=$?
-      echo "GPU $gpu, $one: exit $code after $((SECONDS - began)) s"
+      timeout --kill-after=25 "${limit:-0}" "$0" "$one" "$out" >"$out/$one$suffix.log" 2>&1 || code=$?
+      echo "$name, $one: exit $code after $((SECONDS - began)) s"
     done &
-    gpu=$((gpu + 1))
+    lane=$((lane + 1))
   done
   wait
   exit
 fi
-usage() { sed -n '2,54p' "$0" >&2; exit 2; }
+usage() { sed -n '2,70p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -86,7 +107,7 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
   shift 4
   "${hisa[@]}" model slice "$slice" "$out/model-$slice"
   # Made-up weights answer alike whatever is pruned: quality is measured with the trained model.
-  "${hisa[@]}" ab --timeout 400 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
+  "${hisa[@]}" ab --timeout 600 --quality 0 --output-tokens 32 --out "$out/$name" "$@" "$out/model-$slice" \
     --context-length "$context" --max-total-tokens "$pool" "${flags[@]}" \
     --max-running-requests "$running" --chunked-prefill-size "$chunk" "${more[@]}"
 }
@@ -114,13 +135,14 @@ case $step in
     mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
     together=(--rounds 2)
     [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
-    ab v32-tp8-rank 133000 140000 ab-defaults "${together[@]}" --arms stock,paper,balanced --cells '8k:1 32k:1 128k:1' \
-      --warmup-tokens 300k ;;
-  ab-four) ab v32-tp8-rank 133000 540000 ab-defaults-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
+    running=64 more=(--cuda-graph-max-bs-decode 64) # a larger --mem-fraction-static would have stock cut its scores
+    ab v32-tp8-rank 133200 170000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
+      --cells '8k:1 32k:1 128k:1 128k+64:64,1,16' --output-tokens 64 --warmup-tokens 24k ;;
+  ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
     --rounds 1 --warmup-tokens 40k ;;
   ab-256k) # stock's scores of a chunk alone are 8 GB
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 ab-defaults-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
+    ab v32-tp8-rank 263000 270000 ab-served-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
   ab-256k-decode-only)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \
@@ -165,8 +187,8 @@ case $step in
     [ "$step" = frontier-answers ] || name=quality-prose model=prose
     answers $name "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
     )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
-  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads
-    paper='paper:dense_tail_tokens=1024:prefill_fraction'
+  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
+    paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
     answers quality-frontier-paper "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's
@@ -181,7 +203,23 @@ case $step in
   stress2) "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h100.json" --slice small --arms paper --minutes 2.5 \
     --scenes radix retract --jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache \
     --hicache-ratio 2 ;;
+  stress23 | stress23-default | stress23-radix | stress23-retract | stress23-abort)
+    scenes=(radix abort pause warm) minutes=1.3 given=(--cuda-graph-backend-prefill disabled)
+    case ${step#stress23} in
+      -default) given=() ;;
+      -radix | -retract) scenes=("${step#stress23-}") minutes=5.1 ;;&
+      -abort) scenes=(abort pause) minutes=2.6 ;;&
+      -*) given+=(--jitter 10 --plugin "$(dirname "$0")/../tests/plugins/jitter" --enable-hierarchical-cache --hicache-ratio 2) ;;
+    esac
+    "$python" -m sglang_hisa.launch.acceptance.stress --out "$out/stress-h200-0.5.23.json" --slice small --arms paper \
+      --minutes $minutes --scenes "${scenes[@]}" "${given[@]}" ;;
   acceptance) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing --seconds 420 ;;
+  acceptance23) # those that take longest first, so that the calls end together; fa3 compiles for minutes
+    "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h200-0.5.23.json" --missing --seconds 420 --timeout 600 \
+      --cases flashinfer-topk 1m glm5 fp8-kv-paged mtp-fp8 glm5-mtp mtp lora keyless-hicache torch-topk prefill-breakable windows \
+      hicache fp8-kv keyless-layers plain dense-tail shared-layers no-overlap sleep ;;
+  chunks23) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h200-0.5.23.json" --missing --seconds 420 --timeout 600 \
+    --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
   chunks | chunks2)
     record=coverage-h100.json gpus=1
     [ "$step" = chunks ] || record=two-gpu.json gpus=2

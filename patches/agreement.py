@@ -24,7 +24,7 @@ TIMEOUT_S = 120.0
 def facts(state: runtime.Runtime) -> dict[str, str]:
     """What must be the same on every rank, by name."""
     settings = {f'"{key}"': json.dumps(value) for key, value in asdict(state.config).items()}
-    # Pairs of rows choose together on some GPUs alone (sglang_hisa/schedule.py).
+    # Rows choose in groups on some GPUs alone (sglang_hisa/schedule.py).
     capability = state.gpu.version if state.gpu else "none"
     versions = {"sglang-hisa": __version__, "SGLang": state.sglang, "compute capability": capability}
     return {**versions, **settings}

@@ -1,4 +1,4 @@
-"""Check the patch table against SGLang's source text: no import, no GPU, milliseconds."""
+"""Check the patch table against SGLang's source text: no import, no GPU, once a process."""
 
 from __future__ import annotations
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from sglang_hisa import PAGE, budget
 from sglang_hisa import indexer as paths
-from sglang_hisa.audit import Sample
 from sglang_hisa.config import check_model, fitting
 from sglang_hisa.counts import StockReason
 from sglang_hisa.kernels.layout import HEAD_DIM
 from sglang_hisa.kernels.tuning import TuningError, for_device
-from sglang_hisa.patches import agreement, batch, runtime
+from sglang_hisa.patches import agreement, batch, runtime, steps
 from sglang_hisa.patches.plugin import STOCK, Reason, refuse
+from sglang_hisa.patches.steps import Step
 from sglang_hisa.patches.stock_kernels import SglangKernels
 from sglang_hisa.plan import Plan, Rows, Setup, make_decode_plan, make_prefill_plan, refine_kernel
 from sglang_hisa.segments import Segment, of_request
@@ -72,15 +72,14 @@ def _summaries(layer_id: int) -> tuple[PageSummaries, Any]:
 def _rows_seal(forward_batch: Any) -> bool:
     """Whether a step seals what its rows completed, not what it stored: fewer launches.
 
-    HISA's decode steps do so in the coarse launch that follows the store in the same layer; the stock graph,
-    where nothing reads a summary, once after its last layer.
+    HISA's decode steps do so in the coarse launch that follows the store in the same layer; steps left to
+    stock DSA, where nothing reads a summary, once after their last layer.
 
     That is right where each row stored one token, the last of its length. With speculative decoding
     (``spec_info``) none is so: a draft model's decode rows store past their length, and a verify or
     draft-extend row may read the page that an earlier row of its request completed in the same step.
     """
-    one_token = forward_batch.forward_mode.is_decode() and forward_batch.spec_info is None
-    return runtime.current().config.decode.active and one_token
+    return bool(forward_batch.forward_mode.is_decode() and forward_batch.spec_info is None)
 
 
 def _step_name(forward_batch: Any) -> str:
@@ -97,7 +96,11 @@ def _seal(forward_batch: Any, layer_id: int, out_cache_loc: torch.Tensor | None)
         return
     slots = forward_batch.out_cache_loc if out_cache_loc is None else out_cache_loc
     summaries, _ = _summaries(layer_id)
-    summaries.seal_tokens(layer_id, slots)
+    # A draft model's pool has one layer. Elsewhere a launch a layer is half of what HISA costs such a step.
+    if summaries.draft or not steps.left_to_stock(forward_batch, summaries, layer_id):
+        summaries.seal_tokens(layer_id, slots)
+    elif summaries.is_last(layer_id, runtime.current().layers):
+        summaries.seal_tokens(None, slots)
 
 
 def after_store(
@@ -126,35 +129,6 @@ def after_fused_store(
 ) -> None:
     """After ``_fused_k_prepare_and_store``, which may call the other store: sealing twice is harmless."""
     _seal(forward_batch, layer_id, out_cache_loc)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step's layers share."""
-
-    plan: Plan
-    sample: Sample | None = None
-
-
-def _cached_step(forward_batch: Any, layer_id: int, metadata: Any) -> Step | StockReason | None:
-    """What an earlier layer of the same step made: its plan, or the reason to leave it to stock.
-
-    A forward visits layers in ascending order, so a layer that is not above the last one starts a new
-    forward over the same batch object (graph warm-up and capture, draft steps).
-    """
-    kept = getattr(forward_batch, "_hisa_step", None)
-    if kept is None or kept[0] is not metadata.attn_metadata or layer_id <= kept[1]:
-        return None
-    forward_batch._hisa_step = (kept[0], layer_id, kept[2])
-    made: Step | StockReason = kept[2]
-    return made
-
-
-def _keep_step(
-    forward_batch: Any, layer_id: int, metadata: Any, step: Step | StockReason
-) -> Step | StockReason:
-    forward_batch._hisa_step = (metadata.attn_metadata, layer_id, step)
-    return step
 
 
 def output_of(metadata: Any, rows: int) -> paths.Output:
@@ -186,6 +160,8 @@ def _capturing(q: torch.Tensor) -> bool:
 
 
 def _count_rows(state: runtime.Runtime, kind: str, plan: Plan, padding: int = 0) -> None:
+    """After the plan: a kernel of the first layer may start before the one that comes right before it has
+    ended, and reads the plan."""
     state.rows.add(kind, plan.rows.lengths, plan.of_rows("candidates"), padding)
 
 
@@ -195,16 +171,12 @@ def _longest_padding(metadata: Any, rows: int) -> int:
     return 1 if each == 1 else 1 + each
 
 
-def _setup(state: runtime.Runtime, stock: SglangKernels, summaries: PageSummaries) -> Setup:
-    return Setup(state.config, stock, summaries.backend)
-
-
 def _decode_step(
     state: runtime.Runtime,
     forward_batch: Any,
-    layer_id: int,
     metadata: Any,
     stock: SglangKernels,
+    summaries: PageSummaries,
     q: torch.Tensor,
     rows: int,
 ) -> Step | StockReason:
@@ -232,24 +204,24 @@ def _decode_step(
         share=rule.share,
         width=rule.width(bound),
     )
-    setup = _setup(state, stock, _summaries(layer_id)[0])
+    setup = Setup(state.config, stock, summaries.backend)
     plan = make_decode_plan(view, setup, refine_of(state, q, rows), seals=_rows_seal(forward_batch))
     state.count_hisa(_step_name(forward_batch))
     _count_rows(state, "decode", plan, padding)
-    return Step(plan)
+    return Step(plan, setup, output_of(metadata, rows))
 
 
-def _stock_decode(
-    state: runtime.Runtime, reason: StockReason, layer_id: int, metadata: Any, rows: int, capturing: bool
+def _seal_after_last(
+    state: runtime.Runtime,
+    forward_batch: Any,
+    layer_id: int,
+    metadata: Any,
+    summaries: PageSummaries,
+    rows: int,
 ) -> None:
-    """A layer of a step that the stock indexer serves: note its graph, and seal after the last layer."""
-    second = reason is StockReason.DECODE_NOTHING_TO_GAIN
-    if capturing:
-        (state.stock_decode_graphs if second else state.graphs_missing_hisa).add(rows)
-    if second:
-        summaries, _ = _summaries(layer_id)
-        if layer_id == summaries.served(state.layers)[-1]:
-            summaries.seal_rows(metadata.get_page_table_64(), metadata.get_seqlens_expanded()[:rows])
+    """In the last layer of a decode step that the stock indexer serves."""
+    if rows and _rows_seal(forward_batch) and summaries.is_last(layer_id, state.layers):
+        summaries.seal_rows(metadata.get_page_table_64(), metadata.get_seqlens_expanded()[:rows])
 
 
 def around_topk_paged(
@@ -264,21 +236,20 @@ def around_topk_paged(
     """Rows that each see a whole request: decode, verify, draft-extend; eager or in a graph."""
     state = runtime.current()
     rows = sum(metadata.get_dsa_extend_len_cpu())
-    stock = SglangKernels(self, metadata)
-    step = _cached_step(forward_batch, layer_id, metadata)
-    if step is None:
-        made = _decode_step(state, forward_batch, layer_id, metadata, stock, q_fp8, rows)
-        step = _keep_step(forward_batch, layer_id, metadata, made)
-    if isinstance(step, StockReason):
-        _stock_decode(state, step, layer_id, metadata, rows, capturing=_capturing(q_fp8))
-        return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
     summaries, pool = _summaries(layer_id)
-    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
+    step = steps.kept(forward_batch, layer_id, metadata)
+    if step is None:
+        stock = SglangKernels(self, metadata)
+        step = _decode_step(state, forward_batch, metadata, stock, summaries, q_fp8, rows)
+        steps.keep(forward_batch, summaries, layer_id, metadata, step)
     if _capturing(q_fp8):
-        state.graphs.add(rows)
+        state.note_graph(rows, hisa=isinstance(step, Step))
+    if isinstance(step, StockReason):
+        _seal_after_last(state, forward_batch, layer_id, metadata, summaries, rows)
+        return original(self, forward_batch, layer_id, q_fp8, weights, metadata)
+    pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     queries = paths.Queries(q_fp8[:rows], weights.squeeze(2)[:rows], summaries.layer(layer_id))
-    setup = _setup(state, stock, summaries)
-    chosen = paths.select(queries, step.plan, setup, output_of(metadata, rows))
+    chosen = paths.select(queries, step.plan, step.setup, step.output)
     return _padded(chosen, q_fp8.shape[0])
 
 
@@ -314,9 +285,9 @@ def _segments(
 def _prefill_step(
     state: runtime.Runtime,
     forward_batch: Any,
-    layer_id: int,
     metadata: Any,
     stock: SglangKernels,
+    summaries: PageSummaries,
     q: torch.Tensor,
 ) -> Step | StockReason:
     """Plan of an extend step, or the reason to leave the whole step to the stock indexer."""
@@ -339,12 +310,11 @@ def _prefill_step(
 
     rows_of, table = metadata.get_token_to_batch_idx(), metadata.get_page_table_64()
     view = Rows.of_segments(lengths, table, rows_of, segments)
-    summaries, _ = _summaries(layer_id)
-    setup = _setup(state, stock, summaries)
+    setup, output = Setup(state.config, stock, summaries.backend), output_of(metadata, lengths.shape[0])
     plan = make_prefill_plan(view, contexts, setup, refine_of(state, q), segments, heads=q.shape[1])
-    if summaries.draft:  # its choice costs accepted drafts, never an answer
-        return Step(plan)
-    return Step(plan, state.audit.sample(plan, contexts, setup))
+    # A draft model's choice costs accepted drafts, never an answer.
+    sample = None if summaries.draft else state.audit.sample(plan, contexts, setup)
+    return Step(plan, setup, output, sample)
 
 
 def around_topk_ragged(
@@ -360,26 +330,25 @@ def around_topk_ragged(
 ) -> torch.Tensor:
     """Prefill rows, chunked or not, possibly mixed with decode rows."""
     state = runtime.current()
-    stock = SglangKernels(self, metadata, prefill=True)
-    step = _cached_step(forward_batch, layer_id, metadata)
+    summaries, pool = _summaries(layer_id)
+    step = steps.kept(forward_batch, layer_id, metadata)
     if step is None:
-        made = _prefill_step(state, forward_batch, layer_id, metadata, stock, q_fp8)
-        step = _keep_step(forward_batch, layer_id, metadata, made)
-        if isinstance(made, StockReason):
-            state.count_stock(made, metadata.get_seqlens_expanded().shape[0])
+        stock = SglangKernels(self, metadata, prefill=True)
+        step = _prefill_step(state, forward_batch, metadata, stock, summaries, q_fp8)
+        steps.keep(forward_batch, summaries, layer_id, metadata, step)
+        if isinstance(step, StockReason):
+            state.count_stock(step, metadata.get_seqlens_expanded().shape[0])
         else:
             state.count_hisa("prefill")
-            _count_rows(state, "prefill", made.plan)
+            _count_rows(state, "prefill", step.plan)
     if isinstance(step, StockReason):
         return original(
             self, enable_dual_stream, forward_batch, layer_id, q_fp8, weights, metadata, topk_result
         )
-    summaries, pool = _summaries(layer_id)
     pool.get_index_k_with_scale_buffer(layer_id=layer_id)  # waits for this layer's host-to-device load
     rows = step.plan.rows.lengths.shape[0]
     queries = paths.Queries(q_fp8[:rows], weights.squeeze(-1)[:rows], summaries.layer(layer_id))
-    setup, output = _setup(state, stock, summaries), output_of(metadata, rows)
-    chosen = paths.select(queries, step.plan, setup, output, out=topk_result)
+    chosen = paths.select(queries, step.plan, step.setup, step.output, out=topk_result)
     if step.sample is not None:
-        state.audit.observe(layer_id, step.sample, chosen, queries, setup, output)
+        state.audit.observe(layer_id, step.sample, chosen, queries, step.setup, step.output)
     return _padded(chosen, q_fp8.shape[0])

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from sglang_hisa import __version__
 from sglang_hisa.config import Config, cpu_stand_ins_requested, only_ours
-from sglang_hisa.patches import contract, runtime
+from sglang_hisa.patches import contract, runtime, syntax
 from sglang_hisa.patches.contract import Applied
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ def activate(config: Config) -> None:
     runtime.start(state)
     for applied in patches:
         HookRegistry.register(applied.target, _hook(applied.patch.hook), HookType(applied.patch.kind))
+    if not cpu_stand_ins_requested():  # they read the source, too, and come after us
+        syntax.forget()
 
     apply = HookRegistry.apply_hooks
 

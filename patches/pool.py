@@ -36,7 +36,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     state = runtime.current()
     buffers = self.index_k_with_scale_buffer
     state.backend = _backend(state, buffers[0].device)
-    state.rows.allocate(buffers[0].device)
+    state.rows.allocate(buffers[0].device, state.backend)
     draft = state.speculative and state.summary_bytes > 0  # SGLang allocates the target's pool first
     self._hisa_summaries = PageSummaries(buffers, self.start_layer, state.backend, draft=draft)
     state.pools.add(self._hisa_summaries)

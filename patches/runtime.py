@@ -101,6 +101,15 @@ class Runtime:
         self.audit = Audit(self.config.audit)
         self.canary = Canary(self.config.canary, self.config.canary_stop)
 
+    def note_graph(self, rows: int, hisa: bool) -> None:
+        """A decode graph of ``rows`` rows is being captured, with HISA or with the stock indexer."""
+        if hisa:
+            self.graphs.add(rows)
+        elif self.capturing_stock:
+            self.stock_decode_graphs.add(rows)
+        else:
+            self.graphs_missing_hisa.add(rows)
+
     def count_hisa(self, phase: str) -> None:
         """A step of ``phase`` ran HISA."""
         self.steps[phase] += 1

@@ -26,6 +26,7 @@ def _resolved(name: str, resolver: str) -> Any:
     return getattr(dsa, resolver)() if hasattr(dsa, resolver) else getattr(dsa.deep_gemm, name)
 
 
+@functools.cache  # the signature is read once, not in each layer
 def _cleans(function: Callable[..., Any]) -> dict[str, bool]:
     """``clean_logits=False`` for the DeepGEMMs that have it (all to sgl-deep-gemm 0.2.4), nothing for others.
 
@@ -84,7 +85,7 @@ def topk_fn() -> Any:
 
 
 class SglangKernels:
-    """Stock kernels as one indexer of one layer calls them in one step."""
+    """Stock kernels as the indexers of a model call them in one step: its layers share them."""
 
     def __init__(self, indexer: Any, metadata: Any, *, prefill: bool = False) -> None:
         """``prefill``: call DeepGEMM as ``_get_topk_ragged`` does, within ``_with_real_sm_count``: a receive

@@ -1,4 +1,4 @@
-"""Read SGLang's source as syntax trees: no import, no GPU, milliseconds."""
+"""Read SGLang's source as syntax trees: no import, no GPU, 20 files in less than a second."""
 
 from __future__ import annotations
 
@@ -131,3 +131,9 @@ def _text(node: Function) -> str:
 def text(node: Function) -> str:
     """The function in Python's own layout, without comments."""
     return _text(node)
+
+
+def forget() -> None:
+    """Drop the trees: a quarter of a million objects, which each full garbage collection would walk."""
+    tree.cache_clear()
+    _text.cache_clear()

@@ -20,7 +20,7 @@ from sglang_hisa.plan import Plan, Rows, Setup, make_prefill_plan
 TURNS = 9
 """A step audits every ninth layer, others at the next: what a layer's audit costs hardly depends on its rows
 (82 of them 0.7 ms at 24K, 0.8 at 120K: ``ab-watching`` of 2cea24dd4254). Odd, so that no layer meets only
-the first rows of pairs."""
+the first rows of groups."""
 
 
 @dataclass(frozen=True)

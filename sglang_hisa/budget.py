@@ -6,13 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from sglang_hisa import PAGE
+from sglang_hisa import PAGE, SHARE_ONE
 from sglang_hisa.config import Config
-
-_ONE = 1 << 16
-"""Fractions are rounded up to 1/65536, so that host and device agree on every row's count."""
 
 FLAT_TOPK = 16384
 """Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
@@ -20,8 +15,8 @@ FLAT_TOPK = 16384
 PAYS = 131072
 """Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
 takes longer than the filter. One row of 128K with a budget of 32K, 96K unread, is level with stock: a layer
-is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``).
-"""
+is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``
+of 27ffb7b15d78)."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""
@@ -46,7 +41,7 @@ class Rule:
 
     def count(self, length: int) -> int:
         """Blocks that a row of ``length`` tokens may keep."""
-        return max(self.blocks, _ceil_div(length * self.share, _ONE * self.block))
+        return max(self.blocks, _ceil_div(length * self.share, SHARE_ONE * self.block))
 
     def fits(self, length: int) -> bool:
         """Whether such a row keeps its whole page table and all heads: its choice is stock DSA's."""
@@ -81,7 +76,7 @@ def make_rule(config: Config, phase: str, index_topk: int, init_tokens: int, loc
     """The rule of ``phase`` ("decode" or "prefill"); a phase left to stock DSA keeps everything.
 
     A row must hold at least ``min(length, index_topk)`` candidate tokens even when its own block holds
-    one token (fa3 does not mask -1), and all of its sink and local blocks (of a pair: those of both rows).
+    one token (fa3 does not mask -1), and all of its sink and local blocks (of a group: of all its rows).
     """
     setting = getattr(config, phase)
     block = config.block
@@ -111,27 +106,3 @@ def local_window(config: Config, local_tokens: int) -> int:
 def sink_blocks(config: Config, init_tokens: int) -> int:
     """Leading blocks that are always candidates; the model's ``index_init_tokens`` are among them."""
     return max(1, _ceil_div(max(config.sink_tokens, init_tokens), config.block))
-
-
-def plan_rows(
-    lengths: torch.Tensor, blocks: torch.Tensor | int, share: torch.Tensor | int, block: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Earlier blocks to keep and candidate tokens of each row.
-
-    Args:
-        lengths: int32 ``[rows]``; 0 for a padded row.
-        blocks, share: the row's :class:`Rule`, one for all rows or int32 ``[rows]``.
-        block: tokens a block.
-
-    Returns:
-        (picks, candidate_lengths), both int32 ``[rows]``. A row that fits its budget has
-        ``picks`` = its earlier blocks and ``candidate_lengths`` = its length.
-    """
-    earlier = torch.div((lengths - 1).clamp_min(0), block, rounding_mode="floor")
-    grown = torch.div(lengths.long() * share + (_ONE * block - 1), _ONE * block, rounding_mode="floor")
-    if isinstance(blocks, torch.Tensor):
-        count = torch.maximum(grown, blocks.long())
-    else:
-        count = grown.clamp_min(blocks)
-    picks = torch.minimum(count - 1, earlier.long()).to(torch.int32)
-    return picks, (lengths - (earlier - picks) * block).to(torch.int32)

@@ -1,7 +1,7 @@
 """How many rows were served how, and how much of their context they looked at: sums on the device.
 
-A step adds to them with a few launches, captured in a graph as well, and without host synchronisation;
-whoever reads them (``/server_info``, metrics) does so between forwards.
+A step adds to them with one launch, captured in a graph as well, and without host synchronisation; whoever
+reads them (``/server_info``, metrics) does so between forwards.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+
+from sglang_hisa import kernels
 
 
 class StockReason(StrEnum):
@@ -42,10 +44,12 @@ class RowCounts:
     def __init__(self) -> None:
         self.sums: torch.Tensor | None = None
         """int64 ``[len(KINDS), 3]``; None before :meth:`allocate`."""
+        self._backend = ""
 
-    def allocate(self, device: torch.device) -> None:
-        """Make the sums, once, before a graph that adds to them is captured."""
+    def allocate(self, device: torch.device, backend: str) -> None:
+        """Make the sums, once, before a graph that adds to them is captured; ``backend`` adds to them."""
         if self.sums is None:
+            self._backend = backend
             self.sums = torch.zeros(len(KINDS), 3, dtype=torch.int64, device=device)
 
     def add(self, kind: str, lengths: torch.Tensor, candidates: torch.Tensor, padding: int = 0) -> None:
@@ -60,9 +64,7 @@ class RowCounts:
         """
         if self.sums is None:
             raise RuntimeError("sglang-hisa: rows came before the KV pool")
-        real = (lengths > padding).to(lengths.dtype)
-        total = (torch.stack((real, lengths, candidates)) * real).sum(dim=1)
-        self.sums[KINDS.index(kind)].add_(total)
+        kernels.count_rows(lengths, candidates, padding, self.sums[KINDS.index(kind)], self._backend)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """``{kind: {"rows", "candidate_tokens", "context_tokens", "candidate_share"}}``; waits for it.

@@ -75,12 +75,20 @@ def _table(plan: Plan, chunk: Chunk) -> torch.Tensor:
     return table if chunk.table_rows is not None else table[chunk.start : chunk.stop]
 
 
+def gather(layer: LayerSummaries, plan: Plan, setup: Setup) -> BlockSummaries | None:
+    """Summaries of the blocks of :attr:`Plan.gathered`; None where the plan gathers none."""
+    if plan.gathered is None:
+        return None
+    per_block = setup.config.pages_per_block
+    return kernels.gather_blocks(plan.gathered, layer.keys, layer.scales, per_block, setup.backend)
+
+
 def block_scores(
     queries: Queries, plan: Plan, chunk: Chunk, setup: Setup, gathered: BlockSummaries | None
 ) -> torch.Tensor:
     """Coarse scores of a chunk's blocks, fp32 ``[rows, score_blocks]``: the first half of a choice.
 
-    ``queries`` are the chunk's own; ``gathered``: summaries of the blocks of :attr:`Plan.gathered`.
+    ``queries`` are the chunk's own; ``gathered``: of :func:`gather`.
     """
     if gathered is not None:
         assert chunk.starts is not None and chunk.ends is not None
@@ -232,15 +240,7 @@ def _select_arranged(
     queries: Queries, plan: Plan, setup: Setup, output: Output, out: torch.Tensor | None
 ) -> torch.Tensor:
     """:func:`select` of rows that stand in the order of the chunks."""
-    gathered = None
-    if plan.gathered is not None:
-        gathered = kernels.gather_blocks(
-            plan.gathered,
-            queries.layer.keys,
-            queries.layer.scales,
-            setup.config.pages_per_block,
-            setup.backend,
-        )
+    gathered = gather(queries.layer, plan, setup)
     if out is None and len(plan.chunks) == 1:
         return _select_chunk(queries, plan, plan.chunks[0], setup, gathered, output)
     if out is None:

@@ -5,7 +5,7 @@ page table a row reads and in how many rows come at once. What is decided here f
 
 * its budget in blocks and its number of candidate tokens (:mod:`sglang_hisa.budget`);
 * in prefill, which rows stand together: those with wide tables apart from those with narrow ones
-  (:mod:`sglang_hisa.segments`), and in groups where the GPU allows it (:mod:`sglang_hisa.pairs`);
+  (:mod:`sglang_hisa.segments`), and in groups where the GPU allows it (:mod:`sglang_hisa.groups`);
 * in prefill, how many heads score its tokens: all, or a share of them where it is pruned;
 * the chunk of rows that it is scored with, so that the logits fit the workspace;
 * how the stock kernels split the work of a chunk (:mod:`sglang_hisa.schedule`).
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import PAGE, pairs
-from sglang_hisa.budget import plan_rows, routed_heads
+from sglang_hisa import PAGE, groups, kernels
+from sglang_hisa.budget import routed_heads
 from sglang_hisa.config import Config
 from sglang_hisa.kernels.tuning import for_device
 from sglang_hisa.schedule import PAIR, Call, decode_calls, prefill_calls
@@ -137,7 +137,7 @@ class Plan:
     """int32: pages of every request's earlier blocks, one request after the other, whose summaries
     DeepGEMM scores flat (prefill on a GPU); None where our own kernel reads them through the table."""
     group: int = 1
-    """Adjacent rows that choose their pages together (:mod:`sglang_hisa.pairs`)."""
+    """Adjacent rows that choose their pages together (:mod:`sglang_hisa.groups`)."""
     order: torch.Tensor | None = None
     """int64: the step's row that stands at each place of the chunks; None where none moved."""
     back: torch.Tensor | None = None
@@ -195,7 +195,7 @@ def make_decode_plan(rows: Rows, setup: Setup, refine: str, *, seals: bool) -> P
     last of its length, and nothing else seals its page.
     """
     config, stock = setup.config, setup.stock
-    picks, candidates = plan_rows(rows.lengths, rows.blocks, rows.share, config.block)
+    picks, candidates = kernels.plan_rows(rows.lengths, rows.blocks, rows.share, config.block, setup.backend)
     chunk = Chunk(
         start=0,
         stop=rows.lengths.shape[0],
@@ -243,11 +243,11 @@ def _arrange(rows: Rows, setup: Setup, segments: Sequence[Segment] | None) -> _A
     narrow = max((segment.width for segment in segments if not segment.fits), default=0)
     parts = []
     for part in ordered:
-        rows_of = sum(pairs.places(segment, group) for segment in part)
+        rows_of = sum(groups.places(segment, group) for segment in part)
         width = max(segment.width for segment in part)
         share = part[0].rule.heads if part[0].routed else 1.0
         parts.append(_RowPart(rows_of, max(width, narrow), share))
-    moved = pairs.arrange([segment for part in ordered for segment in part], group)
+    moved = groups.arrange([segment for part in ordered for segment in part], group)
     if moved is None:
         return _Arranged(rows, parts, group)
     order, back = (to_device(index, rows.lengths.device) for index in moved)
@@ -264,7 +264,7 @@ def _spans(
     first = 0
     for part in parts:
         row_bytes = (part.width * (PAGE + 2) + score_blocks) * 4
-        limit = max(32, (config.workspace_mb << 20) // row_bytes // pairs.MOST * pairs.MOST)
+        limit = max(32, (config.workspace_mb << 20) // row_bytes // groups.MOST * groups.MOST)
         for start in range(0, part.rows, limit):
             yield first + start, first + min(start + limit, part.rows), part
         first += part.rows
@@ -302,8 +302,8 @@ def make_prefill_plan(
     config, stock = setup.config, setup.stock
     arranged = _arrange(rows, setup, segments)
     given, group = arranged.rows, arranged.group
-    bounds = given.lengths if group == 1 else pairs.last_of_each(given.lengths, group)
-    picks, candidates = plan_rows(bounds, given.blocks, given.share, config.block)
+    bounds = given.lengths if group == 1 else groups.last_of_each(given.lengths, group)
+    picks, candidates = kernels.plan_rows(bounds, given.blocks, given.share, config.block, setup.backend)
     candidates -= bounds - given.lengths
     gathered = starts = ends = None
     if refine == "deepgemm" and rows.lengths.is_cuda and given.table_rows is not None:

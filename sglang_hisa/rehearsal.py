@@ -13,10 +13,10 @@ import torch
 
 from sglang_hisa import PAGE
 from sglang_hisa.budget import Rule
+from sglang_hisa.groups import MOST
 from sglang_hisa.indexer import OVERLAP_ROWS, Output, Queries, select
 from sglang_hisa.kernels.layout import FP8, HEAD_DIM
 from sglang_hisa.kernels.pick import FEW_ROWS
-from sglang_hisa.pairs import MOST
 from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.segments import of_request
 from sglang_hisa.summaries import LayerSummaries
@@ -60,7 +60,8 @@ def rehearse(
         table = torch.zeros((1, -(-length // PAGE)), dtype=torch.int32, device=device)
         for pruned, dense in STEPS:
             count = min(pruned + (dense if tail else 0), length)
-            segments = of_request(0, count, length, rule, length + tail + 1 - min(dense, tail), tail, group)
+            beyond = 1 - min(dense, tail) if dense else group  # a dense end begins with a group: none is near
+            segments = of_request(0, count, length, rule, length + tail + beyond, tail, group)
             lengths = torch.arange(length - count + 1, length + 1, dtype=torch.int32, device=device)
             which = torch.zeros(count, dtype=torch.int32, device=device)
             rows = Rows.of_segments(lengths, table, which, segments)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sglang_hisa.pairs import MOST
+from sglang_hisa.groups import MOST
 
 if TYPE_CHECKING:
     from sglang_hisa.stock_kernels import StockKernels
@@ -39,7 +39,7 @@ class Device:
 
     @property
     def hopper(self) -> bool:
-        """Whether prefill makes its own split and rows may stand in pairs."""
+        """Whether prefill makes its own split and rows may stand in groups."""
         return self.capability is None or self.capability[0] == 9
 
     @property

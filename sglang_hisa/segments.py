@@ -48,7 +48,7 @@ def of_request(
     """Rows of a request; those of the last ``tail`` tokens of its prompt keep everything.
 
     ``context``: tokens that the last row sees; ``prompt``: tokens of the prompt. A cut lies between two
-    groups of ``group`` rows or of two (:mod:`sglang_hisa.pairs`), never inside one: a few rows more are kept.
+    groups of ``group`` rows or of two (:mod:`sglang_hisa.groups`), never inside: a few rows more are kept.
     """
     step = max(2, group)
     cut = max(prompt - tail, 0) // step * step

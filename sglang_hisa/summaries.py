@@ -8,19 +8,21 @@ Who seals, and when:
 
 | keys are written by | sealed by | when |
 | --- | --- | --- |
-| extend, verify, draft and draft-extend steps; decode steps left to stock DSA by config | \
-:meth:`.seal_tokens` | after the store of each layer, on its stream |
+| extend, verify, draft and draft-extend steps | :meth:`.seal_tokens` | after the store of each layer, on \
+its stream |
+| extend steps left to stock DSA | :meth:`.seal_tokens` | after the first layer's store, when that is not \
+known yet, and after the last one's for all layers: stock DSA reads no summary |
 | decode steps that run HISA | the coarse launch (``seal_from``) | in each layer, after its store: a row \
 never reads the summary of its own block, which holds the page |
-| decode steps that replay stock DSA's graph | :meth:`.seal_rows` | after the last layer, for all of them: \
-stock DSA reads no summary |
+| decode steps left to stock DSA, by config or by the graph that they replay | :meth:`.seal_rows` | after \
+the last layer, for all of them |
 | movers of pages (load from the host, token move, HiCache load, PD receive) | :meth:`.reseal` \
 | on the stream that readers of these keys wait for |
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,18 +87,30 @@ class PageSummaries:
 
     def served(self, layer_ids: Collection[int]) -> list[int]:
         """Those of the model's layers ``layer_ids`` whose summaries are here, ascending."""
-        own = range(self.start_layer, self.start_layer + len(self.layers))
-        return [i for i in own if i in layer_ids and self.layer(i).index_k.shape[0]]
+        return list(self._descending(layer_ids))[::-1]
+
+    def is_last(self, layer_id: int, layer_ids: Collection[int]) -> bool:
+        """Whether ``layer_id`` is the last of :meth:`served`, without a look at the others: asked in each."""
+        return layer_id == next(self._descending(layer_ids), None)
+
+    def _descending(self, layer_ids: Collection[int]) -> Iterator[int]:
+        for i in range(self.start_layer + len(self.layers) - 1, self.start_layer - 1, -1):
+            if i in layer_ids and self.layer(i).index_k.shape[0]:
+                yield i
 
     @property
     def first_stored(self) -> int:
         """Number in this pool of the first layer that stores index keys."""
         return next(i for i, layer in enumerate(self.layers) if layer.index_k.shape[0])
 
-    def seal_tokens(self, layer_id: int, slots: torch.Tensor) -> None:
-        """After a store to ``slots`` (int ``[n]``): seal the pages whose last token is among them."""
-        layer = self.layer(layer_id)
-        kernels.seal_tokens(layer.index_k, slots, layer.keys, layer.scales, self.backend)
+    def seal_tokens(self, layer_id: int | None, slots: torch.Tensor) -> None:
+        """After a store to ``slots`` (int ``[n]``) of a layer, or of all layers (None) after the last one's:
+        seal the pages whose last token is among them."""
+        if layer_id is None:
+            kernels.seal_tokens(self._stored, self._offsets, slots, self.backend)
+        else:
+            layer = self.layer(layer_id)
+            kernels.seal_tokens([(layer.index_k, layer.keys, layer.scales)], None, slots, self.backend)
 
     def seal_rows(self, table: torch.Tensor, lengths: torch.Tensor) -> None:
         """After a decode step's last store: seal, in all layers, what its rows' last tokens completed.

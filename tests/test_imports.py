@@ -8,7 +8,7 @@ from sglang_hisa.launch.pages.tables import ROOT
 
 LAYERS = ("kernels", "sglang_hisa", "patches", "launch")
 """Each may import itself and what stands before it."""
-SHARED = ("sglang_hisa.PAGE", "sglang_hisa.__version__")
+SHARED = ("sglang_hisa.PAGE", "sglang_hisa.SHARE_ONE", "sglang_hisa.__version__")
 """Constants of the package itself, which is loaded before any of its folders and imports none of them."""
 ALONE = Path("launch/common/generator.py")
 """Run in a process of its own, by its path; nothing imports it."""

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from sglang_hisa.launch.ab import stats, steady_rows
+from sglang_hisa.launch.ab.plan import Cell
+from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Comparison
 from sglang_hisa.launch.common import pruning, text
 
 SHOWN = {"ttft": "TTFT", "itl": "ITL", "throughput": "throughput"}
 
 
-def cell(spec: dict[str, Any]) -> str:
+def cell(spec: Cell) -> str:
     """``8K in, 32 out, 1 at once``."""
-    return f"{steady_rows.prompt(spec)} in, {spec['output_tokens']} out, {spec['concurrency']} at once"
+    return f"{spec.prompt} in, {spec.output_tokens} out, {spec.concurrency} at once"
 
 
-def whole(record: dict[str, Any]) -> list[int]:
+def whole(record: AbRecord) -> list[int]:
     """Cells compared by the whole run; those with a shared prefix are by their steady state alone."""
-    return [i for i, spec in enumerate(record["plan"]["cells"]) if not spec.get("prefix_tokens")]
+    return [i for i, spec in enumerate(record.plan.cells) if not spec.prefix_tokens]
 
 
-def others(record: dict[str, Any]) -> list[str]:
-    """Arms that are compared with the baseline."""
-    return [name for name in record["plan"]["arms"] if name != record["plan"]["baseline"]]
-
-
-def comparisons(record: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]]:
+def comparisons(record: AbRecord) -> dict[tuple[str, int, str], Comparison]:
     """``stats.comparisons`` by arm, cell and metric; made now where the record has none yet."""
-    found = record.get("stats") or stats.compute(record)
-    return {(c["arm"], c["cell"], c["metric"]): c for c in found["comparisons"]}
+    found = record.stats or stats.compute(record)
+    return {(c.arm, c.cell, c.metric): c for c in found.comparisons}
 
 
-def effect(found: dict[str, Any], separator: str = " ") -> str:
+def effect(found: Comparison, separator: str = " ") -> str:
     """``1.50× [1.46, 1.54] faster``; ``separator`` stands before the verdict."""
-    if found["speedup"] is None:
+    if found.speedup is None:
         return "–"
-    interval = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    verdict = separator + found["verdict"] if found["verdict"] else ""
-    return f"{found['speedup']:.2f}×{interval}{verdict}"
+    interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    verdict = separator + found.verdict if found.verdict else ""
+    return f"{found.speedup:.2f}×{interval}{verdict}"
 
 
-def effects(record: dict[str, Any], separator: str = " ") -> dict[tuple[str, int, str], str]:
+def effects(record: AbRecord, separator: str = " ") -> dict[tuple[str, int, str], str]:
     """:func:`effect` by arm, cell and metric."""
     return {place: effect(found, separator) for place, found in comparisons(record).items()}
 
 
-def times(found: dict[str, Any], metric: str) -> str:
+def times(found: Comparison) -> str:
     """``17.90 → 8.99 s``: medians of the baseline and the arm; a dash where one has none."""
-    pair = (found["baseline_median"], found["arm_median"])
-    if None in pair:
+    if found.baseline_median is None or found.arm_median is None:
         return "–"
-    if metric.endswith("throughput"):
+    pair = (found.baseline_median, found.arm_median)
+    if found.metric.endswith("throughput"):
         return " → ".join(f"{amount:,.0f}" for amount in pair) + " tok/s"
     factor, unit = (1, "s") if max(pair) >= 1 else (1e3, "ms")
     return " → ".join(f"{amount * factor:.2f}" for amount in pair) + f" {unit}"
@@ -64,36 +60,35 @@ def quantity(metric: str, amount: float | None) -> str:
     return f"{amount:,.0f} tok/s" if metric.endswith("throughput") else f"{amount * 1e3:,.2f} ms"
 
 
-def notes(record: dict[str, Any]) -> list[str]:
+def notes(record: AbRecord) -> list[str]:
     """What a reader must know before any number: refusals, a partial run, failed requests."""
-    plan = record["plan"]
-    out = [f"REFUSED, no verdict is given: {why}" for why in record["refusals"]]
-    out += [f"quality not compared: {why}" for why in record.get("quality_problems", [])]
-    have = record["measurements"]
-    if not record["complete"]:
-        want = plan["rounds"] * len(plan["arms"]) * len(plan["cells"])
-        why = f" ({record['stopped_by']})" if record["stopped_by"] else ""
+    plan, have = record.plan, record.measurements
+    out = [f"REFUSED, no verdict is given: {why}" for why in record.refusals]
+    out += [f"quality not compared: {why}" for why in record.quality_problems]
+    if not record.complete:
+        want = plan.rounds * len(plan.arms) * len(plan.cells)
+        why = f" ({record.stopped_by})" if record.stopped_by else ""
         out.append(f"PARTIAL{why}: {len(have)} of {want} measurements")
-        for name, arm in record["arms"].items():
-            if arm.get("killed"):  # its log ends with whatever it did then
-                out.append(f"arm {name} {arm['killed']}; its log: server-{name}.log")
-            elif tail := arm.get("log_tail"):
-                out.append(last_error(name, tail, plan["together"]))
-    idle = (pruning.note(f"arm {name}", arm.get("rows")) for name, arm in record["arms"].items())
+        for name, arm in record.arms.items():
+            if arm.killed:  # its log ends with whatever it did then
+                out.append(f"arm {name} {arm.killed}; its log: server-{name}.log")
+            elif arm.log_tail:
+                out.append(last_error(name, arm.log_tail, plan.together))
+    idle = (pruning.note(f"arm {name}", arm.rows) for name, arm in record.arms.items())
     out += [note for note in idle if note]
-    for arm in plan["arms"]:
-        count = sum(stats.failed(m) for m in have if m["arm"] == arm)
+    for name in plan.arms:
+        count = sum(m.failed for m in have if m.arm == name)
         if count:
-            out.append(f"arm {arm}: {count} measurements left out, requests failed")
+            out.append(f"arm {name}: {count} measurements left out, requests failed")
     return [*out, *steady_rows.notes(record)]
 
 
-def started_once(record: dict[str, Any]) -> str:
+def started_once(record: AbRecord) -> str:
     """What servers that were up together mean for the verdicts; empty where arms were started anew."""
-    if not record["plan"]["together"]:
+    if not record.plan.together:
         return ""
     limit = f"{100 * stats.START - 100:.0f} %"
-    once = "once a session" if record.get("resumed") else "once"
+    once = "once a session" if record.resumed else "once"
     return (
         f"Each server was started {once}: a difference up to {limit} may be that of two starts of one arm, "
         "and gets no verdict."
@@ -112,43 +107,33 @@ def last_error(arm: str, log_tail: str, together: bool) -> str:
 
 
 MEMORY_HEAD = (
-    "arm",
-    "setting",
-    "HISA receipt",
-    "candidate share",
-    "KV tokens",
-    "page summaries",
-    "retractions",
-    "server start",
+    *("arm", "setting", "HISA receipt", "candidate share", "KV tokens"),
+    *("page summaries", "retractions", "server start"),
 )
 
 
-def memory(record: dict[str, Any]) -> list[tuple[str, ...]]:
+def memory(record: AbRecord) -> list[tuple[str, ...]]:
     """A row for each arm under ``MEMORY_HEAD``; an arm that never started has dashes."""
     rows: list[tuple[str, ...]] = []
-    for name in record["plan"]["arms"]:
-        arm = record["arms"].get(name) or {}
-        kept, summary, starts = arm.get("kv_tokens"), arm.get("summary_bytes"), arm.get("starts_s")
+    for name in record.plan.arms:
+        arm = record.arms.get(name, ArmFacts())
+        shares = (f"{phase} {share:.2f}" for phase, share in pruning.shares(arm.rows).items())
         rows.append(
             (
                 name,
-                text.setting(arm.get("setting")),
-                "yes" if arm.get("receipt") else "none",
-                ", ".join(f"{phase} {share:.2f}" for phase, share in pruning.shares(arm.get("rows")).items())
-                or "–",
-                "–" if kept is None else f"{kept:,}",
-                "–" if summary is None else f"{summary / text.K**2:,.1f} MiB",
-                "–" if arm.get("retractions") is None else str(arm["retractions"]),
-                ", ".join(f"{s:.0f} s" for s in starts) if starts else "–",
+                text.setting(arm.setting),
+                "yes" if arm.receipt else "none",
+                ", ".join(shares) or "–",
+                "–" if arm.kv_tokens is None else f"{arm.kv_tokens:,}",
+                "–" if arm.summary_bytes is None else f"{arm.summary_bytes / text.K**2:,.1f} MiB",
+                "–" if arm.retractions is None else str(arm.retractions),
+                ", ".join(f"{s:.0f} s" for s in arm.starts_s) or "–",
             )
         )
     return rows
 
 
-def origin(record: dict[str, Any]) -> str:
+def origin(record: AbRecord) -> str:
     """One line: model, machine, versions, commit, rounds, how the servers shared the machine, date."""
-    plan = record["plan"]
-    more = [f"{plan['rounds']} rounds"]
-    if plan["together"]:
-        more.append("servers together")
-    return text.origin(record["provenance"], record["model"], *more)
+    more = [f"{record.plan.rounds} rounds", *(["servers together"] if record.plan.together else [])]
+    return text.origin(vars(record.provenance), record.model, *more)

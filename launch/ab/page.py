@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from sglang_hisa.launch.ab import formatting, quality, sentence, stats, steady_rows
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common.page import render
 
 _CLASSES = {stats.FASTER: "faster", stats.SLOWER: "slower", stats.TOO_FEW: "few"}
@@ -19,20 +20,22 @@ _BODY = """\
 
 <h2>Speed-up over {{ plan.baseline }}</h2>
 <p>Geometric mean of paired ratios with its 95 % interval; above 1 is faster. A difference is called
-only when it holds after Holm's correction over the arm (alpha {{ alpha }}) and is larger than the
+only when it holds after Holm's correction over the arm (alpha {{ plan.alpha }}) and is larger than the
 noise of {{ plan.baseline }} against itself. {{ once }}</p>
-{% if not arms %}<p>No arm beside the baseline.</p>{% else %}
+{% if not plan.others %}<p>No arm beside the baseline.</p>{% else %}
 {% if whole %}<div class="scroll"><table id="verdicts">
-<tr><th>cell</th>{% for arm in arms %}{% for name in shown.values() %}<th>{{ arm }}: {{ name }}</th>
+<tr><th>cell</th>{% for arm in plan.others %}{% for name in form.SHOWN.values() -%}
+<th>{{ arm }}: {{ name }}</th>
 {% endfor %}{% endfor %}</tr>
 {% for i in whole %}<tr><td>{{ cells[i] }}</td>
-{% for arm in arms %}{% for metric in shown %}{% set found = table[arm, i, metric] -%}
-<td class="{{ classes[found.verdict] }}">{{ effect(found) }}<br><small>{{ times(found, metric) }}</small></td>
+{% for arm in plan.others %}{% for metric in form.SHOWN %}{% set found = table[arm, i, metric] -%}
+<td class="{{ classes[found.verdict] }}">{{ form.effect(found) -}}
+<br><small>{{ form.times(found) }}</small></td>
 {% endfor %}{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
-{% if steady %}<h2>{{ steady_title | capitalize }}</h2><p>{{ steady_about }}</p>
+{% if steady %}<h2>{{ steady_rows.TITLE | capitalize }}</h2><p>{{ steady_rows.ABOUT }}</p>
 <div class="scroll"><table id="steady">
-<tr>{% for name in steady_head %}<th>{{ name }}</th>{% endfor %}</tr>
+<tr>{% for name in steady_rows.HEAD %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in steady %}<tr>{% for part in row %}<td>{{ part }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
 <details><summary>All metrics: medians, pairs, noise floor</summary>
@@ -41,9 +44,9 @@ noise of {{ plan.baseline }} against itself. {{ once }}</p>
 <th>pairs</th><th>noise floor</th><th>p, corrected</th></tr>
 {% for found in table.values() %}<tr class="{{ classes[found.verdict] }}"><td>{{ found.arm }}</td>
 <td>{{ cells[found.cell] }}</td><td>{{ found.metric }}</td>
-<td>{{ quantity(found.metric, found.baseline_median) }}</td>
-<td>{{ quantity(found.metric, found.arm_median) }}</td>
-<td>{{ effect(found) }}</td><td>{{ found.pairs }}</td>
+<td>{{ form.quantity(found.metric, found.baseline_median) }}</td>
+<td>{{ form.quantity(found.metric, found.arm_median) }}</td>
+<td>{{ form.effect(found) }}</td><td>{{ found.pairs }}</td>
 <td>{% if found.noise_floor is none %}–{% else %}{{ "%.3f×" | format(found.noise_floor) }}{% endif %}</td>
 <td>{% if found.p_holm is none %}–{% else %}{{ "%.2g" | format(found.p_holm) }}{% endif %}</td></tr>
 {% endfor %}</table></div></details>{% endif %}
@@ -74,41 +77,33 @@ Overlap: share of the tokens chosen by the indexer of {{ plan.baseline }} that t
 """
 
 
-def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
-    """The page; ``pictures`` are PNG by name. Every text of the record is escaped.
+def html(record: AbRecord, plan: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """The page; ``pictures`` are PNG by name, ``plan`` is as the file has it. Every text is escaped.
 
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    given = (*record["provenance"].items(), ("model", record["model"]), ("flags", " ".join(record["flags"])))
     return render(
         _BODY,
         pictures,
-        title=f"A/B: {', '.join(record['plan']['arms'])}",
-        plan=record["plan"],
-        alpha=stats.alpha_of(record["plan"]),
-        arms=formatting.others(record),
-        cells=[formatting.cell(spec) for spec in record["plan"]["cells"]],
-        shown=formatting.SHOWN,
+        title=f"A/B: {', '.join(record.plan.arms)}",
+        plan=record.plan,
+        cells=[formatting.cell(spec) for spec in record.plan.cells],
+        form=formatting,
         whole=formatting.whole(record),
         steady=steady_rows.table(record, formatting.effects(record)),
-        steady_head=steady_rows.HEAD,
-        steady_title=steady_rows.TITLE,
-        steady_about=steady_rows.ABOUT,
+        steady_rows=steady_rows,
         table=formatting.comparisons(record),
-        effect=formatting.effect,
-        times=formatting.times,
-        quantity=formatting.quantity,
         classes={None: "", stats.SAME: "", **_CLASSES},
         notes=formatting.notes(record),
         sentences=sentence.sentences(record, formatting.comparisons(record)),
         origin=formatting.origin(record),
         once=formatting.started_once(record),
-        origin_rows=[(key, "–" if value is None else value) for key, value in given],
+        origin_rows=record.about.items(),
         memory_head=formatting.MEMORY_HEAD,
         memory=formatting.memory(record),
         quality_head=quality.HEAD,
         quality=quality.table(record),
-        logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},
-        raw_plan=json.dumps(record["plan"], indent=2),
+        logs={name: arm.log_tail for name, arm in record.arms.items() if arm.log_tail},
+        raw_plan=json.dumps(plan, indent=2),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sglang_hisa import PAGE
-from sglang_hisa.launch.ab.stats import MIN_PAIRS
+from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.arms import Arm
 
+ALPHA = 0.05
+"""Chance that an arm equal to the baseline gets a verdict in any cell or metric, unless the plan says."""
+MIN_PAIRS = 3
+"""Fewer pairs give no verdict."""
 WARMUP_OUTPUT = 4
 """Length of the answer to the request that brings a shared prefix into the cache."""
 
@@ -41,6 +44,37 @@ class Cell:
         """KV slots of all its requests at once, in whole pages."""
         own = -(-(self.own_tokens + self.output_tokens) // PAGE) * PAGE
         return self.prefix_tokens + self.concurrency * own
+
+    @property
+    def prompt(self) -> str:
+        """``8K``; with a shared prefix ``128K shared + 64``."""
+        own = text.tokens(self.own_tokens)
+        return f"{text.tokens(self.prefix_tokens)} shared + {own}" if self.prefix_tokens else own
+
+    @property
+    def load(self) -> str:
+        """``8K × 4``: prompt and requests at once, of which a single one is not named."""
+        alone = self.concurrency == 1 and not self.prefix_tokens
+        return self.prompt if alone else f"{self.prompt} × {self.concurrency}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptPlan:
+    """A plan as a record has it: arms by name, the baseline one of them."""
+
+    arms: tuple[str, ...]
+    baseline: str
+    together: bool
+    rounds: int
+    seed: int
+    warmup_tokens: int = 0
+    alpha: float = ALPHA
+    cells: tuple[Cell, ...]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Arms that are compared with the baseline."""
+        return tuple(arm for arm in self.arms if arm != self.baseline)
 
 
 @dataclass(frozen=True)
@@ -77,18 +111,18 @@ class Plan:
         """Arms of a round: forward, then backward, so that a drift of the machine cancels in pairs (ABBA)."""
         return self.arms if index % 2 == 0 else self.arms[::-1]
 
-    def as_json(self) -> dict[str, Any]:
+    def kept(self) -> KeptPlan:
         """The ``plan`` of the record."""
-        return {
-            "arms": [arm.name for arm in self.arms],
-            "baseline": self.arms[0].name,
-            "together": self.together,
-            "rounds": self.rounds,
-            "seed": self.seed,
-            "warmup_tokens": self.warmup_tokens,
-            "alpha": self.alpha,
-            "cells": [asdict(cell) for cell in self.cells],
-        }
+        return KeptPlan(
+            arms=tuple(arm.name for arm in self.arms),
+            baseline=self.arms[0].name,
+            together=self.together,
+            rounds=self.rounds,
+            seed=self.seed,
+            warmup_tokens=self.warmup_tokens,
+            alpha=self.alpha,
+            cells=self.cells,
+        )
 
 
 def too_few(rounds: int) -> str:

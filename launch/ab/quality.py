@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sglang_hisa.launch.ab.record import AbRecord, Answers
 from sglang_hisa.launch.common import choices, fresh
 from sglang_hisa.launch.common.server import ServerProcess
 
@@ -121,8 +122,8 @@ def divergence(p: Distribution, q: Distribution) -> float:
     return math.fsum(a * math.log(a / max(b, _LEAST)) for a, b in pairs if a > _LEAST)
 
 
-def compare(base: Asked, other: Asked) -> dict[str, Any]:
-    """One row of the record: KL over the positions, share of equal first tokens, overlap of the choices.
+def compare(base: Asked, other: Asked, arm: str = "", prompt: int = 0) -> Answers:
+    """KL over the positions, share of equal first tokens, overlap of the choices.
 
     Raises:
         ValueError: the two answers do not have the same positions.
@@ -136,34 +137,36 @@ def compare(base: Asked, other: Asked) -> dict[str, Any]:
     if base.chosen is not None and other.chosen is not None:
         rows = choices.comparable_rows(base.chosen, other.chosen)
         if len(rows):
-            overlap = [round(float(x), 4) for x in choices.shares(base.chosen, other.chosen, rows).mean(0)]
-    return {
-        "prompt_tokens": base.prompt_tokens,
-        "positions": len(kl),
-        "kl_mean": float(np.mean(kl)),
-        "kl_max": float(np.max(kl)),
-        "same_first": float(np.mean(same)),
-        "overlap": overlap,
-    }
+            shares = choices.shares(base.chosen, other.chosen, rows).mean(0)
+            overlap = tuple(round(float(x), 4) for x in shares)
+    return Answers(
+        arm=arm,
+        prompt=prompt,
+        prompt_tokens=base.prompt_tokens,
+        positions=len(kl),
+        kl_mean=float(np.mean(kl)),
+        kl_max=float(np.max(kl)),
+        same_first=float(np.mean(same)),
+        overlap=overlap,
+    )
 
 
 HEAD = ("arm", "prompt", "KL mean", "KL max", "same first token", "indexer overlap (lowest layer)")
 
 
-def table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def table(record: AbRecord) -> list[tuple[str, ...]]:
     """A row for each arm and prompt under ``HEAD``; the baseline's is its own run-to-run difference."""
     rows: list[tuple[str, ...]] = []
-    for one in record.get("quality", []):
-        overlap = one["overlap"]
-        mean = "–" if overlap is None else f"{np.mean(overlap):.3f} ({min(overlap):.3f})"
-        again = " again" if one["arm"] == record["plan"]["baseline"] else ""
+    for one in record.quality:
+        mean = "–" if one.overlap is None else f"{np.mean(one.overlap):.3f} ({min(one.overlap):.3f})"
+        again = " again" if one.arm == record.plan.baseline else ""
         rows.append(
             (
-                one["arm"] + again,
-                f"{one['prompt_tokens']:,} tokens",
-                f"{one['kl_mean']:.2e}",
-                f"{one['kl_max']:.2e}",
-                f"{one['same_first']:.0%} of {one['positions']}",
+                one.arm + again,
+                f"{one.prompt_tokens:,} tokens",
+                f"{one.kl_mean:.2e}",
+                f"{one.kl_max:.2e}",
+                f"{one.same_first:.0%} of {one.positions}",
                 mean,
             )
         )

@@ -1,81 +1,183 @@
-"""The record of `hisa ab`, as its readers see it."""
+"""The record of `hisa ab`: what was planned, what was measured, and what follows from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sglang_hisa.launch.ab.plan import Cell
-from sglang_hisa.launch.common import record
-from sglang_hisa.launch.common.receipts import Receipt
+from sglang_hisa.launch.ab.plan import KeptPlan
+from sglang_hisa.launch.common import receipts, record
+from sglang_hisa.launch.common.limits import Limits
+from sglang_hisa.launch.common.steady import Steady
+from sglang_hisa.launch.common.typed import null
 
 
-@dataclass(frozen=True)
-class KeptPlan:
-    """Arms by name; the baseline is one of them."""
+@dataclass(frozen=True, kw_only=True)
+class ArmFacts(receipts.ArmFacts):
+    """Of one arm: its setting, and what its server said; None until it has started."""
 
-    arms: tuple[str, ...]
-    baseline: str
-    rounds: int
-    cells: tuple[Cell, ...]
+    setting: str | None = null()
+    kv_tokens: int | None = null()
+    summary_bytes: int | None = null()
+    """Of all schedulers; None of stock DSA."""
+    version: str | None = null()
+    """SGLang's."""
+    starts_s: tuple[float, ...] = ()
+    """Seconds of each start."""
+    retractions: int | None = null()
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Steady):
+    """Decode at steady state, and the tokens a second by the server's log."""
+
+    server_tok_s: float | None = null()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One load on one arm. Times in seconds: TTFT and TPOT of each request, every gap between two tokens."""
+
+    round: int
+    arm: str
+    cell: int
+    seed: int
+    requests: int
+    completed: int
+    errors: tuple[str, ...]
+    input_lens: tuple[int, ...]
+    output_lens: tuple[int, ...]
+    ttft_s: tuple[float, ...]
+    tpot_s: tuple[float, ...]
+    itl_s: tuple[float, ...]
+    output_tok_s: float
+    total_tok_s: float
+    duration_s: float
+    cached_tokens: int = 0
+    cached: tuple[int | None, ...] = ()
+    """Tokens of each prompt that a cache had; None: the server did not say."""
+    steady: Window | None = null()
+    known_prefix: int | None = None
+    """Tokens of the shared prefix that the server had seen before."""
+    warmup_cached: int | None = None
+    """Tokens that the warm-up, which brings the shared prefix, found in the cache."""
 
     @property
-    def others(self) -> tuple[str, ...]:
-        """Arms that are compared with the baseline."""
-        return tuple(arm for arm in self.arms if arm != self.baseline)
+    def failed(self) -> bool:
+        """Whether a request of it failed: what is left is a lighter load, not comparable."""
+        return bool(self.errors) or self.completed < self.requests
+
+    @property
+    def window(self) -> Window | None:
+        """Decode at steady state; None where too few tokens came while all requests decoded."""
+        found = self.steady
+        return None if self.failed or found is None or not found.enough else found
 
 
-@dataclass(frozen=True)
-class ArmFacts:
-    """Of one arm: its server's receipt; None of stock DSA."""
-
-    receipt: Receipt | None = None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One load on one arm. Times in seconds: TTFT of each request, and every gap between two tokens."""
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """One prompt, asked of an arm and of the baseline (:func:`sglang_hisa.launch.ab.quality.compare`)."""
 
     arm: str
-    round: int
+    prompt: int
+    prompt_tokens: int
+    positions: int
+    """Positions whose distributions were compared."""
+    kl_mean: float
+    kl_max: float
+    same_first: float
+    """Share of the positions whose likeliest token is the same."""
+    overlap: tuple[float, ...] | None = null()
+    """By layer, share of the tokens that the baseline's indexer chose and the arm's, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The baseline against itself in one cell and metric: half-width of the log-ratio."""
+
     cell: int
-    ttft_s: tuple[float, ...]
-    itl_s: tuple[float, ...]
+    metric: str
+    pairs: int
+    half_width: float | None = null()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One arm against the baseline in one cell and metric; None where too little was measured."""
+    """One arm against the baseline in one cell and metric; None where too little was measured.
+
+    Medians over the rounds (s, tokens/s), the ``ratios`` of the pairs, their geometric mean ``speedup`` with
+    its interval ``low`` to ``high``, ``p`` and ``p_holm`` (corrected over the arm), ``noise_floor`` (a
+    factor) and ``verdict`` (None of a record with refusals).
+    """
 
     arm: str
     cell: int
     metric: str
-    baseline_median: float | None = None
-    arm_median: float | None = None
-    speedup: float | None = None
-    low: float | None = None
-    high: float | None = None
-    verdict: str | None = None
-
-
-@dataclass(frozen=True)
-class Stats:
-    """See :func:`sglang_hisa.launch.ab.stats.compute`."""
-
-    comparisons: tuple[Comparison, ...] = ()
+    baseline_median: float | None = null()
+    arm_median: float | None = null()
+    pairs: int = 0
+    ratios: tuple[float, ...] = ()
+    noise_floor: float | None = null()
+    speedup: float | None = null()
+    low: float | None = null()
+    high: float | None = null()
+    p: float | None = null()
+    p_holm: float | None = null()
+    verdict: str | None = null()
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbRecord(record.Record):
-    """What was planned, what was measured, and what follows from it."""
+class Stats:
+    """See :func:`sglang_hisa.launch.ab.stats.compute`."""
 
-    model: str
-    complete: bool
-    refusals: tuple[str, ...]
+    confidence: float
+    noise: tuple[Noise, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    verdicts: dict[str, dict[str, int] | None] = field(default_factory=dict)
+    """How often each arm got which; None of a record with refusals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbRow(record.Row):
+    """A comparison, flat, under the names that all records share (docs/design.md, records)."""
+
+    arm: str
+    preset: str | None = null()
+    """With what the arm's setting changes of it; None of an arm that was not started."""
+    baseline: str
+    context: int
+    concurrency: int
+    shared_prefix: int | None = None
+    metric: str
+    speedup: float | None = null()
+    ci_low: float | None = null()
+    ci_high: float | None = null()
+    pairs: int
+    verdict: str | None = null()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbRecord(record.RunRecord):
+    """One run; ``stats`` and ``rows`` follow from the rest."""
+
+    kind: str = "hisa-ab"
     plan: KeptPlan
+    nonce: str = ""
+    """What its prompts have that those of no other run have."""
+    arms: dict[str, ArmFacts]
     measurements: tuple[Measurement, ...]
-    arms: dict[str, ArmFacts] = field(default_factory=dict)
-    stats: Stats = field(default_factory=Stats)
+    quality: tuple[Answers, ...] = ()
+    quality_problems: tuple[str, ...] = ()
+    resumed: tuple[str, ...] | None = None
+    """Dates of the runs that this one went on with."""
+    stats: Stats | None = None
+    rows: tuple[AbRow, ...] = ()
+
+    def of(self, arm: str, cell: int) -> list[Measurement]:
+        """The measurements of an arm in a cell."""
+        return [one for one in self.measurements if (one.arm, one.cell) == (arm, cell)]
 
     def found(self, arm: str, cell: int, metric: str) -> Comparison:
         """Raises ``StopIteration`` where the record has no such comparison."""
-        return next(c for c in self.stats.comparisons if (c.arm, c.cell, c.metric) == (arm, cell, metric))
+        every = self.stats.comparisons if self.stats else ()
+        return next(c for c in every if (c.arm, c.cell, c.metric) == (arm, cell, metric))

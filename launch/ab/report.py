@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.ab import cell_tables, page, plots, stats
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.files import save
-
-KIND, VERSION = "hisa-ab", 1
-_KEYS = ("plan", "arms", "measurements", "refusals", "complete", "stopped_by", "provenance", "model", "flags")
-__all__ = ["complete", "load", "save", "write"]
+from sglang_hisa.launch.common.typed import as_json, read
 
 
-def write(record: dict[str, Any], folder: Path) -> list[Path]:
+def write(record: AbRecord, folder: Path) -> list[Path]:
     """Write report.json (``stats``, ``rows`` made anew), report.md, report.html and plots; the paths written.
 
     The record is written first and in one step, so that it is whole whatever happens after. Without
@@ -23,23 +21,38 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         ImportError: scipy or jinja2 is missing (``pip install sglang-hisa[bench]``); report.json is written.
     """
-    save(record, folder)
-    record = complete(record)
-    kept = save(record, folder)
+    record.save(folder)
+    return _write(complete(record).as_json(), folder)
+
+
+def render(source: Path, folder: Path) -> list[Path]:
+    """The same for a kept record; raises as :meth:`AbRecord.load`, too."""
+    return _write(again(source), folder)
+
+
+def _write(kept: dict[str, Any], folder: Path) -> list[Path]:
+    record = read(AbRecord, kept)
+    path = files.save(kept, folder)
     try:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
-    made = files.write(folder, page.html(record, pictures), cell_tables.markdown(record), pictures)
-    return [kept, *made, files.write_csv(folder, record["rows"])]
+    html = page.html(record, kept["plan"], pictures)
+    made = files.write(folder, html, cell_tables.markdown(record), pictures)
+    return [path, *made, files.write_csv(folder, kept["rows"])]
 
 
-def complete(record: dict[str, Any]) -> dict[str, Any]:
+def complete(record: AbRecord) -> AbRecord:
     """``record`` with ``stats`` and ``rows`` made anew. Raises ``ImportError`` without scipy."""
-    with_stats = {**record, "stats": stats.compute(record)}
-    return {**with_stats, "rows": stats.rows(with_stats)}
+    made = stats.compute(record)
+    return replace(record, stats=made, rows=stats.rows(record, made))
 
 
-def load(source: Path) -> dict[str, Any]:
-    """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION, keys=_KEYS)
+def again(source: Path) -> dict[str, Any]:
+    """The JSON of a kept record, ``stats`` and ``rows`` made anew; what this version does not know stays.
+
+    Raises as :meth:`AbRecord.load`, and ``ImportError`` without scipy.
+    """
+    kept = AbRecord.kept(source)
+    made = complete(read(AbRecord, kept))
+    return {**kept, "stats": as_json(made.stats), "rows": as_json(made.rows)}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
-from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Measurement
 
 SAME = ("gpu", "driver", "torch", "sglang", "deep_gemm", "sglang_kernel", "commit")
 """Of the provenance: what times depend on."""
 
 
-def kept(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+def kept(old: AbRecord, new: AbRecord) -> tuple[Measurement, ...]:
     """Measurements of a cut-off record that go on in a new run of the same plan.
 
     A round of a cell is kept where all arms have it: a pair is of one run.
@@ -19,36 +18,37 @@ def kept(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]
     Raises:
         ValueError: it compares something else, was refused, or measured another code or machine.
     """
-    for key in ("model", "flags", "plan"):
-        if old[key] != new[key]:
-            raise ValueError(f"--resume: the record there has {key} {old[key]}, this run {new[key]}")
-    if old["refusals"]:
-        raise ValueError(f"--resume: the record there was refused ({old['refusals'][0]})")
-    for key in SAME:
-        was, now = (record["provenance"].get(key) for record in (old, new))
-        if was != now:
-            raise ValueError(
-                f"--resume: the record there was measured with {key} {was}, this machine has {now}"
-            )
-    arms = set(new["plan"]["arms"])
+    was, now = (
+        {
+            "model": record.model,
+            "flags": " ".join(record.flags),
+            **vars(record.plan),
+            **{key: getattr(record.provenance, key) for key in SAME},
+        }
+        for record in (old, new)
+    )
+    if differ := [f"{key} {was[key]} (now {now[key]})" for key in now if was[key] != now[key]]:
+        raise ValueError(f"--resume: the record there is of another run: {'; '.join(differ)}")
+    if old.refusals:
+        raise ValueError(f"--resume: the record there was refused ({old.refusals[0]})")
     have: dict[tuple[int, int], set[str]] = {}
-    for one in old["measurements"]:
-        if not stats.failed(one):
-            have.setdefault((one["round"], one["cell"]), set()).add(one["arm"])
-    return [one for one in old["measurements"] if have.get((one["round"], one["cell"])) == arms]
+    for one in old.measurements:
+        if not one.failed:
+            have.setdefault((one.round, one.cell), set()).add(one.arm)
+    return tuple(one for one in old.measurements if have.get((one.round, one.cell)) == set(new.plan.arms))
 
 
-def left(record: Mapping[str, Any]) -> list[tuple[int, int]]:
+def left(record: AbRecord) -> list[tuple[int, int]]:
     """Rounds and cells that are still to be measured."""
-    done = {(one["round"], one["cell"]) for one in record["measurements"]}
-    plan = record["plan"]
-    return [(r, c) for r in range(plan["rounds"]) for c in range(len(plan["cells"])) if (r, c) not in done]
+    done = {(one.round, one.cell) for one in record.measurements}
+    cells = range(len(record.plan.cells))
+    return [(r, c) for r in range(record.plan.rounds) for c in cells if (r, c) not in done]
 
 
-def arms(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def arms(old: AbRecord, new: AbRecord) -> dict[str, ArmFacts]:
     """What is said of each arm: starts and retractions of both runs, all else of the new one as it comes."""
-    found = {}
-    for name, facts in new["arms"].items():
-        was = old["arms"][name]
-        found[name] = {**facts, "starts_s": [*was["starts_s"]], "retractions": was["retractions"]}
-    return found
+    was = old.arms
+    return {
+        name: replace(facts, starts_s=was[name].starts_s, retractions=was[name].retractions)
+        for name, facts in new.arms.items()
+    }

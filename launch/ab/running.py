@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.config import PRESETS
 from sglang_hisa.launch.common.arms import STOCK, Arm
+from sglang_hisa.launch.common.receipts import Said
 from sglang_hisa.launch.common.server import Progress, ServerFailed, ServerProcess, fetch
 from sglang_hisa.launch.load.plan import local_url
 
@@ -58,7 +58,7 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
-def ask(urls: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def ask(urls: Mapping[str, str]) -> dict[str, Said]:
     """``/server_info`` of each. Raises ``ValueError``: one does not answer, or is not SGLang's."""
     found = {}
     for name, url in urls.items():
@@ -70,7 +70,7 @@ def ask(urls: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def arms(infos: Mapping[str, Mapping[str, Any]]) -> tuple[Arm, ...]:
+def arms(infos: Mapping[str, Said]) -> tuple[Arm, ...]:
     """What each serves, as its schedulers' receipts say.
 
     Raises:
@@ -89,7 +89,7 @@ def arms(infos: Mapping[str, Mapping[str, Any]]) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def flags(info: Mapping[str, Any]) -> list[str]:
+def flags(info: Said) -> list[str]:
     """Of the server's flags those that say how to measure it."""
     out = ["--model-path", str(info["model_path"])]
     if info.get("enable_return_indexer_topk"):

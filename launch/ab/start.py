@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
 from sglang_hisa.launch.ab import validity
+from sglang_hisa.launch.ab.record import ArmFacts
 from sglang_hisa.launch.common import ends
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.progress import ProgressCallback
+from sglang_hisa.launch.common.receipts import Said
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
+F = TypeVar("F", bound=ArmFacts)
 
-def new_facts(arm: Arm) -> dict[str, Any]:
-    """What a record says of an arm before its server has started."""
-    return {
-        "setting": arm.setting,
-        "receipt": None,
-        "kv_tokens": None,
-        "summary_bytes": None,
-        "rows": None,
-        "version": None,
-        "starts_s": [],
-        "retractions": 0,
-        "log_tail": None,
-        "killed": None,
-    }
+
+def failed(arm: Arm, server: ServerProcess, arms: dict[str, F], error: Exception) -> ServerFailed:
+    """``error`` with the arm, and the server's end if it has ended; ``arms`` gets the end of its log."""
+    said, facts = ends.explain(server, f"arm {arm.name}", error)
+    arms[arm.name] = replace(arms[arm.name], log_tail=facts["log_tail"], killed=facts["killed"])
+    return ServerFailed(said)
 
 
 def started(
     arm: Arm,
     server: ServerProcess,
-    facts: dict[str, Any],
-    baseline: dict[str, Any] | None,
+    arms: dict[str, F],
+    baseline: Said | None,
     timeout: float,
     tell: ProgressCallback,
-) -> tuple[dict[str, Any], list[str]]:
-    """Wait for a server that was started, and fill ``facts``.
+) -> tuple[Said, list[str]]:
+    """Wait for a server that was started; ``arms`` gets what it says of itself.
 
     Args:
         baseline: ``/server_info`` of the baseline; None where this arm is it.
@@ -45,23 +41,27 @@ def started(
         Its ``/server_info``, and why the arm cannot be compared (empty: it can).
 
     Raises:
-        ServerFailed: it ended or was not ready in time; ``facts`` have the end of its log.
+        ServerFailed: it ended or was not ready in time; ``arms`` has the end of its log.
     """
     tell(f"{arm.name}: starting (log: {server.log})")
     try:
         seconds = server.wait_ready(timeout, lambda s, line: tell(f"{arm.name}: {s:.0f} s {line}"), every=5)
     except ServerFailed as error:
-        facts |= ends.explain(server, arm.name, error)[1]
+        failed(arm, server, arms, error)
         raise
-    info: dict[str, Any] = server.request("/server_info")
+    info: Said = server.request("/server_info")
     receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
-    facts["starts_s"].append(round(seconds, 1))
-    facts["version"] = info["version"]
-    facts["kv_tokens"] = info["max_total_num_tokens"]
-    facts["receipt"] = receipts[0]
-    facts["summary_bytes"] = sum(receipt["summary_bytes"] for receipt in receipts if receipt) or None
+    facts = arms[arm.name]
+    arms[arm.name] = replace(
+        facts,
+        starts_s=(*facts.starts_s, round(seconds, 1)),
+        version=info["version"],
+        kv_tokens=info["max_total_num_tokens"],
+        receipt=receipts[0],
+        summary_bytes=sum(receipt["summary_bytes"] for receipt in receipts if receipt) or None,
+    )
     problems = validity.arm_problems(arm.name, arm.setting, receipts)
     problems += validity.flag_problems(info if baseline is None else baseline, info, arm.name)
     if not problems:
-        tell(f"{arm.name}: ready after {seconds:.0f} s, {facts['kv_tokens']} KV tokens")
+        tell(f"{arm.name}: ready after {seconds:.0f} s, {info['max_total_num_tokens']} KV tokens")
     return info, problems

@@ -10,11 +10,12 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from sglang_hisa.config import ConfigError, parse
-from sglang_hisa.launch.common import steady
+from sglang_hisa.launch.ab.plan import MIN_PAIRS
+from sglang_hisa.launch.ab.record import AbRecord, AbRow, ArmFacts, Comparison, Measurement, Noise, Stats
 
 METRICS = ("ttft", "tpot", "itl", "throughput")
 STEADY = ("steady_itl", "steady_throughput")
@@ -22,68 +23,44 @@ STEADY = ("steady_itl", "steady_throughput")
 FASTER, SLOWER, SAME, TOO_FEW = "faster", "slower", "no difference seen", "too few pairs"
 CONFIDENCE = 0.95
 """Of the intervals; verdicts go by the plan's ``alpha``."""
-ALPHA = 0.05
-"""Chance that an arm equal to the baseline gets a verdict in any cell or metric, unless the plan says."""
-MIN_PAIRS = 3
 START = 1.02
 """Ratio up to which two starts of one arm may differ for as long as they are up. Where each arm is started
 once (``together``) that is in every round, and no pair cancels it: two servers that replayed the same graph
 of stock DSA decoded 1.4 % apart (``launch/results/ab-watching``, 8K)."""
-_SAMPLES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s"}
 
 
-def alpha_of(plan: dict[str, Any]) -> float:
-    """A recorded plan's ``alpha``; records from before it had one went by ``ALPHA``."""
-    alpha: float = plan.get("alpha", ALPHA)
-    return alpha
-
-
-def failed(measurement: dict[str, Any]) -> bool:
-    """Whether a request of it failed: what is left is a lighter load, not comparable."""
-    return bool(measurement.get("errors")) or measurement["completed"] < measurement["requests"]
-
-
-def metrics_of(record: dict[str, Any], cell: int) -> tuple[str, ...]:
+def metrics_of(record: AbRecord, cell: int) -> tuple[str, ...]:
     """What is compared in a cell: decode at steady state alone where the prompts share a prefix.
 
     Their first tokens wait for each other and for little else, and so would the throughput of the whole run.
     A single request decodes in the same steady state throughout.
     """
-    spec = record["plan"]["cells"][cell]
-    if spec.get("prefix_tokens"):
+    spec = record.plan.cells[cell]
+    if spec.prefix_tokens:
         return STEADY
-    timed = spec["concurrency"] > 1 and any(
-        m.get("steady") for m in record["measurements"] if m["cell"] == cell
-    )
+    timed = spec.concurrency > 1 and any(m.steady for m in record.measurements if m.cell == cell)
     return (*METRICS, *STEADY) if timed else METRICS
 
 
-def window(measurement: dict[str, Any]) -> dict[str, Any] | None:
-    """Decode at steady state of a measurement; None where too few tokens came while all requests decoded."""
-    found: dict[str, Any] | None = measurement.get("steady")
-    return None if failed(measurement) or not steady.enough(found) else found
-
-
-def value(measurement: dict[str, Any], metric: str) -> float | None:
+def value(measurement: Measurement, metric: str) -> float | None:
     """Median seconds (``ttft``, ``tpot``, ``itl``) or tokens/s (``throughput``); None where there is none."""
-    if failed(measurement):
+    if measurement.failed:
         return None
     if metric in STEADY:
-        key = {"steady_itl": "itl_p50", "steady_throughput": "output_tok_s"}[metric]
-        return None if (found := window(measurement)) is None else found[key]
+        if (window := measurement.window) is None:
+            return None
+        return window.itl_p50 if metric == "steady_itl" else window.output_tok_s
     if metric == "throughput":
-        found = measurement.get("total_tok_s")
+        found = measurement.total_tok_s
     else:
-        samples = measurement.get(_SAMPLES[metric])
-        found = statistics.median(samples) if samples else None
-    return found if found is not None and math.isfinite(found) and found > 0 else None
+        samples = {"ttft": measurement.ttft_s, "tpot": measurement.tpot_s, "itl": measurement.itl_s}[metric]
+        found = statistics.median(samples) if samples else 0.0
+    return found if math.isfinite(found) and found > 0 else None
 
 
-def by_round(record: dict[str, Any], arm: str, cell: int, metric: str) -> dict[int, float]:
+def by_round(record: AbRecord, arm: str, cell: int, metric: str) -> dict[int, float]:
     """Values of the rounds that have one."""
-    found = {
-        m["round"]: value(m, metric) for m in record["measurements"] if (m["arm"], m["cell"]) == (arm, cell)
-    }
+    found = {m.round: value(m, metric) for m in record.of(arm, cell)}
     return {r: v for r, v in sorted(found.items()) if v is not None}
 
 
@@ -104,107 +81,85 @@ def _p_value(logs: list[float]) -> float:
     return 2 * float(stdtr(len(logs) - 1, -abs(mean) / (spread / math.sqrt(len(logs)))))
 
 
-def _noise(values: dict[int, float]) -> tuple[int, float | None]:
-    """Pairs of consecutive rounds (0 with 1, 2 with 3…) of one arm, and the half-width of their log-ratio.
+def _noise(record: AbRecord, cell: int, metric: str) -> Noise:
+    """Pairs of consecutive rounds (0 with 1, 2 with 3…) of the baseline.
 
     The mean is known to be 0, since both sides are the same arm: drift from round to round counts as noise.
     """
+    values = by_round(record, record.plan.baseline, cell, metric)
     logs = [math.log(values[r + 1] / values[r]) for r in values if r % 2 == 0 and r + 1 in values]
-    if not logs:
-        return 0, None
-    rms = math.sqrt(statistics.fmean(x * x for x in logs))
-    return len(logs), half_width(rms, len(logs), len(logs))
+    rms = math.sqrt(statistics.fmean(x * x for x in logs)) if logs else 0.0
+    half = half_width(rms, len(logs), len(logs)) if logs else None
+    return Noise(cell=cell, metric=metric, pairs=len(logs), half_width=half)
 
 
-def _floor(noise: dict[str, Any], together: bool) -> float | None:
-    """Log-ratio that an effect must exceed; None where the baseline's own noise is not known."""
-    known: float | None = noise["half_width"]
-    return max(known, math.log(START)) if together and known is not None else known
+def _compare(record: AbRecord, arm: str, noise: Noise) -> Comparison:
+    """An arm in the cell and metric of ``noise``, without what follows from the arm's other comparisons."""
+    base, own = (by_round(record, name, noise.cell, noise.metric) for name in (record.plan.baseline, arm))
+    sign = 1 if noise.metric.endswith("throughput") else -1
+    logs = [sign * math.log(own[r] / base[r]) for r in base if r in own]
+    floor = None if noise.half_width is None else math.exp(noise.half_width)
+    found = Comparison(
+        arm=arm,
+        cell=noise.cell,
+        metric=noise.metric,
+        baseline_median=statistics.median(base.values()) if base else None,
+        arm_median=statistics.median(own.values()) if own else None,
+        pairs=len(logs),
+        ratios=tuple(math.exp(x) for x in logs),
+        noise_floor=max(floor, START) if floor and record.plan.together else floor,
+        speedup=math.exp(statistics.fmean(logs)) if logs else None,
+    )
+    if len(logs) < 2:
+        return found
+    mean, half = statistics.fmean(logs), half_width(statistics.stdev(logs), len(logs), len(logs) - 1)
+    return replace(found, low=math.exp(mean - half), high=math.exp(mean + half), p=_p_value(logs))
 
 
-def _compare(
-    base: dict[int, float], arm: dict[int, float], metric: str, floor: float | None
-) -> dict[str, Any]:
-    sign = 1 if metric.endswith("throughput") else -1
-    logs = [sign * math.log(arm[r] / base[r]) for r in base if r in arm]
-    found: dict[str, Any] = {
-        "baseline_median": statistics.median(base.values()) if base else None,
-        "arm_median": statistics.median(arm.values()) if arm else None,
-        "pairs": len(logs),
-        "ratios": [math.exp(x) for x in logs],
-        "noise_floor": None if floor is None else math.exp(floor),
-        **dict.fromkeys(("speedup", "low", "high", "p", "p_holm")),
-    }
-    if logs:
-        found["speedup"] = math.exp(mean := statistics.fmean(logs))
-    if len(logs) > 1:
-        half = half_width(statistics.stdev(logs), len(logs), len(logs) - 1)
-        found |= {"low": math.exp(mean - half), "high": math.exp(mean + half), "p": _p_value(logs)}
-    return found
+def _holm(comparisons: Sequence[Comparison]) -> dict[int, float]:
+    """``p_holm`` by place: Holm's step-down over what has enough pairs (Holm 1979)."""
+    known = [(c.p, i) for i, c in enumerate(comparisons) if c.p is not None]
+    tested = sorted((p, i) for p, i in known if comparisons[i].pairs >= MIN_PAIRS)
+    steps = (min(1.0, (len(tested) - n) * p) for n, (p, _) in enumerate(tested))
+    return {i: p for (_, i), p in zip(tested, itertools.accumulate(steps, max))}
 
 
-def _holm(comparisons: Iterable[dict[str, Any]]) -> None:
-    """Fill ``p_holm``: Holm's step-down over what has enough pairs (Holm 1979)."""
-    tested = sorted((c for c in comparisons if c["pairs"] >= MIN_PAIRS), key=lambda c: c["p"])
-    steps = (min(1.0, (len(tested) - i) * c["p"]) for i, c in enumerate(tested))
-    for comparison, p in zip(tested, itertools.accumulate(steps, max)):
-        comparison["p_holm"] = p
-
-
-def _verdict(found: dict[str, Any], alpha: float) -> str:
-    if found["pairs"] < MIN_PAIRS or found["noise_floor"] is None:
+def _verdict(found: Comparison, alpha: float) -> str:
+    if found.p_holm is None or found.noise_floor is None or found.speedup is None:
         return TOO_FEW
-    effect = math.log(found["speedup"])
-    if found["p_holm"] >= alpha or abs(effect) <= math.log(found["noise_floor"]):
+    effect = math.log(found.speedup)
+    if found.p_holm >= alpha or abs(effect) <= math.log(found.noise_floor):
         return SAME
     return FASTER if effect > 0 else SLOWER
 
 
-def compute(record: dict[str, Any]) -> dict[str, Any]:
-    """The ``stats`` of a raw record.
-
-    Returns:
-        ``confidence``; ``noise``: for each cell and metric the baseline against itself (``pairs``,
-        ``half_width`` of the log-ratio); ``comparisons``: for each arm, cell and metric the medians over
-        rounds (s, tokens/s), ``pairs``, their ``ratios``, ``speedup`` (geometric mean), its interval
-        ``low`` to ``high``, ``p`` and ``p_holm`` (corrected over the arm), ``noise_floor``
-        (a factor, at least :data:`START` where each arm was started once) and ``verdict``;
-        ``verdicts``: how often each arm got which. With refusals every verdict is None.
+def compute(record: AbRecord) -> Stats:
+    """The ``stats`` of a record, made of its plan and measurements.
 
     Raises:
         ImportError: scipy is missing; SGLang depends on it.
     """
-    plan, base = record["plan"], record["plan"]["baseline"]
-    alpha = alpha_of(plan)
-    places = [(cell, metric) for cell in range(len(plan["cells"])) for metric in metrics_of(record, cell)]
-    noise = [dict(zip(("pairs", "half_width"), _noise(by_round(record, base, *p)))) for p in places]
-    comparisons, verdicts = [], {}
-    for arm in (name for name in plan["arms"] if name != base):
-        ours = []
-        for (cell, metric), floor in zip(places, noise):
-            stock, own = by_round(record, base, cell, metric), by_round(record, arm, cell, metric)
-            found = _compare(stock, own, metric, _floor(floor, plan["together"]))
-            ours.append({"arm": arm, "cell": cell, "metric": metric, **found})
-        _holm(ours)
-        for found in ours:
-            found["verdict"] = None if record["refusals"] else _verdict(found, alpha)
-        names = [found["verdict"] for found in ours]
-        verdicts[arm] = None if record["refusals"] else {v: names.count(v) for v in dict.fromkeys(names)}
+    plan, cells = record.plan, range(len(record.plan.cells))
+    noise = [_noise(record, cell, metric) for cell in cells for metric in metrics_of(record, cell)]
+    comparisons: list[Comparison] = []
+    verdicts: dict[str, dict[str, int] | None] = {}
+    for arm in plan.others:
+        ours = [_compare(record, arm, one) for one in noise]
+        holm = _holm(ours)
+        ours = [replace(one, p_holm=holm.get(i)) for i, one in enumerate(ours)]
+        verdicts[arm] = None
+        if not record.refusals:
+            names = [_verdict(one, plan.alpha) for one in ours]
+            ours = [replace(one, verdict=name) for one, name in zip(ours, names)]
+            verdicts[arm] = {name: names.count(name) for name in dict.fromkeys(names)}
         comparisons += ours
-    return {
-        "confidence": CONFIDENCE,
-        "noise": [{"cell": c, "metric": m, **found} for (c, m), found in zip(places, noise)],
-        "comparisons": comparisons,
-        "verdicts": verdicts,
-    }
+    return Stats(confidence=CONFIDENCE, noise=tuple(noise), comparisons=tuple(comparisons), verdicts=verdicts)
 
 
-def _preset(arm: dict[str, Any] | None) -> str | None:
+def _preset(arm: ArmFacts | None) -> str | None:
     """As the setting says it, with what it changes; None of an arm that was not started."""
-    if not arm:
-        return None
-    if (setting := arm["setting"]) is None:
-        return "stock"
+    if arm is None or (setting := arm.setting) is None:
+        return "stock" if arm else None
     try:
         return parse(setting).title
     except ConfigError:  # of an older version, or refused: as it says itself
@@ -214,31 +169,29 @@ def _preset(arm: dict[str, Any] | None) -> str | None:
 _NAMES = {"throughput": "output_throughput", "steady_throughput": "steady_output_throughput"}
 
 
-def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparisons of a record that has ``stats``, flat, under the names that all records share
-    (docs/design.md, records).
+def rows(record: AbRecord, made: Stats) -> tuple[AbRow, ...]:
+    """The comparisons of a record.
 
-    ``preset`` names what the arm's setting changes of it. All prompts and answers of a cell are equally
-    long, so the speed-up of all tokens a second (``throughput``) is that of the answers'
-    (``output_throughput``).
+    All prompts and answers of a cell are equally long, so the speed-up of all tokens a second
+    (``throughput``) is that of the answers' (``output_throughput``).
     """
     found = []
-    for one in record["stats"]["comparisons"]:
-        cell = record["plan"]["cells"][one["cell"]]
+    for one in made.comparisons:
+        cell = record.plan.cells[one.cell]
         found.append(
-            {
-                "arm": one["arm"],
-                "preset": _preset(record["arms"].get(one["arm"])),
-                "baseline": record["plan"]["baseline"],
-                "context": cell["input_tokens"],
-                "concurrency": cell["concurrency"],
-                **({"shared_prefix": cell["prefix_tokens"]} if cell.get("prefix_tokens") else {}),
-                "metric": _NAMES.get(one["metric"], one["metric"]),
-                "speedup": one["speedup"],
-                "ci_low": one["low"],
-                "ci_high": one["high"],
-                "pairs": one["pairs"],
-                "verdict": one["verdict"],
-            }
+            AbRow(
+                arm=one.arm,
+                preset=_preset(record.arms.get(one.arm)),
+                baseline=record.plan.baseline,
+                context=cell.input_tokens,
+                concurrency=cell.concurrency,
+                shared_prefix=cell.prefix_tokens or None,
+                metric=_NAMES.get(one.metric, one.metric),
+                speedup=one.speedup,
+                ci_low=one.low,
+                ci_high=one.high,
+                pairs=one.pairs,
+                verdict=one.verdict,
+            )
         )
-    return found
+    return tuple(found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sglang_hisa.launch.ab.plan import Cell
+from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Measurement
 from sglang_hisa.launch.common import fresh, receipts
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 
@@ -21,7 +21,7 @@ _OWN = frozenset(
 which summaries make smaller (reported as memory)."""
 
 
-def arm_problems(name: str, setting: str | None, found: list[dict[str, Any] | None]) -> list[str]:
+def arm_problems(name: str, setting: str | None, found: list[receipts.Said | None]) -> list[str]:
     """An arm must serve what its name says, on every scheduler."""
     problem = receipts.problem(receipts.typed(found), hisa=setting is not None)
     return [f"arm {name}: {problem}"] if problem else []
@@ -33,7 +33,7 @@ def require_arm(name: str, setting: str | None, server: ServerProcess) -> None:
         raise ServerFailed("; ".join(wrong))
 
 
-def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: str) -> list[str]:
+def flag_problems(baseline: receipts.Said, other: receipts.Said, name: str) -> list[str]:
     """``/server_info`` of two arms may differ only where a server must."""
     found = []
     for key in sorted((baseline.keys() | other.keys()) - _OWN):
@@ -43,10 +43,10 @@ def flag_problems(baseline: Mapping[str, Any], other: Mapping[str, Any], name: s
     return found
 
 
-def pool_problems(name: str, facts: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+def pool_problems(name: str, facts: ArmFacts, cells: Sequence[Cell]) -> list[str]:
     """A KV pool must hold every request of a cell with a shared prefix: else they would not all decode."""
     need = max((cell.pool_tokens for cell in cells if cell.prefix_tokens), default=0)
-    have = facts.get("kv_tokens") or need
+    have = facts.kv_tokens or need
     if have >= need:
         return []
     return [
@@ -55,51 +55,50 @@ def pool_problems(name: str, facts: Mapping[str, Any], cells: Sequence[Cell]) ->
     ]
 
 
-def _where(one: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
-    return f"arm {one['arm']}, round {one['round']}, {cell['input_tokens']} tokens x {cell['concurrency']}"
+def _where(one: Measurement, cell: Cell) -> str:
+    return f"arm {one.arm}, round {one.round}, {cell.input_tokens} tokens x {cell.concurrency}"
 
 
-def old_prompts(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
+def old_prompts(one: Measurement, cell: Cell) -> list[str]:
     """Every prompt of a measurement must be new to every cache of its server, but for its shared prefix."""
-    prefix = cell.get("prefix_tokens", 0)
-    found = fresh.old([None if tokens is None else tokens - prefix for tokens in one["cached"]])
-    return [fresh.was_old(found, one["requests"], _where(one, cell))] if found else []
+    found = fresh.old([None if tokens is None else tokens - cell.prefix_tokens for tokens in one.cached])
+    return [fresh.was_old(found, one.requests, _where(one, cell))] if found else []
 
 
-def prefix_problems(one: Mapping[str, Any], cell: Mapping[str, Any]) -> list[str]:
+def prefix_problems(one: Measurement, cell: Cell) -> list[str]:
     """A shared prefix must come from the radix cache, and must have got there by this cell's own warm-up."""
-    prefix = cell.get("prefix_tokens", 0)
+    prefix = cell.prefix_tokens
     if not prefix:
         return []
     where, found = _where(one, cell), []
-    short = [tokens for tokens in one["cached"] if tokens is None or tokens < prefix]
-    if short and not one["errors"]:
+    short = [tokens for tokens in one.cached if tokens is None or tokens < prefix]
+    if short and not one.errors:
         least = min(tokens or 0 for tokens in short)
         found.append(
-            f"{where}: {len(short)} of {one['requests']} prompts did not find the shared prefix of {prefix} "
+            f"{where}: {len(short)} of {one.requests} prompts did not find the shared prefix of {prefix} "
             f"tokens in the radix cache (of one, {least} tokens): take a larger --max-total-tokens, and no "
             "--disable-radix-cache"
         )
-    if fresh.old([one["warmup_cached"] - one["known_prefix"]]):
-        found.append(fresh.was_old([one["warmup_cached"]], 1, f"{where}, the shared prefix"))
+    warm = one.warmup_cached or 0
+    if fresh.old([warm - (one.known_prefix or 0)]):
+        found.append(fresh.was_old([warm], 1, f"{where}, the shared prefix"))
     return found
 
 
-def load_problems(record: Mapping[str, Any]) -> list[str]:
+def load_problems(record: AbRecord) -> list[str]:
     """Errors, output lengths and cache hits of the measurements."""
     found = []
-    cells = record["plan"]["cells"]
-    for one in record["measurements"]:
-        cell = cells[one["cell"]]
+    for one in record.measurements:
+        cell = record.plan.cells[one.cell]
         where = _where(one, cell)
-        if one["completed"] != one["requests"]:
-            reason = one["errors"][0] if one["errors"] else "no reason given"
-            found.append(f"{where}: {one['requests'] - one['completed']} requests failed ({reason})")
-        elif len([t for t in one["ttft_s"] if t > 0]) != one["requests"]:
+        if one.completed != one.requests:
+            reason = one.errors[0] if one.errors else "no reason given"
+            found.append(f"{where}: {one.requests - one.completed} requests failed ({reason})")
+        elif len([t for t in one.ttft_s if t > 0]) != one.requests:
             found.append(f"{where}: answers without a first token (ids that the tokenizer has no text for?)")
-        elif set(one["input_lens"]) != {cell["input_tokens"]}:
-            found.append(f"{where}: prompts of {sorted(set(one['input_lens']))} tokens")
-        elif set(one["output_lens"]) != {cell["output_tokens"]}:
-            found.append(f"{where}: answers of {sorted(set(one['output_lens']))} tokens")
+        elif set(one.input_lens) != {cell.input_tokens}:
+            found.append(f"{where}: prompts of {sorted(set(one.input_lens))} tokens")
+        elif set(one.output_lens) != {cell.output_tokens}:
+            found.append(f"{where}: answers of {sorted(set(one.output_lens))} tokens")
         found += old_prompts(one, cell) + prefix_problems(one, cell)
     return found

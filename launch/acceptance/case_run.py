@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.validity import require_arm
-from sglang_hisa.launch.acceptance.cases import PREFILL_GRAPH, Case
+from sglang_hisa.launch.acceptance.cases import ADAPTER, PREFILL_GRAPH, Case
 from sglang_hisa.launch.acceptance.probes import ALWAYS, PROBES, Pair, Sizes
 from sglang_hisa.launch.acceptance.record import CaseRow, Facts
-from sglang_hisa.launch.common import models, server
+from sglang_hisa.launch.common import adapters, models, server
 from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerProcess
@@ -58,27 +58,32 @@ class Machine:
     def flags(self, case: Case, model: Path) -> list[str]:
         """SGLang's flags of both servers. Their pools are small, so that pages are evicted and used again."""
         sizes = self.sizes(case)
+        own = [*case.flags, *(("--lora-paths", f"{ADAPTER}={_adapter(model)}") if case.adapter else ())]
         if self.cpu:
             given = server.cpu_flags(model, pool_tokens=4 * sizes.longest)
-            return [*given, "--chunked-prefill-size", "256", *case.flags]
+            return [*given, "--chunked-prefill-size", "256", *own]
         pool = max(4 * sizes.longest, sizes.longer + 4096)
         given = gpu_flags(model, max(sizes.longest, sizes.longer) + 128, dummy=False)
         given += [*SHARED_GPU, "--max-total-tokens", str(pool)]
         as_flagged = case.default_graphs or PREFILL_GRAPH in case.flags
         graphs = () if as_flagged else (PREFILL_GRAPH, "disabled")
-        return [*given, *graphs, *case.flags]
+        return [*given, *graphs, *own]
 
     def write_model(self, case: Case, out: Path) -> Path:
-        """Write the model of a case, or on a CPU its tiny form.
+        """Write the model of a case, or on a CPU its tiny form; the adapter, if it has one, beside it.
 
         Raises:
             ValueError: a CPU has no form of it.
         """
         if not self.cpu:
-            return case.model(out)
-        if case.tiny is None:
+            model = case.model(out)
+        elif case.tiny is None:
             raise ValueError("needs a GPU")
-        return models.make_tiny(out, **case.tiny)
+        else:
+            model = models.make_tiny(out, **case.tiny)
+        if case.adapter:
+            adapters.make_gates(_adapter(model), model)
+        return model
 
     def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
         setting = self.setting(case) if hisa else None
@@ -99,6 +104,11 @@ class Machine:
         self.tell(f"{who} ready after {ready:.0f} s")
         require_arm("hisa" if hisa else "stock", self.setting(case) if hisa else None, one)
         return ready
+
+
+def _adapter(model: Path) -> Path:
+    """Where the adapter of a model lies."""
+    return model.with_name(f"{model.name}-{ADAPTER}")
 
 
 def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:

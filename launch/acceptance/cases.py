@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.common import models
-from sglang_hisa.patches.releases import since
+from sglang_hisa.patches.releases import NEWEST, RELEASES, since
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Case:
             each server: other cases have none unless their flags name a backend.
         canary: "full", or "sample" where times are taken: checking a million tokens' summaries takes longer
             than choosing among them.
-        gone: releases of SGLang that have it no more.
+        adapter: the servers have a LoRA adapter, ``ADAPTER``, of the model's index gates.
+        versions: releases of SGLang that have it.
     """
 
     shows: str
@@ -44,7 +45,8 @@ class Case:
     context: int = 0
     default_graphs: bool = False
     canary: str = "full"
-    gone: tuple[str, ...] = ()
+    adapter: bool = False
+    versions: tuple[str, ...] = RELEASES
 
 
 M = 1 << 20
@@ -59,6 +61,10 @@ _SHARED_DRAFTS = {"index_share_for_mtp_iteration": True}
 _TP = ("--tp", "2", NO_MULTICAST)
 DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 PREFILL_GRAPH = "--cuda-graph-backend-prefill"
+ADAPTER = "gates"
+"""Name of the adapter that servers of a case with one have."""
+_HICACHE = ("--enable-hierarchical-cache", "--hicache-ratio", "4")
+_SHARED: Mapping[str, Any] = {"family": "glm5", "index_topk_freq": 2}
 
 
 CASES: dict[str, Case] = {
@@ -74,8 +80,30 @@ CASES: dict[str, Case] = {
     ),
     "shared-layers": Case(
         "GLM-5.2: layers that reuse a choice",
-        model=partial(models.make_small, family="glm5", index_heads=32, index_topk_freq=2, layers=4),
-        tiny={"family": "glm5", "index_topk_freq": 2, "layers": 4},
+        model=partial(models.make_small, index_heads=32, layers=4, **_SHARED),
+        tiny={**_SHARED, "layers": 4},
+    ),
+    "keyless-layers": Case(
+        "GLM-5.2: layers that reuse a choice have no index keys",
+        model=partial(models.make_small, index_heads=32, layers=5, **_SHARED),
+        tiny={**_SHARED, "layers": 5},
+        extra=("keyless",),
+        versions=since("0.5.18"),
+    ),
+    "keyless-hicache": Case(
+        "GLM-5.2: pages back from the host beside layers without index keys",
+        _HICACHE,
+        model=partial(models.make_small, index_heads=32, layers=5, **_SHARED),
+        tiny={**_SHARED, "layers": 5},
+        extra=("keyless", "evicted"),
+        versions=since("0.5.18"),
+    ),
+    "lora": Case(
+        "LoRA on the index gates, `weights_proj`",
+        ("--enable-lora", "--lora-backend", "triton"),
+        extra=("adapter",),
+        adapter=True,
+        versions=(NEWEST,),
     ),
     "fp8-kv": Case("fp8 KV: RAGGED prefill, FlashMLA KV decode", _FP8, tiny=None),
     "fp8-kv-paged": Case(
@@ -100,7 +128,7 @@ CASES: dict[str, Case] = {
     ),
     "prefill-breakable": Case("breakable prefill graphs", (PREFILL_GRAPH, "breakable"), tiny=None),
     "prefill-piecewise": Case(
-        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, gone=since("0.5.22")
+        "piecewise prefill graphs", (PREFILL_GRAPH, "tc_piecewise"), tiny=None, versions=RELEASES[:-2]
     ),
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",
@@ -122,7 +150,7 @@ CASES: dict[str, Case] = {
     ),
     "hicache": Case(
         "pages back from the host",
-        ("--enable-hierarchical-cache", "--hicache-ratio", "4"),
+        _HICACHE,
         extra=("evicted",),
     ),
     "sleep": Case(

@@ -267,8 +267,7 @@ CHUNKS: dict[str, tuple[str, int, Callable[..., None]]] = {
 }
 
 
-def run_chunks(machine: Machine, plugin: Path, names: Sequence[str], save: Callable[[CaseRow], None]) -> None:
-    """Rows of ``names`` (of ``CHUNKS``), each saved as soon as it is there."""
-    for name in names:
-        shows, gpus, probe = CHUNKS[name]
-        save(row_of(name, Case(shows, gpus=gpus), machine, partial(probe, machine, plugin)))
+def run_chunk(name: str, machine: Machine, plugin: Path) -> CaseRow:
+    """Run one of ``CHUNKS``; returns its row."""
+    shows, gpus, probe = CHUNKS[name]
+    return row_of(name, Case(shows, gpus=gpus), machine, partial(probe, machine, plugin))

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_hisa import PAGE
+from sglang_hisa.kernels.layout import SUMMARY_BYTES
 from sglang_hisa.launch.acceptance import rounding
+from sglang_hisa.launch.acceptance.cases import ADAPTER
 from sglang_hisa.launch.acceptance.record import Facts, KeptReceipt
 from sglang_hisa.launch.acceptance.stress import scenes
 from sglang_hisa.launch.common import receipts
@@ -44,10 +46,12 @@ class Pair:
     problems: list[str] = field(default_factory=list)
 
 
-def _answers(server: ServerProcess, lengths: Sequence[int], count: int) -> list[Mapping[str, Any]]:
+def _answers(
+    server: ServerProcess, lengths: Sequence[int], count: int, **fields: Any
+) -> list[Mapping[str, Any]]:
     """Answers to prompts of these lengths, one at a time, starting with an empty cache."""
     server.flush_cache()
-    return [server.generate(prompt(n, n), count) for n in lengths]
+    return [server.generate(prompt(n, n), count, **fields) for n in lengths]
 
 
 def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
@@ -56,19 +60,30 @@ def _accepted(answers: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(len(a["output_ids"]) for a in answers) / steps if steps else None
 
 
+def _agreement(
+    stock: ServerProcess,
+    lengths: Sequence[int],
+    theirs: Sequence[rounding.Answer],
+    ours: Sequence[rounding.Answer],
+    **fields: Any,
+) -> rounding.Agreement:
+    """Answers to these prompts beside stock's; ``fields`` were in each request."""
+
+    def likely_at(number: int, at: int) -> rounding.Likely:
+        # Asked for where answers differ, after the same text: a request for log-probs takes no piecewise
+        # prefill graph and is in no mixed chunk, so the answers themselves are asked for without.
+        text = prompt(lengths[number], lengths[number]) + theirs[number]["output_ids"][:at]
+        return rounding.likely(stock.generate(text, 1, **rounding.LOGPROBS, **fields), 0)
+
+    return rounding.compare(theirs, ours, likely_at)
+
+
 def within(pair: Pair) -> None:
     """Prompts within the budget: HISA answers as stock does, but for rounding."""
     lengths = pair.sizes.short
     first, again = (_answers(pair.stock, lengths, 24) for _ in range(2))
     ours = _answers(pair.hisa, lengths, 24)
-
-    def likely_at(number: int, at: int) -> rounding.Likely:
-        # Asked for where answers differ, after the same text: a request for log-probs takes no piecewise
-        # prefill graph and is in no mixed chunk, so the answers themselves are asked for without.
-        text = prompt(lengths[number], lengths[number]) + first[number]["output_ids"][:at]
-        return rounding.likely(pair.stock.generate(text, 1, **rounding.LOGPROBS), 0)
-
-    agreement = rounding.compare(first, ours, likely_at)
+    agreement = _agreement(pair.stock, lengths, first, ours)
     pair.facts.stock_repeats = rounding.same_tokens(first, again)
     pair.facts.hisa_equals_stock, pair.facts.gap_nats = agreement.share, agreement.gap_nats
     if agreement.wrong:
@@ -145,6 +160,39 @@ def evicted(pair: Pair) -> None:
         pair.problems.append(f"nothing came back from the host: {back}, {rebuilt} summaries rebuilt")
 
 
+def adapter(pair: Pair) -> None:
+    """Requests with the adapter: within the budget answered as stock does, and otherwise than without it;
+    beyond it beside requests without."""
+    named = {"lora_path": ADAPTER}
+    lengths = [pair.sizes.budget * 3 // 4 - 7 * i for i in range(4)]
+    plain, theirs = _answers(pair.stock, lengths, 24), _answers(pair.stock, lengths, 24, **named)
+    ours = _answers(pair.hisa, lengths, 24, **named)
+    agreement = _agreement(pair.stock, lengths, theirs, ours, **named)
+    pair.facts.adapted_equals_stock, pair.facts.adapted_gap_nats = agreement.share, agreement.gap_nats
+    pair.facts.adapted_equals_plain = rounding.same_tokens(plain, theirs)
+    if agreement.wrong:
+        pair.problems.append(f"with the adapter HISA's answers are not stock's: {'; '.join(agreement.wrong)}")
+    if pair.facts.adapted_equals_plain == 1:
+        pair.problems.append("the adapter changes none of stock's answers")
+    asked = [(pair.sizes.longest - 65 * i, fields) for i in range(4) for fields in (named, {})]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda one: pair.hisa.generate(prompt(one[0], 11), 24, **one[1]), asked))
+    if any(len(answer["output_ids"]) != 24 for answer in answers):
+        pair.problems.append("an answer beside others with the adapter is not whole")
+
+
+def keyless(pair: Pair) -> None:
+    """Only layers that choose for themselves have index keys, so only they have summaries."""
+    (receipt,) = filter(None, receipts.typed(pair.hisa.receipts()))
+    tokens = pair.hisa.request("/server_info")["max_total_num_tokens"]
+    pages = tokens // PAGE + 1  # SGLang's dummy page is one more
+    pair.facts.layers_with_summaries = receipt.summary_bytes / (pages * SUMMARY_BYTES)
+    if pair.facts.layers_with_summaries != receipt.layers:
+        pair.problems.append(
+            f"{pair.facts.layers_with_summaries:.2f} layers have summaries, {receipt.layers} choose tokens"
+        )
+
+
 def sleep(pair: Pair) -> None:
     """Release and resume the memory of the KV cache; the probes that follow must still pass."""
     for server in (pair.stock, pair.hisa):
@@ -193,6 +241,8 @@ PROBES: dict[str, Callable[[Pair], None]] = {
     "sleep": sleep,
     "within": within,
     "beyond": beyond,
+    "adapter": adapter,
+    "keyless": keyless,
     "evicted": evicted,
     "idle": idle_beside_busy,
     "long": long,

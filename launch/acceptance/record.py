@@ -48,6 +48,12 @@ class Facts:
     stock_tokens_a_step: float | None = None
     """Tokens that a verify step accepted."""
     hisa_tokens_a_step: float | None = None
+    adapted_equals_stock: float | None = None
+    """With a LoRA adapter, within the budget."""
+    adapted_equals_plain: float | None = None
+    """Stock's answers with the adapter, beside those without it."""
+    adapted_gap_nats: float | None = None
+    layers_with_summaries: float | None = None
     tokens_from_host: int | None = None
     slept: bool | None = None
 

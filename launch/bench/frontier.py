@@ -65,7 +65,9 @@ def batches(context: int) -> dict[str, list[Point]]:
         *(replace(today[0], workspace_mb=size) for size in (64, 2048)),
     ]
     found = {"today": today + pairs + wide, "base": base, "grid": grid}
+    served = Point(quarter, 16, 8, stages=5)
     if context > 64 * K:
+        found["served"] = [served, *(replace(served, block=128, stages=stages) for stages in (4, 5, 6))]
         found["launch"] = launch
         found["blocks of 128"] = block128
         found["groups"] = [Point(quarter, heads, group) for heads, group in groups]

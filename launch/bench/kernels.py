@@ -26,16 +26,20 @@ BATCHES = [1, 4, 16, 64, 128]
 PREFILL_CONTEXTS = [8 * K, 32 * K, 64 * K, 128 * K]
 
 
-def _config(budget: str, block: int, group: int = 1, tail: int = 0) -> Config:
-    """ "8192", "16384" or "L/4" (at least 8192), the same for both phases."""
-    tokens, share = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
+def _config(budget: str, block: int, group: int = 1, tail: int = 0, share: float = 1.0) -> Config:
+    """``budget``: "8192", "16384" or "L/4" (at least 8192), in both phases; ``share``: of the heads.
+
+    Everything that a preset chooses and a cell depends on is given, so that no cell changes with a preset.
+    """
+    tokens, fraction = (8192, 0.25) if budget == "L/4" else (int(budget), 0.0)
     return from_mapping(
         {
             "block": block,
             "decode_tokens": tokens,
-            "decode_fraction": share,
+            "decode_fraction": fraction,
             "prefill_tokens": tokens,
-            "prefill_fraction": share,
+            "prefill_fraction": fraction,
+            "prefill_heads": share,
             "prefill_group": group,
             "dense_tail_tokens": tail,
         }
@@ -69,15 +73,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--heads", **number, default=[64], help="index heads")
     parser.add_argument("--budgets", nargs="+", default=["8192"], help='candidate tokens, or "L/4"')
     parser.add_argument("--blocks", **number, default=[64], help="tokens that share a coarse score")
-    parser.add_argument("--groups", **number, default=[1, 2], help="prefill rows that choose together: 1, 2")
+    parser.add_argument(
+        "--groups", **number, default=[1, 2], help="prefill rows that choose together: 1 to 16"
+    )
     parser.add_argument("--tails", **number, default=[0], help="last prefill rows that keep everything")
+    parser.add_argument(
+        "--head-shares",
+        type=float,
+        nargs="*",
+        default=[1.0],
+        help="share of the index heads that score the tokens of prefill rows",
+    )
     choices = ["auto", "deepgemm", "triton"]
     parser.add_argument(
         "--refine",
         nargs="+",
         choices=choices,
         default=["auto"],
-        help="kernel of the token scores; auto: the one that a server takes, as rows then show",
+        metavar="KERNEL",
+        help="kernel of the token scores: deepgemm, triton, or auto, the one that a server takes, as rows "
+        "then show",
     )
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each arm")
     parser.add_argument("--cache-gb", type=float, default=40, help="GPU memory for the index-K pages")
@@ -87,7 +102,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="write the record (JSON) here, with a .csv and a .png beside it; cells already in it are kept",
     )
     parser.add_argument("--render", type=Path, help="only write .csv and .png of this record again")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if any(share < 1 for share in args.head_shares) and any(args.tails):
+        parser.error("--head-shares below 1 takes --tails 0: the last rows score with all heads")
+    return args
 
 
 def _line(row: KernelRow) -> str:
@@ -96,7 +114,7 @@ def _line(row: KernelRow) -> str:
     floor = f"{row.floor_us:8.1f}" if row.floor_us else "       -"
     return (
         f"{row.phase:7} {row.context // K:5}K x{row.size:<5} h{row.heads} "
-        f"budget {row.budget:6} block {row.block:3} {'pairs' if row.group > 1 else '':5} {row.tail or '':4} "
+        f"budget {row.budget:6} block {row.block:3} group {row.group:2} {row.tail or '':4} "
         f"{row.refine:8} {row.stage:6} stock {stock} hisa {row.hisa_us:8.1f} us {speed} floor {floor}"
     )
 
@@ -160,12 +178,14 @@ def main(argv: list[str] | None = None) -> int:
                 config = _config(budget, block)
                 step = (cache, context, batch, heads, config, refine, args.repeats, bandwidth)
                 cell(f"decode {context} x {batch} {named}", partial(decode.run_case, *step))
-        chunks = itertools.product(args.prefill_contexts, args.rows, args.groups, args.tails)
-        for context, size, group, tail in chunks:
+        chunks = itertools.product(
+            args.prefill_contexts, args.rows, args.groups, args.tails, args.head_shares
+        )
+        for context, size, group, tail, share in chunks:
             if size <= context:
-                config, repeats = _config(budget, block, group, tail), max(5, args.repeats // 2)
+                config, repeats = _config(budget, block, group, tail, share), max(5, args.repeats // 2)
                 chunk = (cache, context, size, heads, config, refine, repeats, flops)
-                name = f"prefill {context} x {size} group {group} tail {tail} {named}"
+                name = f"prefill {context} x {size} group {group} tail {tail} share {share:g} {named}"
                 cell(name, partial(prefill.run_case, *chunk))
     if args.out:
         _report(record(), args.out)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from sglang_hisa import PAGE, kernels
+from sglang_hisa import PAGE
 from sglang_hisa.budget import make_rule
 from sglang_hisa.config import Config
-from sglang_hisa.indexer import Output, Queries, block_scores, picked, select, token_logits
+from sglang_hisa.indexer import Output, Queries, block_scores, gather, picked, select, token_logits
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_queries
 from sglang_hisa.launch.bench.record import KernelRow
 from sglang_hisa.launch.bench.timing import host_us, interleave
@@ -80,6 +80,7 @@ def run_case(
             topk=TOPK,
             group=plan.group,
             gathered=plan.gathered is not None,
+            routed=queries.routed(plan.chunks[0], "torch"),
         ),
         rows=[0, rows // 3, rows - 1],
     )
@@ -92,11 +93,7 @@ def run_case(
         part = slice(chunk.start, chunk.stop)
         own = queries.at(part)
         share = rows / (chunk.stop - chunk.start)
-        summary = None
-        if plan.gathered is not None:
-            summary = kernels.gather_blocks(
-                plan.gathered, layer.keys, layer.scales, config.pages_per_block, "triton"
-            )
+        summary = gather(layer, plan, setup)
 
         def coarse() -> torch.Tensor:
             return block_scores(own, plan, chunk, setup, summary)
@@ -109,7 +106,7 @@ def run_case(
         physical = pick()
 
         def refine_() -> torch.Tensor:
-            return token_logits(own, plan, chunk, setup, physical)
+            return token_logits(own.routed(chunk, setup.backend), plan, chunk, setup, physical)
 
         logits = refine_()
         each["refine"] = (lambda: stock.logits(q, weights, keys, scales), refine_)
@@ -144,6 +141,7 @@ def run_case(
                 block=rule.block,
                 group=config.prefill_group,
                 tail=config.dense_tail_tokens,
+                head_share=config.prefill_heads,
                 preset=config.preset,
                 refine=refine,
                 stage=stage,

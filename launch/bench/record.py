@@ -33,6 +33,8 @@ class KernelRow(record.Row):
     """Prefill rows that chose together."""
     tail: int = 0
     """Last rows of a prefill chunk that kept everything."""
+    head_share: float = 1.0
+    """Of the index heads, those that scored the tokens of a prefill row."""
     preset: str = ""
     refine: str
     """Kernel of the token scores, ``deepgemm`` or ``triton``."""
@@ -60,7 +62,7 @@ class KernelRow(record.Row):
     def cell(self) -> tuple[object, ...]:
         """What names a row of the record: measured again, it takes the place of the older one."""
         shape = (self.phase, self.context, self.size, self.heads, self.budget)
-        return (*shape, self.block, self.refine, self.stage, self.group, self.tail)
+        return (*shape, self.block, self.refine, self.stage, self.group, self.tail, self.head_share)
 
 
 @dataclass(frozen=True, kw_only=True)

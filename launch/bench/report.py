@@ -55,7 +55,9 @@ def plot(record: KernelRecord, path: Path) -> None:
     size = max((r.size for r in prefill), default=0)
     for i, (budget, group) in enumerate(sorted({(r.budget, r.group) for r in prefill})):
         rows = [r for r in prefill if (r.size, r.budget, r.group) == (size, budget, group)]
-        _curve(axes[1], rows, f"budget {budget // K}K" + (", pairs" if group > 1 else ""), f"C{i}")
+        _curve(
+            axes[1], rows, f"budget {budget // K}K" + (f", groups of {group}" if group > 1 else ""), f"C{i}"
+        )
     if prefill:
         axes[1].set_title(f"prefill, one layer, {size} rows at the end of the context")
     for axis, shown in zip(axes, (decode, prefill)):

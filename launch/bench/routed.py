@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from sglang_hisa import PAGE, kernels
-from sglang_hisa.budget import plan_rows
 from sglang_hisa.indexer import Queries
 from sglang_hisa.kernels.tuning import DEFAULT, Tuning
 from sglang_hisa.schedule import PAIR, Call, paged_logits, prefill_calls
@@ -104,7 +103,7 @@ class Layer:
         group = 1 if self.whole else point.group
         bounds = lengths.view(-1, group).amax(dim=1).repeat_interleave(group)
         blocks = 1 << 24 if self.whole else point.tokens // point.block
-        picks, candidates = plan_rows(bounds, blocks, 0, point.block)
+        picks, candidates = kernels.plan_rows(bounds, blocks, 0, point.block, self.backend)
         candidates -= bounds - lengths
         starts = torch.zeros_like(lengths)
         ends = torch.div(bounds - 1, point.block, rounding_mode="floor").to(torch.int32)

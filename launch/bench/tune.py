@@ -268,7 +268,12 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, write the record."""
     parser = argparse.ArgumentParser(prog="hisa bench tune", description=__doc__, formatter_class=Help)
     parser.add_argument(
-        "--kernels", nargs="+", choices=list(FIELDS), default=list(FIELDS), help="default: all"
+        "--kernels",
+        nargs="+",
+        choices=list(FIELDS),
+        default=list(FIELDS),
+        metavar="KERNEL",
+        help=f"of {', '.join(FIELDS)} (default: all)",
     )
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each variant")
     parser.add_argument("--cache-gb", type=float, default=36, help="GPU memory for the index-K pages")

@@ -23,21 +23,25 @@ its budget gets exactly stock DSA's choice.
 
 _EXAMPLES = """\
 examples:
-  hisa doctor                                    is this machine ready, and if not, what to do
-  hisa doctor deepseek-ai/DeepSeek-V3.2 --tp 8   what would this model and these flags do?
-  hisa status http://127.0.0.1:30000             what does a running server do?
-  hisa demo                                      stock and HISA one after the other; needs no GPU
-  hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8    the server, with the default preset
-  hisa serve --preset paper --set prefill_tokens=16384 deepseek-ai/DeepSeek-V3.2 --tp 8
-  hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8       stock against HISA, with intervals and verdicts
-  hisa ab --live --share 0.1 MODEL --tp 4        a tenth of your own traffic to HISA, the rest to stock
-  hisa load http://127.0.0.1:30000 --slo ttft=2  how much load does a running server take?
-  hisa eval launch/research/retriever            what pruning costs in answers
-  hisa serve --stock deepseek-ai/DeepSeek-V3.2 --tp 8    the same server without HISA, to compare
+  hisa doctor                              is this machine ready?
+  hisa doctor MODEL --tp 8                 what would this model do?
+  hisa demo                                stock, then HISA; needs no GPU
+  hisa serve MODEL --tp 8                  the server, with the default preset
+  hisa serve --stock MODEL --tp 8          the same server without HISA
+  hisa serve --preset paper --set prefill_tokens=16384 MODEL --tp 8
+  hisa status http://127.0.0.1:30000       what does a running server do?
+  hisa ab MODEL --tp 8                     is HISA faster than stock?
+  hisa ab --live --share 0.1 MODEL --tp 4  a tenth of your own traffic to HISA
+  hisa load http://127.0.0.1:30000 --slo ttft=2
+                                           how much load does it take?
+  hisa eval launch/research/retriever      what pruning costs in answers
 
-`hisa serve` only sets an environment variable and becomes SGLang's own launcher. By hand it is
-  SGLANG_HISA=balanced python -m sglang.launch_server --model-path deepseek-ai/DeepSeek-V3.2 --tp 8
-and with SGLANG_HISA unset SGLang is stock.
+MODEL is a folder or a Hugging Face name, as deepseek-ai/DeepSeek-V3.2.
+
+`hisa serve` only sets an environment variable and becomes SGLang's own
+launcher. With SGLANG_HISA unset SGLang is stock. The same by hand:
+
+  SGLANG_HISA=balanced python -m sglang.launch_server --model-path MODEL --tp 8
 """
 
 COMMANDS = (doctor, serve, status, ab, load, evaluate, presets, demo, model, bench)

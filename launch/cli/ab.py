@@ -6,15 +6,15 @@ import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.config import environment
-from sglang_hisa.launch.ab import stats
-from sglang_hisa.launch.ab.stats import ALPHA, START
-from sglang_hisa.launch.cli import live, preflight, records, words
+from sglang_hisa.launch.ab.plan import ALPHA, MIN_PAIRS
+from sglang_hisa.launch.ab.stats import START
+from sglang_hisa.launch.cli import live, preflight, records, usage
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.receipts import Said
 
 _ABOUT = f"""\
 Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
@@ -29,18 +29,20 @@ partial (exit code 130); a server that dies is reported with the end of its log 
 _EXAMPLES = f"""\
 examples:
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8
-  hisa ab --arms stock,balanced,paper --cells '8k:1,4 128k:1,4 256k:1' MODEL --tp 8 --random-seed 1
-  hisa ab --arms stock,stock MODEL         A/A: how large is this machine's noise?
+  hisa ab --arms stock,balanced,paper --cells '8k:1,4 256k:1' MODEL --tp 8
+  hisa ab --arms stock,stock MODEL      A/A: how large is this machine's noise?
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
-                                           all servers on the GPU at once: a small model, minutes saved
-  hisa ab --arm 'wide={{"preset": "paper", "prefill_tokens": 32768}}' --arms stock,paper,wide MODEL
+                                        all servers on the GPU at once: a small
+                                        model, minutes saved
+  hisa ab --arms stock,paper,wide=paper:prefill_tokens=32768 MODEL
   hisa ab --cells '128k+64:1,16,64 64k:16' --output-tokens 128 MODEL
-                                           decode of many requests: a shared prefix, distinct prompts
-  hisa ab --plan MODEL                     how long would it take?
-  hisa ab --resume --out hisa-ab MODEL     go on with a run that was cut off
+                                        decode of many requests: a shared
+                                        prefix, distinct prompts
+  hisa ab --plan MODEL                  how long would it take?
+  hisa ab --resume --out hisa-ab MODEL  go on with a run that was cut off
   hisa ab --urls stock=http://127.0.0.1:30000,paper=http://127.0.0.1:30001
-                                           servers that already run
-  hisa ab --from hisa-ab                   render a kept record again
+                                        servers that already run
+  hisa ab --from hisa-ab                render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything),
@@ -126,8 +128,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--urls",
         metavar="NAME=URL,…",
-        help="arms that already run on this machine and serve nothing else meanwhile, the first is the "
-        "baseline: stock=http://127.0.0.1:30000,balanced=http://127.0.0.1:30001",
+        help="arms that already run on this machine and serve nothing else meanwhile; the first is the "
+        "baseline (example below)",
     )
     parser.add_argument(
         "--plan", action="store_true", help="only say what would be measured and about how long it would take"
@@ -141,13 +143,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def _live(args: argparse.Namespace) -> int:
     if args.model is None and args.source is None:
         args.usage_error("MODEL is missing (or --from RECORD, to show a kept record)")
-    words.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
+    usage.refuse_idle(args, _NOT_LIVE, "with --live, which serves your own traffic")
     try:
         settings = dict(map(parse_named, args.arm))
     except ValueError as error:
@@ -155,7 +157,7 @@ def _live(args: argparse.Namespace) -> int:
     return live.run(args, settings)
 
 
-def _running(args: argparse.Namespace) -> dict[str, Any]:
+def _running(args: argparse.Namespace) -> dict[str, Said]:
     """``/server_info`` of the arms of ``--urls``; what they serve is the model."""
     from sglang_hisa.launch.ab import running
 
@@ -173,23 +175,24 @@ def _running(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """Run or render; see the help for the exit codes."""
     from sglang_hisa.launch.ab import cell_tables, estimate, plan, quality, report, resume, running
+    from sglang_hisa.launch.ab.record import AbRecord
     from sglang_hisa.launch.ab.runner import Runner
 
     if args.source is not None and not args.live:
-        record = records.open_kept(args, report.load)
+        record = records.open_kept(args, AbRecord.load)
         folder = records.report_folder(args)
-        report.write(record, folder)
-        cell_tables.print_report(report.load(folder))
-        return 2 if record["refusals"] else 0
-    flags = words.check_flags(args, args.model)
+        report.render(args.source, folder)
+        cell_tables.print_report(AbRecord.load(folder))
+        return 2 if record.refusals else 0
+    flags = usage.check_flags(args, args.model)
     if args.live:
         return _live(args)
-    infos: dict[str, Any] = {}
+    infos: dict[str, Said] = {}
     if args.urls is not None:
         infos = _running(args)
     if args.model is None:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
-    words.refuse_idle(args, live.OPTIONS, "without --live")
+    usage.refuse_idle(args, live.OPTIONS, "without --live")
     if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
         args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
     prompts: list[quality.Prompt] = []
@@ -224,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
         every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
         print(estimate.work(wanted, every, running=bool(infos)))
         return 0
-    if wanted.rounds < stats.MIN_PAIRS:
+    if wanted.rounds < MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     own = [*first, "--random-seed", str(args.seed), *flags]
@@ -232,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        earlier = report.load(args.out) if args.resume and (args.out / "report.json").exists() else None
+        earlier = AbRecord.load(args.out) if args.resume and (args.out / "report.json").exists() else None
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
     make_runner = functools.partial(
@@ -242,7 +245,7 @@ def run(args: argparse.Namespace) -> int:
         flags=running.flags(next(iter(infos.values()))) if infos else own,
         make_env=lambda setting: make_env(environment(), setting),
         folder=args.out,
-        save=lambda record: report.save(record, args.out),
+        save=lambda record: record.save(args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),
         timeout=args.timeout,
         prompts=prompts,
@@ -257,6 +260,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"hisa ab: {found}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)
-    cell_tables.print_report(report.load(args.out))
+    cell_tables.print_report(AbRecord.load(args.out))
     print(f"{args.out / 'report.html'}")
     return code

@@ -317,7 +317,7 @@ def check_config() -> Finding:
     return Finding(
         config.ENV,
         OK,
-        f"preset {name}, block {block}, decode {decode}, prefill {prefill}, last prefill chunk {last}",
+        f"preset {name}, block {block}, decode {decode}, prefill {prefill}, end of a prompt {last}",
     )
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sglang_hisa import config
 from sglang_hisa.config import ConfigError
-from sglang_hisa.launch.cli import checks, forecast, serve, words
+from sglang_hisa.launch.cli import checks, forecast, serve, usage
 from sglang_hisa.launch.cli.checks import FAIL, OK, WARN, Finding, PatchRow
 from sglang_hisa.launch.common.help import Help
 
@@ -28,7 +28,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "plugins and SGLANG_HISA, without importing SGLang. With MODEL also what this model, settings and "
         "SGLang flags would do: layers that are pruned, budgets by context, memory of the page summaries, "
         "and what would be declined. Exit code 1 when something must be fixed.",
-        usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]... [MODEL [SGLang flags...]]",
+        usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]...\n"
+        "                   [MODEL [SGLang flags...]]",
         formatter_class=Help,
         allow_abbrev=False,
     )
@@ -36,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve.add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("-v", "--verbose", action="store_true", help="show each patch and why it is there")
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def _findings_table(findings: list[Finding]) -> Table:
@@ -80,7 +81,7 @@ def as_json(findings: list[Finding], rows: list[PatchRow], model: forecast.Forec
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings, and what MODEL would do; 1 when something must be fixed."""
-    flags = words.check_flags(args, args.model)
+    flags = usage.check_flags(args, args.model)
     try:
         wanted = serve.requested(args.preset, args.settings)
     except ConfigError as error:

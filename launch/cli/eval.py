@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sglang_hisa.config import ConfigError, environment
-from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth, server
 from sglang_hisa.launch.common.arms import Arm, parse_arm
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.eval import families
 from sglang_hisa.launch.eval.families import Family
+
+if TYPE_CHECKING:
+    from sglang_hisa.launch.eval.record import EvalRecord
 
 _ABOUT = """\
 Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
@@ -37,12 +40,14 @@ first N prompts of each task; the bootstrapped intervals of fewer than about 50 
 _EXAMPLES = """\
 examples:
   hisa eval launch/research/retriever --arms stock,balanced,paper
-  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k,16k
-  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001        servers that run already
-  hisa eval --cpu retriever --contexts 1k --samples 1            on a CPU, with torch stand-ins
-  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard,mv_niah_hard deepseek-ai/DeepSeek-V3.2 --tp 8
+  hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k
+  hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001
+                                      servers that run already
+  hisa eval --cpu retriever --contexts 1k --samples 1
+                                      on a CPU, with torch stand-ins
+  hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard MODEL --tp 8
   hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
-  hisa eval --from hisa-eval                                     show a kept record again
+  hisa eval --from hisa-eval          show a kept record again
 
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.csv (rows),
 quality.json (every answer).
@@ -91,19 +96,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-eval", renders="show")
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask or show; 0, 1 a server failed, 2 refused, 130 interrupted."""
     from sglang_hisa.launch.ab.plan import parse_tokens
     from sglang_hisa.launch.eval import longbench, report, ruler
-    from sglang_hisa.launch.eval.suite import Plan, new_record, run_arms, run_urls
+    from sglang_hisa.launch.eval.suite import Plan, Run, run_arms, run_urls
 
     if args.source is not None:
         record = records.open_kept(args, report.load)
         return _show(record, records.report_folder(args, report.NAME))
-    flags = words.check_flags(args, args.target[0] if args.target else None)
+    flags = usage.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
         args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
@@ -111,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         auth.use(auth.from_flags(flags))
         idle = [flag for flag in flags if flag.startswith("--") and not flag.startswith("--api-key")]
         idle += ["--arms", "--cpu", "--together", "--timeout"]
-        words.refuse_idle(args, idle, "on servers that run already")
+        usage.refuse_idle(args, idle, "on servers that run already")
     try:
         arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
         family = _family(urls, args.target[0])
@@ -148,14 +153,14 @@ def run(args: argparse.Namespace) -> int:
         preflight.check(cpu=args.cpu, hisa=hisa, flags=flags, model=args.target[0])
     preflight.check_reports()
     args.out = records.new_folder(args, "hisa-eval", report.NAME)
-    record = new_record(plan, args.target[0])
 
     def tell(line: str) -> None:
         print(f"hisa eval: {line[:150]}", file=sys.stderr, flush=True)
 
+    asked = Run(plan, args.target[0], args.out, tell)
     try:
         if urls:
-            code = run_urls(record, plan, [url.rstrip("/") for url in urls], args.out, tell)
+            code = run_urls(asked, [url.rstrip("/") for url in urls])
         else:
             more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": family.room}[suite]
             context = max(contexts) + more
@@ -165,18 +170,15 @@ def run(args: argparse.Namespace) -> int:
                 first = ["--model-path", args.target[0], "--context-length", str(context)]
             make_env = server.cpu_env if args.cpu else server.child_env
             code = run_arms(
-                record,
-                plan,
+                asked,
                 flags=[*first, *flags],
                 make_env=lambda setting: make_env(environment(), setting),
-                folder=args.out,
-                tell=tell,
                 timeout=args.timeout,
                 together=args.together,
             )
     except KeyboardInterrupt:
         code = 130
-    return _show(record, args.out) or code
+    return _show(asked.record(), args.out) or code
 
 
 def _family(urls: list[str], model: str) -> Family:
@@ -189,11 +191,11 @@ def _family(urls: list[str], model: str) -> Family:
         return families.RECORDS
 
 
-def _show(record: dict[str, Any], folder: Path) -> int:
+def _show(record: EvalRecord, folder: Path) -> int:
     from sglang_hisa.launch.eval import report
 
     report.print_report(record)
     for path in report.write(record, folder):
         if path.name == "report.html":
             print(path)
-    return 2 if record["refusals"] else 0
+    return 2 if record.refusals else 0

@@ -20,9 +20,11 @@ requests, so there is no verdict, and turns of one conversation may meet both ar
 
 EXAMPLES = """\
   hisa ab --live --arms stock,balanced --share 0.1 --port 30000 MODEL
-                                           two GPUs, one arm each; every tenth request meets balanced
+                                        two GPUs, one arm each; every tenth
+                                        request meets balanced
   hisa ab --live --share 1/2 MODEL --max-total-tokens 200000
-                                           one GPU: both arms share it, as with --together
+                                        one GPU: both arms share it, as with
+                                        --together
 """
 
 
@@ -54,11 +56,12 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     """Serve, or show a kept record; see the help for the exit codes. ``settings``: arms of the user's own."""
     from sglang_hisa.launch.common.arms import parse_arms
     from sglang_hisa.launch.live import report, router, split
+    from sglang_hisa.launch.live.record import LiveRecord
     from sglang_hisa.launch.live.screen import Screen
     from sglang_hisa.launch.live.watch import Runner
 
     if args.source is not None:
-        record = records.open_kept(args, report.load)
+        record = records.open_kept(args, LiveRecord.load)
         folder = records.report_folder(args)
         report.print_report(record)
         kept = args.source if args.source.is_dir() else args.source.parent

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sglang_hisa.config import ENV_KEY, environment
-from sglang_hisa.launch.cli import preflight, records, words
+from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
@@ -27,18 +28,24 @@ cache knew them nevertheless, the sweep stops with that cause (exit code 2).
 
 _EXAMPLES = """\
 examples:
-  hisa serve deepseek-ai/DeepSeek-V3.2 --tp 8 --enable-metrics        in one terminal, then in another:
-  hisa load http://127.0.0.1:30000 --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
-  hisa load http://127.0.0.1:30000 --rate 0.5,1,2,4 --input-tokens 32k --output-tokens 256 --seconds 120
-  hisa load http://127.0.0.1:30000 --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
-  hisa load http://127.0.0.1:30000 --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
-  hisa load http://127.0.0.1:30000 --workload multi-turn --turns 4 --concurrency 1,4,16
-  hisa load --compare stock/ balanced/ --slo itl=20ms   how many users each serves at 20 ms a token
-  hisa load --from hisa-load --slo ttft=1          kept requests under another limit, no server needed
+  hisa serve MODEL --tp 8 --enable-metrics      in one terminal; in another,
+                                                with URL=http://127.0.0.1:30000:
+  hisa load $URL --concurrency 1,2,4,8 --slo ttft=2,itl=0.05
+  hisa load $URL --rate 0.5,1,2,4 --input-tokens 32k --seconds 120
+  hisa load $URL --workload shared-prefix --prefix-tokens 24k --input-tokens 32k
+  hisa load $URL --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
+  hisa load $URL --workload multi-turn --turns 4 --concurrency 1,4,16
+  hisa load --compare stock/ balanced/ --slo itl=20ms
+                                                how many users does each serve
+                                                at 20 ms a token?
+  hisa load --from hisa-load --slo ttft=1       kept requests under another
+                                                limit; needs no server
 
 limits of --slo, in seconds:
-  ttft   to the first token                 tpot   mean between the tokens of a request
-  itl    between two tokens, 99 of 100 gaps of a request          e2e   to the last token
+  ttft   to the first token
+  tpot   mean between the tokens of a request
+  itl    between two tokens, 99 of 100 gaps of a request
+  e2e    to the last token
 
 writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
 """
@@ -129,9 +136,8 @@ def _compare(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     if len(args.compare) < 2:
         raise ValueError("--compare needs two runs or more, the first is what the others are compared with")
     kept = [report.load(source) for source in args.compare]
-    for record in kept:
-        record["slo"], record["stats"] = record["slo"] if slo is None else slo, None
-    if slo is None and len({str(record["slo"]) for record in kept}) > 1:
+    kept = [record if slo is None else replace(record, slo=slo) for record in kept]
+    if len({str(record.slo) for record in kept}) > 1:
         raise ValueError("the runs have other limits: say --slo, for all of them")
     if found := compare.problems(kept):
         raise ValueError("these runs cannot be compared: " + "; ".join(found))
@@ -149,27 +155,28 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     if slo is None:
         files.place(args.source, args.out)
     record = records.open_kept(args, report.load)
-    other = slo is not None and slo != record["slo"]
-    record["slo"] = record["slo"] if slo is None else slo
+    other = slo is not None and slo != record.slo
+    record = record if slo is None else replace(record, slo=slo)
     if other and args.out is None:
-        point_tables.print_report({**record, "stats": None})
+        point_tables.print_report(record)
         print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
         return 0
     folder = records.report_folder(args, rewrites=not other)
-    point_tables.print_report(report.write(record, folder))
+    report.write(record, folder)
+    point_tables.print_report(record)
     return 0
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.workload != "multi-turn":
-        words.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+        usage.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
     if args.workload == "random":
         shared = "with --workload random: say --workload shared-prefix"
-        words.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
+        usage.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
     if args.rate is None:
-        words.refuse_idle(args, ["--seconds"], "without --rate")
+        usage.refuse_idle(args, ["--seconds"], "without --rate")
     elif args.requests is not None:
-        words.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
+        usage.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -204,6 +211,7 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     from sglang_hisa.launch.common import limits
     from sglang_hisa.launch.load import plan, point_tables, report
     from sglang_hisa.launch.load import sweep as measuring
+    from sglang_hisa.launch.load.points import Kept
 
     records.refuse_kept(args)
     try:
@@ -225,11 +233,11 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting the load generator", total=len(sweep.loads))
 
-        def tell(kept: dict[str, Any]) -> None:
+        def tell(kept: Kept) -> None:
             progress.console.print(
                 f"hisa load: {measuring.line(kept, sweep.kind)}", highlight=False, markup=False
             )
-            left = sweep.loads[sweep.loads.index(kept["load"]) + 1 :]
+            left = sweep.loads[sweep.loads.index(kept.load) + 1 :]
             progress.update(task, advance=1, description=f"{sweep.kind} {left[0]:g}" if left else "report")
 
         runner = measuring.Runner(
@@ -242,12 +250,13 @@ def _measure(args: argparse.Namespace, url: str, work: Any, sweep: Any, slo: dic
             folder=args.out,
             save=lambda record: report.save(record, args.out),
             tell=tell,
+            limits=known,
         )
-        runner.record["limits"] = known.as_json()
         code = runner.run()
-    point_tables.print_report(report.write(runner.record, args.out))
+    report.write(runner.record, args.out)
+    point_tables.print_report(runner.record)
     if code in (1, 2):
-        parts = (f"hisa load: {runner.record['stopped_by']}", runner.record["log_tail"])
+        parts = (f"hisa load: {runner.record.stopped_by}", runner.record.log_tail)
         print("\n".join(part for part in parts if part), file=sys.stderr)
     print(f"{args.out / 'report.html'}")
     return code

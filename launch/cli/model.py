@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sglang_hisa.launch.common import models
-from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.help import Help, listed
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a part of DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
         description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
         "makes the weights up (--load-format dummy).",
-        epilog="\n".join(["names:", *(f"  {name:<14} {text}" for name, (text, _) in models.SLICES.items())]),
+        epilog="names:\n" + listed({name: text for name, (text, _) in models.SLICES.items()}, 17),
         formatter_class=Help,
     )
     part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))

@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import re
+import textwrap
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -56,8 +57,9 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def as_text() -> str:
-    """The table for ``--help``."""
-    lines = [HEADERS, *rows()]
+    """The table for ``--help``, which fits 80 columns: long cells go on below."""
+    cells = [[textwrap.wrap(cell, 19) for cell in line] for line in (HEADERS, *rows())]
+    lines = [parts for line in cells for parts in itertools.zip_longest(*line, fillvalue="")]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADERS))]
     table = "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
     return f"presets:\n{table}\n\n{_NOTE}"

@@ -7,9 +7,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sglang_hisa.launch.common import files
+
+T = TypeVar("T")
 
 
 def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "render") -> None:
@@ -32,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "re
     )
 
 
-def open_kept(args: argparse.Namespace, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def open_kept(args: argparse.Namespace, load: Callable[[Path], T]) -> T:
     """The record of ``--from``; a usage error where there is none that is whole."""
     try:
         return load(args.source)

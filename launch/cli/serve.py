@@ -12,10 +12,10 @@ from typing import NoReturn
 
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
-from sglang_hisa.launch.cli import preflight, presets, words
+from sglang_hisa.launch.cli import preflight, presets, usage
 from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_settings
-from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.common.help import Help, listed
 
 _ABOUT = """\
 Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
@@ -26,17 +26,19 @@ is, so signals, logs and exit codes are SGLang's.
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
-    keys = "\n".join(
-        f"  {name:<19} {config.allowed(name)} (default: {default})"
+    keys = {
+        name: f"{config.allowed(name)} (default: {default})"
         for name, default in presets.defaults().items()
         if name != "preset"
-    )
+    }
     parser = commands.add_parser(
         "serve",
         help="serve a model with HISA, or with --stock without",
         description=f"{_ABOUT}\n{presets.as_text()}",
-        epilog=f"settings for --set, with the defaults of balanced (`hisa presets` says more):\n{keys}",
-        usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL [SGLang flags...]",
+        epilog="settings for --set, with the defaults of balanced (`hisa presets` says more):\n"
+        + listed(keys, 22),
+        usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL\n"
+        "                  [SGLang flags...]",
         formatter_class=Help,
         allow_abbrev=False,
     )
@@ -48,7 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="serve on a CPU, with torch stand-ins (for `hisa model tiny`)",
     )
-    words.settle(parser, run)
+    usage.settle(parser, run)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, then replace this process with SGLang. Returns only where a check failed (1)."""
     if args.stock and (args.preset is not None or args.settings):
         args.usage_error("--stock serves without HISA: drop --preset and --set, or drop --stock")
-    flags = words.check_flags(args, args.model)
+    flags = usage.check_flags(args, args.model)
     try:
         wanted = None if args.stock else requested(args.preset, args.settings)
     except ConfigError as error:

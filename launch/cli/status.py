@@ -119,6 +119,9 @@ def rows(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         looked = (
             "no row yet" if share is None else f"{seen['rows']:,} rows, scored {share:.1%} of their context"
         )
+        heads = one["config"].get(f"{phase}_heads", 1)
+        if share is not None and heads < 1:
+            looked += f", by {heads:g} of the heads beyond {one['config'][f'{phase}_tokens']:,} tokens"
         found.append((phase, looked))
     for reason, count in one["rows"]["stock"].items():
         found.append(("left to stock DSA", f"{count:,} rows ({reason})"))

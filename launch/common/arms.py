@@ -21,9 +21,9 @@ class Arm:
     setting: str | None
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
     """``KEY=VALUE`` texts -> settings; a VALUE that is not JSON is a string. Raises :class:`ConfigError`."""
-    settings = {}
+    settings: dict[str, object] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:

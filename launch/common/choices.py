@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from sglang_hisa.budget import make_rule, plan_rows
+from sglang_hisa.budget import make_rule
 from sglang_hisa.config import PHASES, Config
+from sglang_hisa.kernels import reference
 
 _CELLS = 1 << 24
 """Rows are compared in groups of at most this many (row, token) cells: 16 MiB."""
@@ -37,7 +38,7 @@ class Answer:
         return int(self.chosen.shape[2])
 
 
-def decode(meta_info: dict[str, Any], layers: int, topk: int) -> np.ndarray:
+def decode(meta_info: Mapping[str, Any], layers: int, topk: int) -> np.ndarray:
     """The field as int32 ``[rows, layers, topk]``. Raises ``ValueError`` where it is absent or cut."""
     text = meta_info.get("indexer_topk")
     if text is None:
@@ -90,7 +91,7 @@ def scored(config: Config, phase: str, topk: int, contexts: np.ndarray) -> np.nd
     """Share of its context that a row of each length scores token by token, fp64 ``[rows]``."""
     rule = make_rule(config, phase, topk, 0, 0)
     lengths = torch.from_numpy(contexts.astype(np.int32))
-    _, candidates = plan_rows(lengths, rule.blocks, rule.share, rule.block)
+    _, candidates = reference.plan_rows(lengths, rule.blocks, rule.share, rule.block)
     return np.asarray(candidates.numpy() / contexts)
 
 

@@ -96,14 +96,8 @@ class Client:
         own = ("--disable-tqdm", "--output-details", "--output-file", str(out))
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            job: dict[str, Any] = {
-                "argv": [*flags, *own],
-                "done": str(done),
-                "fresh": fresh,
-                "prefix": prefix,
-            }
-            job["prompts"] = list(prompts) if prompts is not None else None
-            print(json.dumps(job), file=self._child.stdin, flush=True)
+            job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh, "prefix": prefix}
+            print(json.dumps({**job, "prompts": prompts}), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():
             if limit_s is not None and time.monotonic() - start > limit_s:
@@ -115,5 +109,4 @@ class Client:
         if not out.is_file():
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
             raise ClientFailed(f"the load generator gave no result\n{tail}")
-        result: dict[str, Any] = json.loads(out.read_text().splitlines()[-1])
-        return result
+        return dict(json.loads(out.read_text().splitlines()[-1]))

@@ -33,7 +33,7 @@ def title(figure: Any, marks: list[str], text: str, origin: str) -> None:
 
 def legend(figure: Any) -> None:
     """One legend for all panels, below them, where it covers no point; none where nothing has a label."""
-    named: dict[str, Any] = {}
+    named: dict[str, object] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             named.setdefault(label, handle)

@@ -14,10 +14,8 @@ NOT_DEFAULT = {
 }
 """Flags and values under which a server differs from what SGLang serves by default, and that default. Each
 table of records that have one says so, also where all of them have it."""
-MEANINGS = {
-    "--context-length": "the longest request",
-    "--max-total-tokens": "tokens of the KV cache",
-}
+BOUNDS = ("--context-length", "--max-total-tokens")
+"""What a server can hold at most. It follows from the lengths and loads that a table shows: not told."""
 PLACES = ("--model-path",)
 """Flags whose value is a path: only its last part says what was served."""
 OWN = frozenset(
@@ -71,8 +69,7 @@ def _shown(flag: str, value: str) -> str:
 
 def _meaning(flag: str, values: Iterable[str]) -> str:
     usual = next((NOT_DEFAULT[flag, value] for value in values if (flag, value) in NOT_DEFAULT), "")
-    meaning = f"not SGLang's default, which {usual}" if usual else MEANINGS.get(flag, "")
-    return f" ({meaning})" if meaning else ""
+    return f" (not SGLang's default, which {usual})" if usual else ""
 
 
 def _difference(flag: str, by_record: Mapping[str, str | None]) -> str:
@@ -96,7 +93,9 @@ def note(records: Mapping[str, Record]) -> str:
         name: {flag: value for made in all_ for flag, value in made.items()} for name, all_ in servers.items()
     }
     flags = dict.fromkeys(flag for mine in one.values() for flag in mine)
-    differ = [flag for flag in flags if len({mine.get(flag) for mine in one.values()}) > 1]
+    differ = [
+        flag for flag in flags if flag not in BOUNDS and len({mine.get(flag) for mine in one.values()}) > 1
+    ]
     said = []
     if differ:
         lines = (_difference(flag, {name: mine.get(flag) for name, mine in one.items()}) for flag in differ)

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -148,11 +149,22 @@ def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
     return asked
 
 
+@dataclass(frozen=True)
+class Given:
+    """A line of stdin: :meth:`client.Client.run`'s arguments, and the file that says when it is done."""
+
+    argv: list[str]
+    done: str
+    fresh: str = ""
+    prefix: tuple[str, int] | None = None
+    prompts: list[tuple[str, int]] | None = None
+
+
 class Job:
     """One run of the benchmark: its flags, its prompts' beginnings, when its requests arrived."""
 
     def __init__(self) -> None:
-        self.given: dict[str, Any] = {}
+        self.given = Given([], "")
         self.arrivals: list[float] = []
         self.starts: list[float] = []
         """When each request was sent, in the order of the result."""
@@ -167,13 +179,13 @@ class Job:
 
         With ``fresh``, prompts of ids begin with 64 random ones of their own; then comes a shared ``prefix``.
         """
-        if (prompts := self.given.get("prompts")) is not None:
-            made = [(text, len(tokenizer.encode(text)), out) for text, out in prompts]
+        if self.given.prompts is not None:
+            made = [(text, len(tokenizer.encode(text)), out) for text, out in self.given.prompts]
             return [
                 serving.DatasetRow(prompt=text, prompt_len=size, output_len=out) for text, size, out in made
             ]
         rows = self._get_dataset(args, tokenizer, *more)
-        fresh, prefix = self.given["fresh"], self.given.get("prefix")
+        fresh, prefix = self.given.fresh, self.given.prefix
         for number, row in enumerate(rows if fresh else ()):
             if isinstance(row.prompt, list) and isinstance(row.prompt[0], int):
                 draw = random.Random(f"{fresh} {number}")
@@ -198,12 +210,11 @@ class Job:
             self.arrivals.append(time.perf_counter())
             yield request
 
-    def run(self, given: dict[str, Any]) -> None:
+    def run(self, given: Given) -> None:
         """A failed load (SystemExit too) must not end the process."""
         self.given, self.arrivals, self.starts, self.answered, self.failed = given, [], [], 0, []
-        argv = given["argv"]
-        sys.argv = ["sglang.benchmark.serving", *argv]
-        out = pathlib.Path(argv[argv.index("--output-file") + 1])
+        sys.argv = ["sglang.benchmark.serving", *given.argv]
+        out = pathlib.Path(given.argv[given.argv.index("--output-file") + 1])
         try:
             serving.cli_main()
             found = json.loads(out.read_text().splitlines()[-1])
@@ -216,7 +227,7 @@ class Job:
         more = {"arrivals": [moment - begin for moment in self.arrivals], "start_times": self.starts}
         out.write_text(json.dumps({**found, **more}))
 
-    def _nothing(self) -> dict[str, Any]:
+    def _nothing(self) -> dict[str, object]:
         """A result of failed requests alone."""
         count = len(self.failed)
         return {
@@ -242,9 +253,9 @@ def main() -> None:
     for name, ask in serving.ASYNC_REQUEST_FUNCS.items():
         serving.ASYNC_REQUEST_FUNCS[name] = watched(ask, job)
     for line in sys.stdin:
-        given = json.loads(line)
+        given = Given(**json.loads(line))
         job.run(given)
-        pathlib.Path(given["done"]).touch()
+        pathlib.Path(given.done).touch()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping
+
+
+def listed(meanings: Mapping[str, str], width: int) -> str:
+    """Lines of names, each with its meaning beside it from column ``width`` on, of at most 80 columns."""
+    return "\n".join(
+        textwrap.fill(
+            meaning,
+            width=80,
+            initial_indent=f"  {name}".ljust(width - 1) + " ",
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+        for name, meaning in meanings.items()
+    )
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sglang_hisa.launch.common.server import fetch
@@ -41,10 +41,6 @@ class Limits:
             return f"{need:,} tokens open, its KV pool has {self.pool:,}: some requests wait in its queue"
         return None
 
-    def as_json(self) -> dict[str, int | None]:
-        """The ``limits`` of a record."""
-        return asdict(self)
-
 
 def ask(url: str, info: Mapping[str, Any] | None = None) -> Limits:
     """Limits by ``/server_info`` (``info``, where it was asked already) and ``/v1/models``.
@@ -68,7 +64,7 @@ def ask(url: str, info: Mapping[str, Any] | None = None) -> Limits:
     )
 
 
-def _get(url: str, path: str) -> dict[str, Any]:
+def _get(url: str, path: str) -> Mapping[str, Any]:
     try:
         found = json.loads(fetch(url + path, timeout=20))
     except (OSError, ValueError):

@@ -10,6 +10,8 @@ from typing import Any
 
 from sglang_hisa.config import environment
 
+Config = dict[str, Any]
+"""A config.json, whose fields are Hugging Face's."""
 _PATIENCE = 8.0
 """Seconds for the hub; a server asks it again, with as much patience as it likes."""
 
@@ -27,7 +29,7 @@ def _is_path(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or model.count("/") > 1 or Path(model).exists()
 
 
-def _from_folder(folder: Path) -> dict[str, Any] | None:
+def _from_folder(folder: Path) -> Config | None:
     if not folder.is_dir():
         if folder.is_file():  # a GGUF file, say: SGLang's to judge
             return None
@@ -67,7 +69,7 @@ def _download(model: str) -> str | None:
         return None
 
 
-def read(model: str) -> dict[str, Any] | None:
+def read(model: str) -> Config | None:
     """The model's config.json; None where it cannot be read from here (offline, other hubs and formats).
 
     Raises:

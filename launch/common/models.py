@@ -9,9 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_YARN: dict[str, Any] = {
+from sglang_hisa.launch.common.model_config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+_YARN: Config = {
     "type": "yarn",
     "factor": 40,
     "beta_fast": 32,
@@ -21,7 +26,7 @@ _YARN: dict[str, Any] = {
     "original_max_position_embeddings": 4096,
 }
 
-DEEPSEEK_V32: dict[str, Any] = {
+DEEPSEEK_V32: Config = {
     "architectures": ["DeepseekV32ForCausalLM"],
     "model_type": "deepseek_v32",
     "hidden_size": 7168,
@@ -65,7 +70,7 @@ DEEPSEEK_V32: dict[str, Any] = {
 }
 """As published, but for the token ids (our tokenizer's), and without quantization and draft layer."""
 
-GLM_5: dict[str, Any] = {
+GLM_5: Config = {
     **{key: value for key, value in DEEPSEEK_V32.items() if key not in ("rope_theta", "rope_scaling")},
     "architectures": ["GlmMoeDsaForCausalLM"],
     "model_type": "glm_moe_dsa",
@@ -94,7 +99,7 @@ FAMILIES = {"v32": DEEPSEEK_V32, "glm5": GLM_5}
 MAX_CONTEXT = 1 << 20
 """Longest context, in tokens, that a model is made for."""
 
-_TINY: dict[str, Any] = {
+_TINY: Config = {
     "hidden_size": 128,
     "intermediate_size": 256,
     "moe_intermediate_size": 64,
@@ -113,7 +118,7 @@ _TINY: dict[str, Any] = {
 }
 """Differences of the tiny model; latent, rope and index dimensions stay real."""
 
-SLICES: dict[str, tuple[str, dict[str, Any]]] = {
+SLICES: dict[str, tuple[str, Config]] = {
     "v32-4l": (
         "4 full-width DeepSeek-V3.2 layers (3 dense, 1 MoE); fits one 80 GB GPU in bf16",
         {**DEEPSEEK_V32, "num_hidden_layers": 4},
@@ -173,11 +178,11 @@ def write_tokenizer_config(out: Path, context: int) -> None:
     )
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: Config) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def _with_context(config: dict[str, Any], context: int | None) -> dict[str, Any]:
+def _with_context(config: Config, context: int | None) -> Config:
     """``config`` for ``context`` tokens; past the public length a yarn factor grows with it.
 
     Raises:
@@ -218,16 +223,16 @@ def described(model: Path) -> str:
     return f"{kind}, {layers} layers of width {config['hidden_size']}, {heads} index heads, {weights}"
 
 
-def shared_layers(config: dict[str, Any]) -> list[int]:
+def shared_layers(config: Config) -> list[int]:
     """Layers that reuse an earlier layer's choice and have no indexer weights (``index_topk_freq``)."""
     freq = config.get("index_topk_freq", 1)
     return [layer for layer in range(config["num_hidden_layers"]) if max(layer - 1, 0) % freq]
 
 
-def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def _weights(config: Config) -> dict[str, torch.Tensor]:
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     q_rank, kv_rank = config["q_lora_rank"], config["kv_lora_rank"]
@@ -284,7 +289,7 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return out
 
 
-def _add_draft(out: dict[str, Any], config: dict[str, Any], generator: Any) -> None:
+def _add_draft(out: dict[str, torch.Tensor], config: Config, generator: torch.Generator) -> None:
     """What makes the last layer a draft layer (MTP, NextN) that is often right, and often wrong.
 
     The head mostly names the successor of the current token in a fixed random order of all tokens, which
@@ -310,8 +315,6 @@ def make_tiny(
     *,
     layers: int = 3,
     index_topk: int = 64,
-    index_heads: int = 4,
-    seed: int = 0,
     context: int | None = None,
     family: str = "v32",
     index_topk_freq: int = 1,
@@ -334,14 +337,14 @@ def make_tiny(
         raise ValueError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
     from safetensors.torch import save_file
 
-    changes = {"num_hidden_layers": layers, "index_topk": index_topk, "index_n_heads": index_heads}
+    changes = {"num_hidden_layers": layers, "index_topk": index_topk}
     if index_topk_freq > 1:
         changes["index_topk_freq"] = index_topk_freq
     if draft:
         changes["num_nextn_predict_layers"] = 1
     config = _with_context({**FAMILIES[family], **_TINY, **changes, **(more or {})}, context)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
+    save_file(_weights(config), out / "model.safetensors", metadata={"format": "pt"})
     write_json(out / "config.json", config)
     write_tokenizer(out, config["vocab_size"], config["max_position_embeddings"])
     return out
@@ -361,7 +364,7 @@ def make_small(
     Unlike a slice it has weights of its own: with dummy ones the next token follows from the last one alone,
     whatever a row attended to. Raises as :func:`make_tiny` does.
     """
-    heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "index_n_heads": index_heads}
     # 512: SGLang's kernel that norms a draft's inputs takes multiples of 256 above 256 alone.
     wide = {**heads, "hidden_size": 512, "first_k_dense_replace": layers, **(more or {})}
-    return make_tiny(out, layers=layers, index_topk=2048, index_heads=index_heads, more=wide, **settings)
+    return make_tiny(out, layers=layers, index_topk=2048, more=wide, **settings)

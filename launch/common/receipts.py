@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_hisa.launch.common.typed import read
+from sglang_hisa.launch.common.typed import null, read
+
+Said = dict[str, Any]
+"""What a server (``/server_info``) or one of its schedulers (the receipt) says of itself, in any version."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Receipt:
     version: str = ""
     sglang: str = ""
     preset: str = ""
+    changed: tuple[str, ...] = ()
+    """Keys that the preset has other values of."""
     config: dict[str, Any] = field(default_factory=dict)
     layers: int = 0
     graphs_with_hisa: int = 0
@@ -70,7 +75,26 @@ class Receipt:
     canary: Canary = Canary()
 
 
-def typed(receipts: Sequence[dict[str, Any] | None]) -> list[Receipt | None]:
+@dataclass(frozen=True, kw_only=True)
+class ArmFacts:
+    """What a record keeps of an arm's server; None where it said nothing, as stock DSA has no receipt."""
+
+    receipt: Said | None = null()
+    """Of its first scheduler."""
+    rows: tuple[Said, ...] | None = null()
+    """The rows that each scheduler counted (:mod:`.pruning`)."""
+    log_tail: str | None = null()
+    """The end of the log of a server that failed."""
+    killed: str | None = null()
+    """How it was ended from outside (:mod:`.ends`)."""
+
+    @property
+    def served(self) -> Receipt | None:
+        """The receipt, as far as this version knows it."""
+        return None if self.receipt is None else read(Receipt, self.receipt)
+
+
+def typed(receipts: Sequence[Said | None]) -> list[Receipt | None]:
     """Receipts as :meth:`ServerProcess.receipts` returns them; None of a stock scheduler."""
     return [None if one is None else read(Receipt, one) for one in receipts]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.provenance import Provenance, together
-from sglang_hisa.launch.common.typed import read
+from sglang_hisa.launch.common.typed import as_json, null, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,44 @@ class Record:
     def origin(self) -> Provenance:
         """One provenance for the whole record."""
         return self.provenance if self.origins == (self.provenance,) else together(self.origins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Record):
+    """The record of one run, which may have been cut off."""
+
+    complete: bool
+    stopped_by: str | None = null()
+    refusals: tuple[str, ...]
+    model: str
+    flags: tuple[str, ...]
+
+    @classmethod
+    def kept(cls, source: Path) -> dict[str, Any]:
+        """The JSON of a record by its file, or by the folder of the run; raises as :func:`files.load`."""
+        needed = (one.name for one in fields(cls) if one.default is one.default_factory is MISSING)
+        return files.load(source, cls.kind, cls.schema_version, keys=tuple(needed))
+
+    @classmethod
+    def load(cls, source: Path) -> Self:
+        """The same, typed. Raises ``ValueError``, too, where a field is missing or of another type."""
+        return read(cls, cls.kept(source), source)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The provenance, model and flags as a page shows them."""
+        found = {**asdict(self.provenance), "model": self.model, "flags": " ".join(self.flags)}
+        return {key: "–" if value is None else value for key, value in found.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """What its file holds; the command is in the provenance."""
+        made = dict(as_json(self))
+        del made["commands"]
+        return {**made, "provenance": asdict(self.provenance)}
+
+    def save(self, folder: Path) -> None:
+        """Write report.json in one step."""
+        files.save(self.as_json(), folder)
 
 
 R = TypeVar("R", bound=Record)

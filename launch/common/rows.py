@@ -48,8 +48,7 @@ class RowRecord(Generic[R]):
             os.close(lock)
 
     def _read(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.path.read_text())
-        return record
+        return dict(json.loads(self.path.read_text()))
 
     def rows(self) -> list[R]:
         """Rows of all calls so far."""

@@ -18,12 +18,15 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError
 
-from sglang_hisa.launch.common import session
+from sglang_hisa.launch.common import claims, session
 from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.refusal import message, words
+
+if TYPE_CHECKING:
+    from sglang_hisa.launch.common.receipts import Said
 
 Progress = Callable[[float, str], None]
 """Called now and then while a server starts: (seconds so far, last line of its log)."""
@@ -59,7 +62,7 @@ def fetch(url: str, body: Mapping[str, Any] | None = None, timeout: float = 600)
     return text
 
 
-def _generation(prompt: str | Sequence[int], max_new_tokens: int, **fields: Any) -> dict[str, Any]:
+def _generation(prompt: str | Sequence[int], max_new_tokens: int, **fields: Any) -> Mapping[str, Any]:
     """Body of a greedy ``/generate``."""
     key = "text" if isinstance(prompt, str) else "input_ids"
     sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True}
@@ -77,14 +80,9 @@ _RESERVED: list[socket.socket] = []
 def _reserve(port: int) -> bool:
     """Whether ``port`` is now this process's, as long as it lives, among all that use this module.
 
-    A server binds its port many seconds after it was chosen; another run must not choose it meanwhile. The
-    name is an abstract socket's: the kernel drops it with the process.
+    A server binds its port many seconds after it was chosen; another run must not choose it meanwhile.
     """
-    name = socket.socket(socket.AF_UNIX)
-    try:
-        name.bind(f"\0sglang-hisa-port-{port}")
-    except OSError:
-        name.close()
+    if (name := claims.hold(f"port-{port}")) is None:
         return False
     _RESERVED.append(name)
     return True
@@ -302,8 +300,7 @@ class ServerProcess:
         self, prompt: str | Sequence[int], max_new_tokens: int = 16, **fields: Any
     ) -> dict[str, Any]:
         """Greedy ``/generate`` of a text or token ids; ``fields`` go into the request."""
-        answer: dict[str, Any] = self.request("/generate", _generation(prompt, max_new_tokens, **fields))
-        return answer
+        return dict(self.request("/generate", _generation(prompt, max_new_tokens, **fields)))
 
     def stream(self, prompt: str | Sequence[int], max_new_tokens: int = 16) -> Iterator[dict[str, Any]]:
         """As :meth:`generate`; the answer so far, each time that it has grown.
@@ -320,7 +317,7 @@ class ServerProcess:
                         raise OSError(refusal)
                     yield data
 
-    def receipts(self) -> list[dict[str, Any] | None]:
+    def receipts(self) -> list[Said | None]:
         """HISA's receipt of each scheduler in ``/server_info``; None where it serves stock DSA."""
         states = self.request("/server_info")["internal_states"]
         return [state.get("sglang_hisa") for state in states]

@@ -11,7 +11,7 @@ import itertools
 import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ENOUGH = 16
@@ -36,7 +36,7 @@ class Steady:
 
     ``tokens`` arrived in the ``window_s``; ``itl_p50`` and ``itl_p99`` are of the gaps that lie in it whole;
     ``tpot`` is the mean time that a request took for a token, ``requests_s`` how many answers of the load's
-    length such a rate ends a second.
+    length such a rate ends a second; ``share`` is the window's part of the run's time.
     """
 
     at_once: int
@@ -47,21 +47,20 @@ class Steady:
     tpot: float
     output_tok_s: float
     requests_s: float
+    share: float = 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether the window holds :data:`ENOUGH` tokens a request."""
+        return self.tokens >= ENOUGH * self.at_once
 
 
-def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> dict[str, Any] | None:
-    """:func:`measure` of a benchmark's result, and ``share``: the window's part of the run's time."""
+def of_result(result: Mapping[str, Any], at_once: int, output_tokens: int) -> Steady | None:
+    """:func:`measure` of a benchmark's result."""
     kept = zip(result["errors"], result["start_times"], result["ttfts"], result["itls"])
     times = [Timeline.of(sent, ttft, gaps) for error, sent, ttft, gaps in kept if not error and ttft > 0]
     found = measure(times, at_once, output_tokens)
-    if found is None:
-        return None
-    return {**asdict(found), "share": round(found.window_s / result["duration"], 4)}
-
-
-def enough(found: Mapping[str, Any] | None) -> bool:
-    """Whether a kept steady state holds :data:`ENOUGH` tokens a request."""
-    return found is not None and found["tokens"] >= ENOUGH * found["at_once"]
+    return found and replace(found, share=round(found.window_s / result["duration"], 4))
 
 
 def windows(requests: Sequence[Timeline], at_once: int) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 T = TypeVar("T")
 
 
-def read(kind: type[T], found: object) -> T:
+def read(kind: type[T], found: object, source: object = None) -> T:
     """``found``, as ``json.loads`` returns it, as the dataclass ``kind`` with everything below it.
 
     A type may be a dataclass, ``tuple[X, ...]``, ``dict[str, X]`` or ``dict[int, X]`` (whose keys JSON has
@@ -20,31 +20,37 @@ def read(kind: type[T], found: object) -> T:
 
     Raises:
         ValueError: a field without a default is missing, or a value has another type. The message has the
-            path of the field.
+            path of the field, after ``source`` where that is known.
     """
-    return cast(T, _read(kind, found, kind.__name__))
+    return cast(T, _read(kind, found, kind.__name__ if source is None else f"{source}: {kind.__name__}"))
+
+
+def null() -> Any:
+    """A field that is None where nothing is known: older records may lack it, new ones have a ``null``."""
+    return dataclasses.field(default=None, metadata={"null": True})
 
 
 def as_json(value: Any) -> Any:
-    """``value`` as :func:`read` takes it; optional fields of a dataclass that are None are left out."""
+    """``value`` as :func:`read` takes it; optional fields that are None are left out, save :func:`null`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ((name, getattr(value, name), optional) for name, _, optional in _fields(type(value)))
-        return {name: as_json(one) for name, one, optional in items if one is not None or not optional}
+        items = ((name, getattr(value, name), told) for name, _, _, told in _fields(type(value)))
+        return {name: as_json(one) for name, one, told in items if one is not None or told}
     if isinstance(value, Mapping):
         return {str(key): as_json(one) for key, one in value.items()}
     return [as_json(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @cache
-def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, type and whether it may be missing, of each field."""
+def _fields(kind: type) -> tuple[tuple[str, Any, bool, bool], ...]:
+    """Of each field its name, its type, whether it may be missing, and whether it is written if None."""
     hints = get_type_hints(kind)
     missing = dataclasses.MISSING
-    return tuple(
-        (field.name, hints[field.name], field.default is not missing or field.default_factory is not missing)
-        for field in dataclasses.fields(kind)
-        if field.init
-    )
+    found = []
+    for field in dataclasses.fields(kind):
+        if field.init:
+            optional = field.default is not missing or field.default_factory is not missing
+            found.append((field.name, hints[field.name], optional, not optional or "null" in field.metadata))
+    return tuple(found)
 
 
 def _read(kind: Any, found: Any, where: str) -> Any:
@@ -75,7 +81,7 @@ def _read(kind: Any, found: Any, where: str) -> Any:
 
 def _read_fields(kind: type, found: Mapping[str, Any], where: str) -> Any:
     values = {}
-    for name, inner, optional in _fields(kind):
+    for name, inner, optional, _ in _fields(kind):
         if name in found:
             values[name] = _read(inner, found[name], f"{where}.{name}")
         elif not optional:

@@ -1,14 +1,39 @@
-"""A suite that another program asks and grades: the program and its log."""
+"""A suite that another program asks and grades: what it is asked for, the program, and its log."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from sglang_hisa.launch.common.progress import ProgressCallback
 
 
 class SuiteFailed(OSError):
     """The program ended without all answers; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All questions of all tasks and lengths to the server of one arm, ``samples`` of each."""
+
+    url: str
+    arm: str
+    contexts: tuple[int, ...]
+    tasks: tuple[str, ...]
+    samples: int
+    at_once: int
+    env: Mapping[str, str]
+    folder: Path
+    tell: ProgressCallback
+
+    def place(self, program: str, prefix: str = "") -> Path:
+        """A new folder for what ``program`` writes."""
+        made = self.folder / program / self.arm.replace("/", "_") / f"{prefix}{time.time_ns()}"
+        made.mkdir(parents=True)
+        return made
 
 
 def run(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from dataclasses import asdict, dataclass
 
 from sglang_hisa.launch.common import pruning, text
+from sglang_hisa.launch.eval.record import Accuracy, EvalArm, EvalRecord
 
 SURE = 0.05
 """A loss is called one below this p."""
@@ -22,40 +23,35 @@ class Cell:
     verdict: str = ""
 
 
-def scored(record: dict[str, Any]) -> bool:
-    """Whether answers have scores between 0 and 1, and are not just right or wrong."""
-    return bool(record["plan"].get("suite") == "longbench")
-
-
-def notes(record: dict[str, Any]) -> list[str]:
+def notes(record: EvalRecord) -> list[str]:
     """What a reader must know before any number."""
-    found = [f"REFUSED: {why}" for why in record["refusals"]]
-    for name, arm in record["arms"].items():
-        if tail := arm.get("log_tail"):
-            found += [f"arm {name}, end of its log: {line[:200]}" for line in tail.splitlines()[-3:]]
-        if idle := pruning.note(f"arm {name}", arm.get("rows")):
+    found = [f"REFUSED: {why}" for why in record.refusals]
+    for name, arm in record.arms.items():
+        lines = (arm.log_tail or "").splitlines()
+        found += [f"arm {name}, end of its log: {line[:200]}" for line in lines[-3:]]
+        if idle := pruning.note(f"arm {name}", arm.rows):
             found.append(idle)
-    if not record.get("complete", True):
-        found.append(f"PARTIAL: {len(record['answers']):,} answers, then it ended")
+    if not record.complete:
+        found.append(f"PARTIAL: {len(record.answers):,} answers, then it ended")
     return found
 
 
-def left_out(record: dict[str, Any]) -> list[str]:
+def left_out(record: EvalRecord) -> list[str]:
     """Prompts that do not count, as they are longer than the longest context."""
-    longest = max(record["plan"]["contexts"])
+    longest = max(record.plan.contexts)
     found = {
         f"{task}: {left} of {asked} prompts are longer than {longest} tokens and left out"
-        for facts in record["arms"].values()
-        for task, (left, asked) in facts.get("left_out", {}).items()
+        for facts in record.arms.values()
+        for task, (left, asked) in (facts.left_out or {}).items()
         if left
     }
     return sorted(found)
 
 
-def reading(record: dict[str, Any]) -> str:
+def reading(record: EvalRecord) -> str:
     """How to read the table."""
-    baseline = record["plan"]["baseline"]
-    if scored(record):
+    baseline = record.plan.baseline
+    if record.plan.scored:
         return (
             f"mean score [95 % interval]; points above {baseline} [95 % interval] on the same prompts, "
             f"coloured where p < {SURE}"
@@ -63,23 +59,23 @@ def reading(record: dict[str, Any]) -> str:
     return f"exact answers [95 % interval]; -lost +won against {baseline}, coloured where p < {SURE}"
 
 
-def head(record: dict[str, Any]) -> tuple[str, ...]:
+def head(record: EvalRecord) -> tuple[str, ...]:
     """Head of :func:`table`."""
-    first = ("task", "context up to", "prompts") if scored(record) else ("task", "context")
-    return (*first, *record["plan"]["arms"])
+    first = ("task", "context up to", "prompts") if record.plan.scored else ("task", "context")
+    return (*first, *record.plan.arms)
 
 
-def table(record: dict[str, Any]) -> list[list[Cell]]:
+def table(record: EvalRecord) -> list[list[Cell]]:
     """A row for each task and context under :func:`head`; of scores, those that have any prompt."""
-    plan = record["plan"]
-    found = {(row["arm"], row["task"], row["context"]): row for row in record["rows"]}
+    plan = record.plan
+    found = {(row.arm, row.task, row.context): row for row in record.rows}
     lines = []
-    for task in plan["tasks"]:
-        for context in sorted(plan["contexts"]) if scored(record) else plan["contexts"]:
-            rows = [found.get((arm, task, context)) for arm in plan["arms"]]
+    for task in plan.tasks:
+        for context in sorted(plan.contexts) if plan.scored else plan.contexts:
+            rows = [found.get((arm, task, context)) for arm in plan.arms]
             first = [Cell(task), Cell(str(context))]
-            if scored(record):
-                counts = sorted({str(row["n"]) for row in rows if row})
+            if plan.scored:
+                counts = sorted({str(row.n) for row in rows if row})
                 if not counts:
                     continue
                 first.append(Cell("/".join(counts)))
@@ -87,57 +83,46 @@ def table(record: dict[str, Any]) -> list[list[Cell]]:
     return lines
 
 
-def _cell(row: dict[str, Any] | None, record: dict[str, Any]) -> Cell:
+def _cell(row: Accuracy | None, record: EvalRecord) -> Cell:
     if row is None:
         return Cell(NONE)
-    digits = 1 if scored(record) else 0
-    shown = f"{row['accuracy']:.{digits}%} [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
-    if row["arm"] == record["plan"]["baseline"] or not (row["lost"] or row["won"]):
+    shown = row.text
+    if record.plan.scored:
+        shown = f"{row.accuracy:.1%} [{row.ci_low:.0%}, {row.ci_high:.0%}]"
+    if row.arm == record.plan.baseline or not (row.lost or row.won):
         return Cell(shown)
-    if not scored(record):
-        worse = row["lost"] > row["won"]
-        verdict = (LOST if worse else WON) if row["p"] < SURE else ""
-        return Cell(f"{shown} -{row['lost']} +{row['won']}", verdict)
-    verdict = (LOST if row["difference"] < 0 else WON) if row["p"] < SURE else ""
-    known = row["difference_low"] is not None
-    bounds = f" [{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}]" if known else ""
-    return Cell(f"{shown} {100 * row['difference']:+.1f}{bounds} p {row['p']:.2g}", verdict)
+    if row.difference is None:
+        verdict = (LOST if row.lost > row.won else WON) if row.p < SURE else ""
+        return Cell(f"{shown} -{row.lost} +{row.won}", verdict)
+    verdict = (LOST if row.difference < 0 else WON) if row.p < SURE else ""
+    bounds = ""
+    if row.difference_low is not None and row.difference_high is not None:
+        bounds = f" [{100 * row.difference_low:+.1f}, {100 * row.difference_high:+.1f}]"
+    return Cell(f"{shown} {100 * row.difference:+.1f}{bounds} p {row.p:.2g}", verdict)
 
 
-def _served(receipt: dict[str, Any] | None, facts: dict[str, Any]) -> str:
-    if receipt:
-        return "HISA" if receipt.get("active") else "HISA, NOT active"
-    return "stock, no HISA receipt" if "receipt" in facts else "not known"
+def _served(facts: EvalArm) -> str:
+    if facts.served:
+        return "HISA" if facts.served.active else "HISA, NOT active"
+    return "stock, no HISA receipt" if facts.known else "not known"
 
 
-def arms(record: dict[str, Any]) -> list[tuple[str, ...]]:
+def arms(record: EvalRecord) -> list[tuple[str, ...]]:
     """A row for each arm under ``ARMS_HEAD``; of servers that ran already, the setting is not known."""
-    counts = {name: 0 for name in record["plan"]["arms"]}
-    for answer in record["answers"]:
-        counts[answer["arm"]] = counts.get(answer["arm"], 0) + 1
-    given = record["plan"].get("settings", {})
+    counts = Counter(answer.arm for answer in record.answers)
     lines: list[tuple[str, ...]] = []
-    for name in record["plan"]["arms"]:
-        facts = record["arms"].get(name) or {}
-        served = _served(facts.get("receipt"), facts)
-        lines.append(
-            (
-                name,
-                served,
-                NONE if name.startswith("http") else text.setting(given.get(name)),
-                f"{counts[name]:,}",
-            )
-        )
+    for name in record.plan.arms:
+        setting = NONE if name.startswith("http") else text.setting(record.plan.settings.get(name))
+        lines.append((name, _served(record.arms.get(name, EvalArm())), setting, f"{counts[name]:,}"))
     return lines
 
 
-def title(record: dict[str, Any]) -> str:
+def title(record: EvalRecord) -> str:
     """``stock, balanced: needle, tracking``."""
     suites = {"longbench": "LongBench", "ruler2": "RULER2"}
-    suite = suites.get(record["plan"].get("suite"), "retrieval")
-    return f"{', '.join(record['plan']['arms'])}: {suite}"
+    return f"{', '.join(record.plan.arms)}: {suites.get(record.plan.suite, 'retrieval')}"
 
 
-def origin(record: dict[str, Any]) -> str:
+def origin(record: EvalRecord) -> str:
     """One line: model, machine, versions, commit, answers, date."""
-    return text.origin(record["provenance"], record["model"], f"{len(record['answers']):,} answers")
+    return text.origin(asdict(record.provenance), record.model, f"{len(record.answers):,} answers")

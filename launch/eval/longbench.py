@@ -15,15 +15,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.eval import child
-from sglang_hisa.launch.eval.child import SuiteFailed
+from sglang_hisa.launch.eval.child import Job, SuiteFailed
+from sglang_hisa.launch.eval.record import Answer
 
 TASKS = (
     *("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -47,39 +48,28 @@ ANSWER = 512
 ROOM = 2 * ANSWER
 """Tokens that a server holds beyond the longest context: then lm-eval cuts no prompt that fits it."""
 
-Answers = list[dict[str, Any]]
-
 
 def installed() -> bool:
     """Whether this interpreter has lm-eval with what it needs to ask servers and to grade LongBench."""
     return all(importlib.util.find_spec(name) is not None for name in NEEDS)
 
 
-def command(
-    url: str,
-    folder: Path,
-    model: str,
-    tokenizer: str,
-    length: int,
-    tasks: Sequence[str],
-    samples: int,
-    at_once: int,
-) -> list[str]:
-    """lm-eval's command line; ``samples`` questions of each task, ``length`` tokens of context."""
+def command(job: Job, folder: Path, model: str, tokenizer: str, length: int) -> list[str]:
+    """lm-eval's command line; ``length`` tokens of context."""
     asked = {
         "model": model,
-        "base_url": f"{url}/v1/completions",
+        "base_url": f"{job.url}/v1/completions",
         "tokenizer": tokenizer,
         "tokenizer_backend": "huggingface",
         "add_bos_token": True,  # what the server does with a prompt in words
-        "num_concurrent": at_once,
+        "num_concurrent": job.at_once,
         "max_length": length,
         "timeout": 3600,
     }
     return [
         *(sys.executable, "-m", "lm_eval", "run", "--model", "local-completions"),
         *("--model_args", json.dumps(asked), "--gen_kwargs", json.dumps({"temperature": 0})),
-        *("--tasks", *(f"longbench_{task}" for task in tasks), "--limit", str(samples)),
+        *("--tasks", *(f"longbench_{task}" for task in job.tasks), "--limit", str(job.samples)),
         *("--log_samples", "--output_path", str(folder)),
     ]
 
@@ -109,19 +99,8 @@ def read(folder: Path, tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def ask(
-    url: str,
-    folder: Path,
-    arm: str,
-    contexts: Sequence[int],
-    *,
-    tasks: Sequence[str],
-    samples: int,
-    at_once: int,
-    env: Mapping[str, str],
-    tell: Callable[[str], None],
-) -> tuple[Answers, dict[str, list[int]]]:
-    """All questions to the server at ``url``: what was answered, and ``{task: [left out, asked]}``.
+def ask(job: Job) -> tuple[list[Answer], dict[str, tuple[int, int]]]:
+    """What was answered, and by task how many prompts were left out, and how many asked.
 
     An answer's ``context`` is the shortest of ``contexts`` that holds its prompt, ``tokens`` the prompt's
     length; prompts that none holds are left out.
@@ -130,42 +109,38 @@ def ask(
         SuiteFailed: the server's context is too short, lm-eval failed, or an answer is not graded.
         OSError: the server does not answer, or is not SGLang's (``/server_info``, ``/tokenize``).
     """
-    tokenizer = json.loads(fetch(f"{url}/server_info", timeout=30))["tokenizer_path"]
-    card = json.loads(fetch(f"{url}/v1/models", timeout=30))["data"][0]
-    length, holds = max(contexts) + ROOM, card.get("max_model_len")
+    tokenizer = json.loads(fetch(f"{job.url}/server_info", timeout=30))["tokenizer_path"]
+    card = json.loads(fetch(f"{job.url}/v1/models", timeout=30))["data"][0]
+    length, holds = max(job.contexts) + ROOM, card.get("max_model_len")
     if holds is not None and holds < length:
         raise SuiteFailed(f"the server holds {holds} tokens: --contexts up to {holds - ROOM}")
-    place = folder / "lm-eval" / arm.replace("/", "_") / str(time.time_ns())
-    place.mkdir(parents=True)
+    place = job.place("lm-eval")
     log = place / "log"
-    words = command(url, place, card["id"], tokenizer, length, tasks, samples, at_once)
-    child.run("lm-eval", words, log, env, lambda: tell(f"{arm}, longbench: {child.tail(log, 1)}"))
-    done: Answers = []
+    words = command(job, place, card["id"], tokenizer, length)
+    child.run("lm-eval", words, log, job.env, lambda: job.tell(f"{job.arm}, longbench: {child.tail(log, 1)}"))
+    done: list[Answer] = []
     left_out = {}
-    with ThreadPoolExecutor(at_once) as pool:
-        for task, given in read(place, tasks).items():
-            prompts = [one["arguments"]["gen_args_0"]["arg_0"] for one in given]
-            counts = pool.map(lambda prompt: _tokens(url, prompt), prompts)
-            fitting = []
-            for one, tokens in zip(given, counts):
-                held = [context for context in contexts if context >= tokens]
-                if held:
-                    place_of = {"arm": arm, "task": task, "context": min(held), "depth": 0.0}
-                    place_of |= {"sample": one["doc_id"], "prompt": one["prompt_hash"][:16]}
-                    fitting.append({**place_of, "tokens": tokens, "score": float(one["score"])})
+    with ThreadPoolExecutor(job.at_once) as pool:
+        for task, given in read(place, job.tasks).items():
+            fitting = list(filter(None, pool.map(partial(_answer, job, task), given)))
             done += fitting
-            left_out[task] = [len(given) - len(fitting), len(given)]
+            left_out[task] = (len(given) - len(fitting), len(given))
     return done, left_out
 
 
-def check_same(answers: Answers, more: Answers) -> None:
+def check_same(answers: Sequence[Answer], more: Sequence[Answer]) -> None:
     """Raise :class:`SuiteFailed` where a prompt of ``more`` is not the one that other arms got."""
-    known = {(one["task"], one["sample"]): one.get("prompt") for one in answers}
+    known = {(one.task, one.sample): one.prompt for one in answers}
     for one in more:
-        prompt = one.get("prompt")
-        if known.get((one["task"], one["sample"]), prompt) != prompt:
-            raise SuiteFailed(f"arm {one['arm']} got other prompts of {one['task']} than the arms before")
+        if known.get((one.task, one.sample), one.prompt) != one.prompt:
+            raise SuiteFailed(f"arm {one.arm} got other prompts of {one.task} than the arms before")
 
 
-def _tokens(url: str, prompt: str) -> int:
-    return int(json.loads(fetch(f"{url}/tokenize", {"prompt": prompt}))["count"])
+def _answer(job: Job, task: str, one: Mapping[str, Any]) -> Answer | None:
+    """A sample that lm-eval graded; None where no context holds its prompt."""
+    prompt, digest = one["arguments"]["gen_args_0"]["arg_0"], one["prompt_hash"][:16]
+    tokens = int(json.loads(fetch(f"{job.url}/tokenize", {"prompt": prompt}))["count"])
+    if not (held := [context for context in job.contexts if context >= tokens]):
+        return None
+    place = (job.arm, task, min(held), 0.0, one["doc_id"])
+    return Answer(*place, prompt=digest, tokens=tokens, score=float(one["score"]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from sglang_hisa.launch.common.page import render
 from sglang_hisa.launch.eval import formatting
+from sglang_hisa.launch.eval.record import EvalRecord
 
 _BODY = """\
 <h1>{{ title }}</h1>
@@ -40,15 +41,14 @@ def _unbroken(text: str) -> str:
     return text.replace(", ", ",\u00a0").replace(" +", "\u00a0+")
 
 
-def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def html(record: EvalRecord, pictures: dict[str, bytes]) -> str:
     """The page; ``pictures`` are PNG by name. Every text of the record is escaped.
 
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    plan = record["plan"]
-    asked = (f"{plan['samples']} of each", plan["seed"])
-    given = (*record["provenance"].items(), ("model", record["model"]), *zip(("samples", "seed"), asked))
+    asked = (("samples", f"{record.plan.samples} of each"), ("seed", record.plan.seed))
+    given = (*asdict(record.provenance).items(), ("model", record.model), *asked)
     return render(
         _BODY,
         pictures,

@@ -7,13 +7,14 @@ from typing import Any
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.text import tokens as _length
 from sglang_hisa.launch.eval import formatting, stats
+from sglang_hisa.launch.eval.record import EvalRecord
 
 PANELS = 6
 """Panels side by side."""
 
 
-def _title(figure: Any, record: dict[str, Any], text: str) -> None:
-    marks = ["REFUSED"] * bool(record["refusals"]) + ["PARTIAL"] * (not record["complete"])
+def _title(figure: Any, record: EvalRecord, text: str) -> None:
+    marks = ["REFUSED"] * bool(record.refusals) + ["PARTIAL"] * (not record.complete)
     figures.title(figure, marks, text, formatting.origin(record))
 
 
@@ -22,16 +23,16 @@ def _ink(share: float) -> str:
     return "black" if 0.12 < share < 0.88 else "white"
 
 
-def needle_map(record: dict[str, Any]) -> bytes:
+def needle_map(record: EvalRecord) -> bytes:
     """PNG: depth down, context across, a panel for each arm. Raises ``ImportError`` without matplotlib."""
     plt = figures.pyplot()
-    arms = record["plan"]["arms"]
+    arms = record.plan.arms
     figure, axes = plt.subplots(
         1, len(arms), figsize=(1.2 + 2.9 * len(arms), 3.2), squeeze=False, sharey=True, layout="constrained"
     )
     image = None
     for axis, arm in zip(axes[0], arms):
-        cells = stats.by_depth(record["answers"], arm, "needle")
+        cells = stats.by_depth(record.answers, arm, "needle")
         contexts = sorted({context for context, _ in cells})
         depths = sorted({depth for _, depth in cells})
         grid = [[cells.get((c, d), float("nan")) for c in contexts] for d in depths]
@@ -51,10 +52,10 @@ def needle_map(record: dict[str, Any]) -> bytes:
     return figures.png(figure)
 
 
-def by_length(record: dict[str, Any]) -> bytes:
+def by_length(record: EvalRecord) -> bytes:
     """PNG: accuracy with its interval, a panel for each task. Raises ``ImportError`` without matplotlib."""
     plt = figures.pyplot()
-    tasks, arms = record["plan"]["tasks"], record["plan"]["arms"]
+    tasks, arms = record.plan.tasks, record.plan.arms
     wide = min(len(tasks), PANELS)
     lines = -(-len(tasks) // wide)
     size = (2.9 * wide, 3.2 * lines)
@@ -64,29 +65,29 @@ def by_length(record: dict[str, Any]) -> bytes:
     for axis, task in zip(axes.flat, tasks):
         axis.set(title=task, xlabel="context (tokens)", ylim=(-0.03, 1.03), xscale="log")
         for n, arm in enumerate(arms):
-            mine = [r for r in record["rows"] if (r["arm"], r["task"]) == (arm, task)]
-            mine.sort(key=lambda r: r["context"])
+            mine = [r for r in record.rows if (r.arm, r.task) == (arm, task)]
+            mine.sort(key=lambda r: r.context)
             if not mine:
                 continue
             shift = 1 + 0.04 * (n - (len(arms) - 1) / 2)  # intervals of several arms side by side
-            middle = [r["accuracy"] for r in mine]
-            below = [r["accuracy"] - r["ci_low"] for r in mine]
-            bars = [below, [r["ci_high"] - r["accuracy"] for r in mine]]
-            x, name = [r["context"] * shift for r in mine], figures.literal(arm)
+            middle = [r.accuracy for r in mine]
+            below = [r.accuracy - r.ci_low for r in mine]
+            bars = [below, [r.ci_high - r.accuracy for r in mine]]
+            x, name = [r.context * shift for r in mine], figures.literal(arm)
             axis.errorbar(x, middle, bars, label=name, capsize=2, marker="o", ms=3)
-        contexts = record["plan"]["contexts"]
+        contexts = record.plan.contexts
         axis.set_xticks(contexts, map(_length, contexts))
         axis.minorticks_off()
-    measure = "mean score" if record["plan"].get("suite") == "longbench" else "accuracy"
+    measure = "mean score" if record.plan.scored else "accuracy"
     axes[0][0].set_ylabel(f"{measure} (95 % interval)")
     figures.legend(figure)
     _title(figure, record, f"{measure} by length of the prompt; bars are 95 % intervals")
     return figures.png(figure)
 
 
-def draw(record: dict[str, Any]) -> dict[str, bytes]:
+def draw(record: EvalRecord) -> dict[str, bytes]:
     """All plots, PNG by file name. Raises ``ImportError`` without matplotlib."""
     made = {"accuracy.png": by_length(record)}
-    if "needle" in record["plan"]["tasks"]:
+    if "needle" in record.plan.tasks:
         made["needle.png"] = needle_map(record)
     return made

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.eval import page, plots, stats, tables
+from sglang_hisa.launch.common.typed import read
+from sglang_hisa.launch.eval import page, plots, tables
+from sglang_hisa.launch.eval.record import KIND, NAME, VERSION, Accuracy, EvalRecord
 from sglang_hisa.launch.eval.tables import print_report
 
-NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
 _KEYS = ("plan", "arms", "answers", "refusals", "complete", "provenance", "model")
-__all__ = ["load", "print_report", "save", "write"]
+__all__ = ["NAME", "load", "print_report", "save", "write"]
 
 
-def save(record: dict[str, Any], folder: Path) -> None:
-    """Write the record, with its rows made anew; see :func:`files.save`."""
-    record["rows"] = stats.rows(record["answers"], record["plan"]["baseline"])
-    files.save(record, folder, NAME, indent=None)
+def save(record: EvalRecord, folder: Path) -> None:
+    """Write the record; see :func:`files.save`."""
+    files.save(record.as_json(), folder, NAME, indent=None)
 
 
-def load(source: Path) -> dict[str, Any]:
+def load(source: Path) -> EvalRecord:
     """A record by its file or folder; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION, NAME, _KEYS)
+    found = files.load(source, KIND, VERSION, NAME, _KEYS)
+    return read(EvalRecord, EvalRecord.upgraded(found), source)
 
 
-def write(record: dict[str, Any], folder: Path) -> list[Path]:
+def write(record: EvalRecord, folder: Path) -> list[Path]:
     """Write report.html, report.md, report.csv (the rows) and the plots; the paths written.
 
     Without matplotlib there are no plots.
@@ -39,4 +40,8 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
     except ImportError:
         pictures = {}
     made = files.write(folder, page.html(record, pictures), tables.markdown(record), pictures)
-    return [*made, files.write_csv(folder, record["rows"])]
+    names = [field.name for field in fields(Accuracy) if field.name != "provenance"]
+    if not record.plan.scored:
+        names = [name for name in names if not name.startswith("difference")]
+    rows = [{name: getattr(row, name) for name in names} for row in record.rows]
+    return [*made, files.write_csv(folder, rows)]

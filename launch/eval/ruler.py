@@ -9,13 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sglang_hisa.launch.eval import child
-from sglang_hisa.launch.eval.child import SuiteFailed
+from sglang_hisa.launch.eval import child, client
+from sglang_hisa.launch.eval.child import Job, SuiteFailed
+from sglang_hisa.launch.eval.record import Answer
 
 TASKS = tuple(
     f"{kind}_{level}"
@@ -27,28 +25,24 @@ MISSING = "hisa eval --ruler2 needs sgl-eval: pip install 'sgl-eval[longcontext]
 ANSWER = 512
 """Tokens that an answer may have."""
 
-Answers = list[dict[str, Any]]
-
 
 def installed() -> bool:
     """Whether this interpreter has sgl-eval."""
     return importlib.util.find_spec("sgl_eval") is not None
 
 
-def command(
-    url: str, folder: Path, tokenizer: str, context: int, tasks: Sequence[str], samples: int, at_once: int
-) -> list[str]:
-    """sgl-eval's command line for one length, ``samples`` questions of each task."""
+def command(job: Job, folder: Path, tokenizer: str, context: int) -> list[str]:
+    """sgl-eval's command line for one length."""
     return [
-        *(sys.executable, "-m", "sgl_eval.cli", "run", "ruler2", "--base-url", f"{url}/v1"),
-        *("--ruler2-seq-len", str(context), "--ruler2-dataset-size", str(samples)),
-        *("--ruler2-tokenizer", tokenizer, "--ruler2-tasks", *tasks, "--num-threads", str(at_once)),
+        *(sys.executable, "-m", "sgl_eval.cli", "run", "ruler2", "--base-url", f"{job.url}/v1"),
+        *("--ruler2-seq-len", str(context), "--ruler2-dataset-size", str(job.samples)),
+        *("--ruler2-tokenizer", tokenizer, "--ruler2-tasks", *job.tasks, "--num-threads", str(job.at_once)),
         *("--temperature", "0", "--max-tokens", str(ANSWER), "--out-dir", str(folder)),
     ]
 
 
-def read(folder: Path, arm: str, context: int) -> Answers:
-    """Graded answers below ``folder``, as entries of the record.
+def read(folder: Path, arm: str, context: int) -> list[Answer]:
+    """Graded answers below ``folder``.
 
     ``right``: the whole answer; sgl-eval's score of a question with several values is their share.
     """
@@ -57,47 +51,36 @@ def read(folder: Path, arm: str, context: int) -> Answers:
         for line in path.read_text().splitlines():
             given = json.loads(line)
             task, _, number = given["id"].rpartition("-")
-            one = {"arm": arm, "task": task, "context": context, "depth": 0.0, "sample": int(number)}
             if given["finish_reason"] == "error":
                 raise SuiteFailed(f"sgl-eval: a request of {task} failed, see {path}")
-            found.append({**one, "right": float(given["is_correct"]) >= 1})
+            right = float(given["is_correct"]) >= 1
+            found.append(Answer(arm, task, context, 0.0, int(number), right))
     return found
 
 
-def ask(
-    url: str,
-    folder: Path,
-    arm: str,
-    contexts: Sequence[int],
-    *,
-    tokenizer: str,
-    tasks: Sequence[str],
-    samples: int,
-    at_once: int,
-    env: Mapping[str, str],
-    tell: Callable[[str], None],
-) -> Answers:
-    """All questions of all lengths to the server at ``url``.
+def ask(job: Job) -> list[Answer]:
+    """What was answered.
 
     Raises:
         SuiteFailed: sgl-eval failed, or a question has no graded answer.
+        OSError: the server does not answer.
     """
-    done: Answers = []
-    for context in sorted(contexts):
-        place = folder / "sgl-eval" / arm.replace("/", "_") / f"{context}-{time.time_ns()}"
-        place.mkdir(parents=True)
+    tokenizer = client.model_name(job.url)
+    done: list[Answer] = []
+    for context in sorted(job.contexts):
+        place = job.place("sgl-eval", f"{context}-")
         log = place / "log"
-        words = command(url, place, tokenizer, context, tasks, samples, at_once)
-        what = f"{arm}, ruler2 at {context}"
+        words = command(job, place, tokenizer, context)
+        what = f"{job.arm}, ruler2 at {context}"
 
         def answers(place: Path = place, what: str = what) -> None:
             count = sum(len(path.read_text().splitlines()) for path in place.glob("**/output-rs0.jsonl"))
-            tell(f"{what}: {count} answers")
+            job.tell(f"{what}: {count} answers")
 
-        child.run("sgl-eval", words, log, env, answers)
-        found = read(place, arm, context)
-        if len(found) != samples * len(tasks):
-            text = f"sgl-eval graded {len(found)} of {samples * len(tasks)} answers"
+        child.run("sgl-eval", words, log, job.env, answers)
+        found, asked = read(place, job.arm, context), job.samples * len(job.tasks)
+        if len(found) != asked:
+            text = f"sgl-eval graded {len(found)} of {asked} answers"
             raise SuiteFailed(f"{text}\n{child.tail(log)}")
         done += found
     return done

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 from sglang_hisa.launch.eval import scores
+from sglang_hisa.launch.eval.record import Accuracy, Answer
 
 Z = 1.959964
 """Of a 95 % interval."""
@@ -30,56 +30,50 @@ def mcnemar(lost: int, won: int) -> float:
     return float(min(1.0, 2 * tail))
 
 
-def rows(answers: Sequence[dict[str, Any]], baseline: str) -> list[dict[str, Any]]:
-    """Accuracy by arm, task and context; ``lost`` and ``won`` count answers against ``baseline``'s.
-
-    ``answers``: ``arm``, ``task``, ``context``, ``depth``, ``sample`` (which names the prompt), and ``right``
-    or a ``score`` between 0 and 1; of scores the accuracy is the mean, and a row has their difference.
-    """
-    by_cell: dict[tuple[str, str, int], dict[Hashable, Any]] = {}
-    scored = any("score" in one for one in answers)
+def rows(answers: Sequence[Answer], baseline: str) -> tuple[Accuracy, ...]:
+    """Accuracy by arm, task and context; ``lost`` and ``won`` count answers against ``baseline``'s."""
+    by_cell: dict[tuple[str, str, int], dict[Hashable, float]] = {}
+    scored = any(one.score is not None for one in answers)
     for one in answers:
-        cell = by_cell.setdefault((one["arm"], one["task"], one["context"]), {})
-        cell[one["depth"], one["sample"]] = one["score" if scored else "right"]
-    found = []
-    for (arm, task, context), cell in by_cell.items():
-        base = by_cell.get((baseline, task, context), {})
-        values = (_compare_scores if scored else _compare)(cell, base)
-        found.append({"arm": arm, "task": task, "context": context, **values})
-    return found
+        by_cell.setdefault((one.arm, one.task, one.context), {})[one.depth, one.sample] = one.value
+    bases = {place: by_cell.get((baseline, *place[1:]), {}) for place in by_cell}
+    return tuple(_row(place, cell, bases[place], scored) for place, cell in by_cell.items())
 
 
-def _compare(mine: Mapping[Hashable, bool], base: Mapping[Hashable, bool]) -> dict[str, Any]:
-    both = mine.keys() & base.keys()
-    lost = sum(base[k] and not mine[k] for k in both)
-    won = sum(mine[k] and not base[k] for k in both)
-    right, n = sum(mine.values()), len(mine)
-    low, high = wilson(right, n)
-    values = {"accuracy": right / n, "n": n, "ci_low": low, "ci_high": high}
-    return {**values, "lost": lost, "won": won, "p": mcnemar(lost, won)}
-
-
-def _compare_scores(mine: Mapping[Hashable, float], base: Mapping[Hashable, float]) -> dict[str, Any]:
-    """Means; ``None`` bounds the difference where its interval is unknown (see :func:`scores.interval`).
+def _row(
+    place: tuple[str, str, int], mine: Mapping[Hashable, float], base: Mapping[Hashable, float], scored: bool
+) -> Accuracy:
+    """``None`` bounds the difference of scores where its interval is unknown (see :func:`scores.interval`).
 
     The score's own interval is then Wilson's, the widest that scores between 0 and 1 can have.
     """
     differences = tuple(value - base[key] for key, value in mine.items() if key in base)
+    lost, won = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     total, n = sum(mine.values()), len(mine)
-    low, high = scores.interval(tuple(mine.values())) or wilson(total, n)
-    below, above = scores.interval(differences) or (None, None)
-    return {
-        **{"accuracy": total / n, "n": n, "ci_low": low, "ci_high": high},
-        **{"lost": sum(d < 0 for d in differences), "won": sum(d > 0 for d in differences)},
-        "difference": sum(differences) / len(differences) if differences else None,
-        **{"difference_low": below, "difference_high": above, "p": scores.p_of(differences)},
-    }
+    own = scores.interval(tuple(mine.values())) if scored else None
+    low, high = own or wilson(total, n)
+    below, above = (scores.interval(differences) if scored else None) or (None, None)
+    return Accuracy(
+        arm=place[0],
+        task=place[1],
+        context=place[2],
+        accuracy=total / n,
+        n=n,
+        ci_low=low,
+        ci_high=high,
+        lost=lost,
+        won=won,
+        difference=sum(differences) / len(differences) if scored and differences else None,
+        difference_low=below,
+        difference_high=above,
+        p=scores.p_of(differences) if scored else mcnemar(lost, won),
+    )
 
 
-def by_depth(answers: Sequence[dict[str, Any]], arm: str, task: str) -> dict[tuple[int, float], float]:
+def by_depth(answers: Sequence[Answer], arm: str, task: str) -> dict[tuple[int, float], float]:
     """Accuracy by (context, depth)."""
-    cells: dict[tuple[int, float], list[bool]] = {}
+    cells: dict[tuple[int, float], list[float]] = {}
     for one in answers:
-        if (one["arm"], one["task"]) == (arm, task):
-            cells.setdefault((one["context"], one["depth"]), []).append(one["right"])
+        if (one.arm, one.task) == (arm, task):
+            cells.setdefault((one.context, one.depth), []).append(one.value)
     return {place: sum(right) / len(right) for place, right in cells.items()}

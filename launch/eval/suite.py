@@ -6,20 +6,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.ab import validity
 from sglang_hisa.launch.common import ends, pruning
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.progress import ProgressCallback
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
-from sglang_hisa.launch.eval import client, longbench, report, ruler
+from sglang_hisa.launch.eval import client, longbench, report, ruler, stats
+from sglang_hisa.launch.eval.child import Job
 from sglang_hisa.launch.eval.families import RECORDS, Family
+from sglang_hisa.launch.eval.record import Answer, EvalArm, EvalRecord, KeptPlan
 from sglang_hisa.launch.eval.tasks import DEPTHS, Sample
 from sglang_hisa.launch.load.sweep import child_env
 
@@ -49,102 +50,93 @@ class Plan:
             for n in range(self.samples)
         ]
 
-    def as_json(self) -> dict[str, Any]:
+    def kept(self) -> KeptPlan:
         """The ``plan`` of the record."""
-        return {
-            "arms": [arm.name for arm in self.arms],
-            "settings": {arm.name: arm.setting for arm in self.arms},
-            "baseline": self.arms[0].name,
-            "suite": self.suite,
-            "family": self.family.name,
-            "tasks": list(self.tasks),
-            "contexts": list(self.contexts),
-            "samples": self.samples,
-            "seed": self.seed,
-        }
+        settings = {arm.name: arm.setting for arm in self.arms}
+        asked = (self.tasks, self.contexts, self.samples, self.seed)
+        return KeptPlan(tuple(settings), self.arms[0].name, *asked, settings, self.suite, self.family.name)
 
 
-def new_record(plan: Plan, model: str) -> dict[str, Any]:
-    """A record without answers."""
-    return {
-        "schema_version": report.VERSION,
-        "kind": report.KIND,
-        "complete": False,
-        "refusals": [],
-        "provenance": provenance(),
-        "model": model,
-        "plan": plan.as_json(),
-        "arms": {},
-        "answers": [],
-        "rows": [],
-    }
+@dataclass
+class Run:
+    """An evaluation under way, kept in ``folder``; who changes what is known holds the lock."""
+
+    plan: Plan
+    model: str
+    folder: Path
+    tell: ProgressCallback
+    complete: bool = False
+    refusals: list[str] = field(default_factory=list)
+    arms: dict[str, EvalArm] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+    origin: Provenance = field(default_factory=lambda: Provenance(**provenance()))
+
+    def record(self) -> EvalRecord:
+        """What is known, with rows made anew."""
+        return EvalRecord(
+            complete=self.complete,
+            refusals=tuple(self.refusals),
+            provenance=self.origin,
+            model=self.model,
+            plan=self.plan.kept(),
+            arms=dict(self.arms),
+            answers=tuple(self.answers),
+            rows=stats.rows(self.answers, self.plan.arms[0].name),
+        )
+
+    def save(self) -> None:
+        """Write the record."""
+        report.save(self.record(), self.folder)
+
+    def facts(self, arm: str) -> EvalArm:
+        """What is known of an arm."""
+        return self.arms.get(arm, EvalArm())
 
 
-def ask(
-    record: dict[str, Any],
-    plan: Plan,
-    arm: str,
-    url: str,
-    folder: Path,
-    tell: ProgressCallback,
-    lock: Lock | None = None,
-) -> None:
-    """Put every question to the server at ``url``; the record is saved now and then, under ``lock``.
+def ask(run: Run, arm: str, url: str) -> None:
+    """Put every question to the server at ``url``; the record is saved now and then.
 
     Raises:
         OSError: the server stopped answering, or the program that asks a suite failed.
     """
-    lock = lock or Lock()
-    if plan.suite != "own":
-        made, facts = _ask_suite(plan, arm, url, folder, tell)
-        with lock:
-            longbench.check_same(record["answers"], made)
-            record["answers"] += made
-            record["arms"].setdefault(arm, {}).update(facts)
-            report.save(record, folder)
+    if run.plan.suite != "own":
+        _ask_suite(run, arm, url)
         return
-    questions = plan.questions()
+    questions = run.plan.questions()
     told, tokens_of = 0.0, {}
-    for done, (number, sample, text, tokens) in enumerate(client.ask_all(url, questions, plan.at_once), 1):
-        answer = {
-            "arm": arm,
-            "task": sample.task,
-            "context": sample.context,
-            "depth": sample.depth,
-            "sample": number,
-            "right": text.startswith(sample.answer),
-        }
+    for done, (number, sample, text, tokens) in enumerate(
+        client.ask_all(url, questions, run.plan.at_once), 1
+    ):
+        right = text.startswith(sample.answer)
         tokens_of[sample.context] = tokens
-        with lock:
-            record["answers"].append(answer)
+        with run.lock:
+            run.answers.append(Answer(arm, sample.task, sample.context, sample.depth, number, right))
             if time.monotonic() - told > 3 or done == len(questions):
                 told = time.monotonic()
-                tell(f"{arm}: {done}/{len(questions)} answers")
-                report.save(record, folder)
-    with lock:
-        record["arms"].setdefault(arm, {})["prompt_tokens"] = tokens_of
+                run.tell(f"{arm}: {done}/{len(questions)} answers")
+                run.save()
+    with run.lock:
+        run.arms[arm] = replace(run.facts(arm), prompt_tokens=tokens_of)
 
 
-def _ask_suite(
-    plan: Plan, arm: str, url: str, folder: Path, tell: ProgressCallback
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Answers of another program, and what else the record says of the arm."""
-    given: dict[str, Any] = {"tasks": plan.tasks, "samples": plan.samples, "at_once": plan.at_once}
-    given |= {"env": child_env(environment()), "tell": tell}
-    if plan.suite == "ruler2":
-        return ruler.ask(url, folder, arm, plan.contexts, tokenizer=client.model_name(url), **given), {}
-    made, left_out = longbench.ask(url, folder, arm, plan.contexts, **given)
-    return made, {"left_out": left_out}
+def _ask_suite(run: Run, arm: str, url: str) -> None:
+    """The same by another program."""
+    plan, env = run.plan, child_env(environment())
+    job = Job(url, arm, plan.contexts, plan.tasks, plan.samples, plan.at_once, env, run.folder, run.tell)
+    made, left_out = (ruler.ask(job), None) if plan.suite == "ruler2" else longbench.ask(job)
+    with run.lock:
+        longbench.check_same(run.answers, made)
+        run.answers += made
+        run.arms[arm] = replace(run.facts(arm), left_out=left_out)
+        run.save()
 
 
 def run_arms(
-    record: dict[str, Any],
-    plan: Plan,
+    run: Run,
     *,
     flags: Sequence[str],
     make_env: Callable[[str | None], Mapping[str, str]],
-    folder: Path,
-    tell: ProgressCallback,
     timeout: float,
     together: bool,
 ) -> int:
@@ -153,26 +145,25 @@ def run_arms(
     ``together``: all servers run and answer at once; only answers are compared, no times. An arm that
     fails does not stop the others then.
     """
-    logs = {arm: folder / f"server-{arm.name}.log" for arm in plan.arms}
-    servers = {arm: ServerProcess(flags, env=make_env(arm.setting), log=logs[arm]) for arm in plan.arms}
-    lock = Lock()
+    logs = {arm: run.folder / f"server-{arm.name}.log" for arm in run.plan.arms}
+    servers = {arm: ServerProcess(flags, env=make_env(arm.setting), log=logs[arm]) for arm in run.plan.arms}
 
     def serve(arm: Arm) -> int:
         """The arm's exit code; its reasons are in the record."""
         server = servers[arm]
-        tell(f"{arm.name}: starting (log: {server.log})")
+        run.tell(f"{arm.name}: starting (log: {server.log})")
         try:
             with nullcontext() if together else server:
-                problems = _run_arm(record, plan, arm, server, folder, tell, timeout, lock)
+                problems = _run_arm(run, arm, server, timeout)
         except (ServerFailed, OSError) as error:
             said = str(error)
-            tell(f"{said}; its log: {server.log}")
+            run.tell(f"{said}; its log: {server.log}")
             problems, code = [f"{said.splitlines()[0]}; its log: {server.log}"], 1
         else:
             code = 2 if problems else 0
-        with lock:
-            record["refusals"] += problems
-            report.save(record, folder)
+        with run.lock:
+            run.refusals += problems
+            run.save()
         return code
 
     if together:
@@ -183,8 +174,8 @@ def run_arms(
             codes.append(serve(arm))
             if codes[-1]:
                 break
-    record["complete"] = not any(codes)
-    report.save(record, folder)
+    run.complete = not any(codes)
+    run.save()
     return next((code for code in codes if code), 0)
 
 
@@ -196,16 +187,7 @@ def _all_at_once(servers: Mapping[Arm, ServerProcess], serve: Callable[[Arm], in
         return list(pool.map(serve, servers))
 
 
-def _run_arm(
-    record: dict[str, Any],
-    plan: Plan,
-    arm: Arm,
-    server: ServerProcess,
-    folder: Path,
-    tell: ProgressCallback,
-    timeout: float,
-    lock: Lock,
-) -> list[str]:
+def _run_arm(run: Run, arm: Arm, server: ServerProcess, timeout: float) -> list[str]:
     """Wait for the server, check what it serves, ask it; why the arm is not believed, or nothing.
 
     Raises:
@@ -213,40 +195,41 @@ def _run_arm(
     """
 
     def starting(seconds: float, line: str) -> None:
-        tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
+        run.tell(f"{arm.name}: starting, {seconds:.0f} s {line}")
 
-    facts: dict[str, Any] = {"starts_s": None}
-    record["arms"][arm.name] = facts
+    def known(facts: EvalArm) -> None:
+        with run.lock:
+            run.arms[arm.name] = facts
+
     try:
-        facts["starts_s"] = round(server.wait_ready(timeout, starting, every=5), 1)
+        known(EvalArm(starts_s=round(server.wait_ready(timeout, starting, every=5), 1)))
         receipts = server.receipts()
         problems = validity.arm_problems(arm.name, arm.setting, receipts)
         if not problems:
-            ask(record, plan, arm.name, server.url, folder, tell, lock)
+            ask(run, arm.name, server.url)
             receipts = server.receipts()
     except (ServerFailed, OSError) as error:
         said, ended = ends.explain(server, f"arm {arm.name}", error)
-        facts |= ended
+        known(replace(run.facts(arm.name), log_tail=ended["log_tail"], killed=ended["killed"]))
         raise ServerFailed(said) from error
-    facts["receipt"] = receipts[0]  # after the answers: with what was pruned for them
-    facts["rows"] = pruning.of_receipts(receipts)
+    # After the answers: with what was pruned for them.
+    rows = pruning.of_receipts(receipts)
+    known(replace(run.facts(arm.name), known=True, receipt=receipts[0], rows=tuple(rows) if rows else None))
     return problems
 
 
-def run_urls(
-    record: dict[str, Any], plan: Plan, urls: Sequence[str], folder: Path, tell: ProgressCallback
-) -> int:
+def run_urls(run: Run, urls: Sequence[str]) -> int:
     """Ask servers that run already; arm and URL have the same place. 0, or 1 where one stopped answering."""
-    for arm, url in zip(plan.arms, urls):
+    for arm, url in zip(run.plan.arms, urls):
         before = pruning.of_server(url)
         try:
-            ask(record, plan, arm.name, url, folder, tell)
-            rows = pruning.since(before, pruning.of_server(url))
-            record["arms"].setdefault(arm.name, {})["rows"] = rows
+            ask(run, arm.name, url)
         except OSError as error:
-            record["refusals"].append(f"{url}: {error}")
-            report.save(record, folder)
+            run.refusals.append(f"{url}: {error}")
+            run.save()
             return 1
-    record["complete"] = True
-    report.save(record, folder)
+        rows = pruning.since(before, pruning.of_server(url))
+        run.arms[arm.name] = replace(run.facts(arm.name), rows=tuple(rows) if rows else None)
+    run.complete = True
+    run.save()
     return 0

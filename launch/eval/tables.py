@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.common import text
 from sglang_hisa.launch.eval import formatting
+from sglang_hisa.launch.eval.record import EvalRecord
 
 STYLES = {formatting.LOST: "red", formatting.WON: "green"}
 
 
-def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+def print_report(record: EvalRecord, console: Console | None = None) -> None:
     """Accuracy by task and context; against the baseline, answers lost and won on the same prompts."""
     console = console or Console()
     for note in formatting.notes(record):
@@ -30,7 +29,7 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
     console.print(Text(formatting.origin(record), style="dim"))
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: EvalRecord) -> str:
     """The same for a pull request; losses and gains that are sure are bold."""
 
     def shown(cell: formatting.Cell) -> str:

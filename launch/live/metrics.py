@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+
+from sglang_hisa.launch.live.record import Window
 
 Buckets = dict[float, float]
 """Observations of a histogram at most as large as a bound (seconds), as Prometheus counts them."""
@@ -125,25 +126,17 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _finite(number: float | None) -> float | None:
-    """JSON has no NaN, which a gauge of the audit is before its first row."""
-    return None if number is None or not math.isfinite(number) else number
-
-
-def window(before: Reading, after: Reading) -> dict[str, Any]:
-    """What an arm did between two readings: counts, seconds, tokens/s, shares from 0 to 1 (None: nothing).
-
-    ``running`` and ``queued`` are those of ``after``; recall is of all audited rows since the server started.
-    """
+def window(before: Reading, after: Reading) -> Window:
+    """What an arm did between two readings."""
 
     def gained(name: str, label: str = "") -> float:
         return after.value(name, label) - before.value(name, label)
 
     def optional(key: str, change: bool) -> float | None:
         name = _COUNTS[key]
-        if not after.has(name):
-            return None
-        return _finite(gained(name) if change else after.value(name))
+        found = gained(name) if change else after.value(name)
+        # JSON has no NaN, which a gauge of the audit is before its first row.
+        return found if after.has(name) and math.isfinite(found) else None
 
     seconds = after.at - before.at
     ttft = between(before.histograms.get(TTFT, {}), after.histograms.get(TTFT, {}))
@@ -151,27 +144,25 @@ def window(before: Reading, after: Reading) -> dict[str, Any]:
     tokens = "sglang:realtime_tokens_total"
     cached, computed = gained(tokens, "prefill_cache"), gained(tokens, "prefill_compute")
     candidates, context = "sglang_hisa:candidate_tokens_total", "sglang_hisa:context_tokens_total"
-    return {
-        "seconds": round(seconds, 3),
-        "requests": int(gained(_COUNTS["requests"])),
-        "aborted": int(gained(_COUNTS["aborted"])),
-        "running": int(after.value(_COUNTS["running"])),
-        "queued": int(after.value(_COUNTS["queued"])),
-        "ttft_count": count(ttft),
-        "ttft_p50_s": quantile(ttft, 0.5),
-        "ttft_p95_s": quantile(ttft, 0.95),
-        "itl_count": count(itl),
-        "itl_p50_s": quantile(itl, 0.5),
-        "itl_p95_s": quantile(itl, 0.95),
-        "prefill_tok_s": _share(computed, seconds),
-        "decode_tok_s": _share(gained(tokens, "decode"), seconds),
-        "cache_hit": _share(cached, cached + computed),
-        **{
-            f"candidates_{phase}": _share(gained(candidates, phase), gained(context, phase))
-            for phase in ("prefill", "decode")
-        },
-        "canary_checks": optional("canary_checks", True),
-        "canary_violations": optional("canary_violations", True),
-        "audit_recall": optional("audit_recall", False),
-        "audit_worst_recall": optional("audit_worst_recall", False),
-    }
+    return Window(
+        seconds=round(seconds, 3),
+        requests=int(gained(_COUNTS["requests"])),
+        aborted=int(gained(_COUNTS["aborted"])),
+        running=int(after.value(_COUNTS["running"])),
+        queued=int(after.value(_COUNTS["queued"])),
+        ttft_count=count(ttft),
+        ttft_p50_s=quantile(ttft, 0.5),
+        ttft_p95_s=quantile(ttft, 0.95),
+        itl_count=count(itl),
+        itl_p50_s=quantile(itl, 0.5),
+        itl_p95_s=quantile(itl, 0.95),
+        prefill_tok_s=_share(computed, seconds),
+        decode_tok_s=_share(gained(tokens, "decode"), seconds),
+        cache_hit=_share(cached, cached + computed),
+        candidates_prefill=_share(gained(candidates, "prefill"), gained(context, "prefill")),
+        candidates_decode=_share(gained(candidates, "decode"), gained(context, "decode")),
+        canary_checks=optional("canary_checks", True),
+        canary_violations=optional("canary_violations", True),
+        audit_recall=optional("audit_recall", False),
+        audit_worst_recall=optional("audit_worst_recall", False),
+    )

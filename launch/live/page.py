@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.page import render
 from sglang_hisa.launch.live import formatting
-
-Windows = Sequence[dict[str, Any]]
-"""Lines of windows.jsonl: ``seconds`` and, by arm, what it did; None where it gave no answer."""
+from sglang_hisa.launch.live.record import Line, LiveRecord
 
 _BODY = """\
 <h1>{{ title }}</h1>
@@ -35,59 +34,54 @@ _BODY = """\
 """
 
 
-def head(record: dict[str, Any]) -> tuple[str, ...]:
-    """Head of :func:`rows`."""
-    return ("since the start", *record["arms"])
+def head(record: LiveRecord) -> tuple[str, ...]:
+    """Head of what each arm did in all."""
+    return ("since the start", *record.arms)
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What each arm did in all: a row for each of ``formatting.ROWS`` that has a value."""
-    totals = [arm["totals"] for arm in record["arms"].values()]
-    lines = [(row, *(formatting.cell(row, one) for one in totals)) for row in formatting.ROWS]
-    return [line for line in lines if any(value != formatting.NONE for value in line[1:])]
-
-
-def flat(windows: Windows) -> list[dict[str, Any]]:
+def flat(windows: Sequence[Line]) -> list[dict[str, Any]]:
     """A flat row for each window and arm that answered, for a CSV file."""
     return [
-        {"ended_s": line["seconds"], "arm": arm, **window}
+        {"ended_s": line.seconds, "arm": arm, **asdict(window)}
         for line in windows
-        for arm, window in line["arms"].items()
+        for arm, window in line.arms.items()
         if window is not None
     ]
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: LiveRecord) -> str:
     """The same for a pull request."""
     return "\n\n".join(
         (
             *(f"> **{text.plain(note)}**" for note in formatting.notes(record)),
             text.plain(formatting.split(record)),
-            text.table(map(text.plain, head(record)), (map(text.plain, row) for row in rows(record))),
+            text.table(
+                map(text.plain, head(record)),
+                (map(text.plain, row) for row in formatting.rows(record.totals)),
+            ),
             text.plain(formatting.UNPAIRED),
             f"<sub>{text.plain(formatting.origin(record))}</sub>\n",
         )
     )
 
 
-def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def html(record: LiveRecord, pictures: dict[str, bytes]) -> str:
     """The page; ``pictures`` are PNG by name. Every text of the record is escaped.
 
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    given = (*record["provenance"].items(), ("model", record["model"]), ("flags", " ".join(record["flags"])))
-    settings = ((f"setting of {name}", text.setting(arm["setting"])) for name, arm in record["arms"].items())
+    settings = {f"setting of {name}": text.setting(arm.setting) for name, arm in record.arms.items()}
     return render(
         _BODY,
         pictures,
-        title=f"Live: {', '.join(record['plan']['arms'])}",
+        title=f"Live: {', '.join(record.plan.arms)}",
         notes=formatting.notes(record),
         split=formatting.split(record),
         unpaired=formatting.UNPAIRED,
         origin=formatting.origin(record),
         head=head(record),
-        rows=rows(record),
-        logs={name: arm["log_tail"] for name, arm in record["arms"].items() if arm.get("log_tail")},
-        origin_rows=[(key, "–" if value is None else value) for key, value in (*given, *settings)],
+        rows=formatting.rows(record.totals),
+        logs={name: arm.log_tail for name, arm in record.arms.items() if arm.log_tail},
+        origin_rows={**record.about, **settings}.items(),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.live import formatting
-from sglang_hisa.launch.live.page import Windows
+from sglang_hisa.launch.live.record import Line, LiveRecord
 
 _PANELS = (
     ("TTFT, median of a window", "ttft_p50_s", "s"),
@@ -16,7 +16,7 @@ _PANELS = (
 )
 
 
-def windows(record: dict[str, Any], lines: Windows) -> bytes:
+def windows(record: LiveRecord, lines: Sequence[Line]) -> bytes:
     """PNG: four panels over the seconds since the start, a line for each arm.
 
     Raises:
@@ -25,10 +25,9 @@ def windows(record: dict[str, Any], lines: Windows) -> bytes:
     plt = figures.pyplot()
     figure, axes = plt.subplots(2, 2, figsize=(8.5, 6), squeeze=False, sharex=True, layout="constrained")
     for axis, (name, key, unit) in zip(axes.flat, _PANELS):
-        for number, arm in enumerate(record["plan"]["arms"]):
-            seen = [(line["seconds"], line["arms"].get(arm)) for line in lines]
-            points = [(at, one[key]) for at, one in seen if one is not None and one[key] is not None]
-            if points:
+        for number, arm in enumerate(record.plan.arms):
+            seen = [(line.seconds, getattr(line.arms.get(arm), key, None)) for line in lines]
+            if points := [(at, value) for at, value in seen if value is not None]:
                 style = {"label": figures.literal(arm), "color": f"C{number}", "ls": ("-", "--")[number % 2]}
                 axis.plot(*zip(*points), marker="o", ms=3, **style)
         axis.set(title=name, ylabel=unit)
@@ -37,12 +36,12 @@ def windows(record: dict[str, Any], lines: Windows) -> bytes:
     for axis in axes[-1]:
         axis.set_xlabel("seconds since the start")
     figures.legend(figure)
-    marks = [] if record["complete"] else ["PARTIAL"]
+    marks = [] if record.complete else ["PARTIAL"]
     figures.title(figure, marks, formatting.split(record), formatting.origin(record))
     return figures.png(figure)
 
 
-def draw(record: dict[str, Any], lines: Windows) -> dict[str, bytes]:
+def draw(record: LiveRecord, lines: Sequence[Line]) -> dict[str, bytes]:
     """All plots, PNG by file name; none without a window. Raises ``ImportError`` without matplotlib."""
-    answered = any(one is not None for line in lines for one in line["arms"].values())
+    answered = any(one is not None for line in lines for one in line.arms.values())
     return {"windows.png": windows(record, lines)} if answered else {}

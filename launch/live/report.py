@@ -5,42 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.common.typed import as_json, read
 from sglang_hisa.launch.live import formatting, page, plots
-
-KIND, VERSION = "hisa-ab-live", 1
-_KEYS = ("plan", "arms", "refusals", "complete", "stopped_by", "provenance", "model", "seconds", "cut")
-__all__ = ["append", "load", "print_report", "save", "table", "windows", "write"]
+from sglang_hisa.launch.live.record import Line, LiveRecord, Windows
 
 
-def append(windows: dict[str, dict[str, Any] | None], at: float, folder: Path) -> None:
-    """Add a window to windows.jsonl: a line, whatever the length of the run."""
+def append(line: Line, folder: Path) -> None:
+    """Add a line to windows.jsonl, whatever the length of the run."""
     with (folder / "windows.jsonl").open("a") as file:
-        file.write(json.dumps({"seconds": round(at, 1), "arms": windows}, allow_nan=False) + "\n")
+        file.write(json.dumps(as_json(line), allow_nan=False) + "\n")
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The record of a folder; raises as :func:`files.load`."""
-    return files.load(folder, KIND, VERSION, keys=_KEYS)
-
-
-def windows(folder: Path) -> list[dict[str, Any]]:
+def windows(folder: Path) -> list[Line]:
     """The windows of a folder, as far as they were written whole."""
     path, found = folder / "windows.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):  # the last one, cut by a kill
-            found.append(json.loads(line))
+            found.append(read(Line, json.loads(line)))
     return found
 
 
-def write(record: dict[str, Any], source: Path, folder: Path) -> list[Path]:
+def write(record: LiveRecord, source: Path, folder: Path) -> list[Path]:
     """Write report.html, report.md, windows.csv and the plot to ``folder``; the paths written.
 
     Args:
@@ -58,26 +49,23 @@ def write(record: dict[str, Any], source: Path, folder: Path) -> list[Path]:
     return [*made, files.write_csv(folder, page.flat(lines), "windows.csv")]
 
 
-def table(columns: dict[str, dict[str, Any] | None], title: str | None = None) -> Table:
-    """A column for each window, a row for each of ``formatting.ROWS`` that has a value."""
+def table(columns: Windows, title: str | None = None) -> Table:
+    """A column for each window."""
     shown = Table(title=title and Text(title))
     for name in ("", *columns):
         shown.add_column(Text(name), justify="right" if name else "left")
-    for row in formatting.ROWS:
-        values = [formatting.cell(row, window) for window in columns.values()]
-        if any(value != formatting.NONE for value in values):
-            shown.add_row(row, *map(Text, values))
+    for row in formatting.rows(columns):
+        shown.add_row(*map(Text, row))
     return shown
 
 
-def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+def print_report(record: LiveRecord, console: Console | None = None) -> None:
     """Notes, what each arm did in all, and the origin."""
     console = console or Console()
     for note in formatting.notes(record):
         console.print(Text(note, style="bold red"))
-    totals = {name: arm["totals"] for name, arm in record["arms"].items()}
-    if any(totals.values()):
+    if any(record.totals.values()):
         console.print(Text(formatting.split(record)))
-        console.print(table(totals))
+        console.print(table(record.totals))
         console.print(Text(formatting.UNPAIRED, style="bold"))
     console.print(Text(formatting.origin(record), style="dim"))

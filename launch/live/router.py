@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sglang_hisa import config
 from sglang_hisa.launch.common.server import Progress, ServerFailed, ServerProcess, free_port
+from sglang_hisa.launch.live import keyed_router
 
 MODULE = "sglang_router"
 MISSING = (
@@ -44,7 +46,10 @@ def flags(workers: Sequence[str], drain_s: float) -> list[str]:
 
 
 class Router(ServerProcess):
-    """The router in front of ``workers`` (context manager); asked to end it finishes what it has accepted."""
+    """The router in front of ``workers`` (context manager); asked to end it finishes what it has accepted.
+
+    ``key``: the API key that the workers ask for, which the router then asks its users for; empty: none.
+    """
 
     def __init__(
         self,
@@ -55,9 +60,11 @@ class Router(ServerProcess):
         host: str,
         port: int,
         drain_s: float,
+        key: str = "",
     ) -> None:
         given = flags(workers, drain_s)
-        super().__init__(given, env=env, log=log, host=host, port=port, module=f"{MODULE}.launch_router")
+        env = {**env, config.ENV_KEY: key}
+        super().__init__(given, env=env, log=log, host=host, port=port, module=keyed_router.__name__)
         self._workers = len(workers)
         self._drain_s = drain_s
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from sglang_hisa.launch.live import formatting, report
+from sglang_hisa.launch.live.record import Windows
 
 
 class Screen:
@@ -30,13 +29,7 @@ class Screen:
         """One message; it scrolls away above the table."""
         self._console.print(Text(f"hisa ab: {line}"), soft_wrap=True)
 
-    def show(
-        self,
-        seconds: float,
-        split: str,
-        windows: dict[str, dict[str, Any] | None],
-        totals: dict[str, dict[str, Any] | None],
-    ) -> None:
+    def show(self, seconds: float, split: str, windows: Windows, totals: Windows) -> None:
         """Show the last window of each arm beside its totals since the start."""
         if not self._console.is_terminal:
             for name, window in windows.items():

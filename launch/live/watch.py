@@ -5,29 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.ab.plan import SHARED_GPU
 from sglang_hisa.launch.ab.runner import Invalid
-from sglang_hisa.launch.ab.start import new_facts, started
+from sglang_hisa.launch.ab.start import started
 from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.progress import ProgressCallback
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.provenance import Provenance, provenance
+from sglang_hisa.launch.common.receipts import Said
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess, check_free, fetch
 from sglang_hisa.launch.live import formatting, report
 from sglang_hisa.launch.live.metrics import Reading, parse, window
+from sglang_hisa.launch.live.record import Died, Line, LiveFacts, LivePlan, LiveRecord, Window, Windows
 from sglang_hisa.launch.live.router import Router
 from sglang_hisa.launch.live.split import worker_urls
 from sglang_hisa.launch.live.stop import Stop
 
-Windows = dict[str, dict[str, Any] | None]
-"""By arm; None where it gave no answer."""
 Shown = Callable[[float, str, Windows, Windows], None]
 """Takes the seconds so far, how traffic is split, the last window of each arm and all that it did so far."""
 
@@ -75,31 +74,26 @@ class Runner:
     tell: ProgressCallback
     show: Shown
     timeout: float = 1800
-    record: dict[str, Any] = field(init=False)
+    record: LiveRecord = field(init=False)
 
     def __post_init__(self) -> None:
         self._first: dict[Arm, Reading] = {}
         self._last: dict[Arm, Reading] = {}
         self._begin = 0.0
-        self.record = {
-            "schema_version": report.VERSION,
-            "kind": report.KIND,
-            "complete": False,
-            "stopped_by": None,
-            "refusals": [],
-            "provenance": provenance(),
-            "model": self.model,
-            "flags": auth.redacted(self.flags),
-            "plan": {
-                "arms": [arm.name for arm in self.arms],
-                "baseline": self.arms[0].name,
-                "slots": [self.share.numerator, self.share.denominator],
-                "place": self.place,
-            },
-            "arms": {arm.name: {**new_facts(arm), "died": None, "totals": None} for arm in self.arms},
-            "seconds": None,
-            "cut": None,
-        }
+        self.record = LiveRecord(
+            complete=False,
+            refusals=(),
+            provenance=Provenance(**provenance()),
+            model=self.model,
+            flags=tuple(auth.redacted(self.flags)),
+            plan=LivePlan(
+                arms=(self.arms[0].name, self.arms[1].name),
+                baseline=self.arms[0].name,
+                slots=self.share.as_integer_ratio(),
+                place=self.place,
+            ),
+            arms={arm.name: LiveFacts(setting=arm.setting, retractions=0) for arm in self.arms},
+        )
 
     def run(self) -> int:
         """Serve until a signal; the exit code: 0, 1 an arm died or requests were cut off, 2 refused, 130."""
@@ -112,16 +106,16 @@ class Runner:
                 stop.gentle = True
                 self._watch(stop, servers, router)
                 self._drain(stop, servers, router)
-                self.record["complete"] = True
+                self.record = replace(self.record, complete=True)
         except KeyboardInterrupt:
-            self.record["stopped_by"], code = "interrupt", 130
+            self.record, code = replace(self.record, stopped_by="interrupt"), 130
         except Invalid:
-            self.record["stopped_by"], code = "refused", 2
+            self.record, code = replace(self.record, stopped_by="refused"), 2
         except (ServerFailed, OSError) as error:
-            self.record["stopped_by"], code = str(error).splitlines()[0], 1
+            self.record, code = replace(self.record, stopped_by=str(error).splitlines()[0]), 1
             self.tell(str(error))
-        report.save(self.record, self.folder)
-        failed = self.record["cut"] or any(arm["died"] for arm in self.record["arms"].values())
+        self.record.save(self.folder)
+        failed = self.record.cut or any(arm.died for arm in self.record.arms.values())
         return code or int(bool(failed))
 
     def _server(self, arm: Arm) -> ServerProcess:
@@ -134,13 +128,12 @@ class Runner:
 
     def _start(self, stack: ExitStack) -> dict[Arm, ServerProcess]:
         servers = {arm: stack.enter_context(self._server(arm)) for arm in self.arms}
-        baseline: dict[str, Any] | None = None
+        baseline: Said | None = None
         for arm, server in servers.items():
-            facts = self.record["arms"][arm.name]
-            info, problems = started(arm, server, facts, baseline, self.timeout, self.tell)
+            info, problems = started(arm, server, self.record.arms, baseline, self.timeout, self.tell)
             baseline = baseline or info
-            self.record["refusals"] += problems
-        if self.record["refusals"]:
+            self.record = replace(self.record, refusals=(*self.record.refusals, *problems))
+        if self.record.refusals:
             raise Invalid
         return servers
 
@@ -155,6 +148,7 @@ class Runner:
                 host=self.host,
                 port=self.port,
                 drain_s=self.drain_s,
+                key=auth.from_flags(self.flags) or "",
             )
         )
         router.wait_routing(progress=lambda s, _: self.tell(f"router: {s:.0f} s"))
@@ -172,16 +166,15 @@ class Runner:
         """The arms whose servers are running; a death is reported once, with the end of the log."""
         alive = []
         for arm, server in servers.items():
-            facts = self.record["arms"][arm.name]
+            facts = self.record.arms[arm.name]
             code = server.exit_code()
             if code is None:
                 alive.append(arm)
-            elif facts["died"] is None:
-                seconds = round(time.monotonic() - self._begin, 1)
-                facts["died"] = {"code": code, "seconds": seconds, "busy": self._busy([arm])}
-                facts["log_tail"] = server.tail()
-                said = how(code, facts["log_tail"])
-                self.tell(f"arm {arm.name} DIED ({said}); end of {server.log}:\n{facts['log_tail']}")
+            elif facts.died is None:
+                died = Died(code, round(time.monotonic() - self._begin, 1), self._busy([arm]))
+                tail = server.tail()
+                self.record.arms[arm.name] = replace(facts, died=died, log_tail=tail)
+                self.tell(f"arm {arm.name} DIED ({how(code, tail)}); end of {server.log}:\n{tail}")
         return alive
 
     def _busy(self, arms: Sequence[Arm]) -> str:
@@ -193,15 +186,17 @@ class Runner:
 
     def _look(self, servers: Mapping[Arm, ServerProcess], timeout: float = 5) -> Windows:
         """Read every arm that runs: its window since the reading before; the record gets its totals."""
-        windows: Windows = dict.fromkeys(self.record["arms"])
+        arms = self.record.arms
+        windows: dict[str, Window | None] = dict.fromkeys(arms)
         for arm in self._alive(servers):
             if (reading := read(servers[arm], timeout)) is not None:
                 windows[arm.name] = window(self._last[arm], reading)
                 self._last[arm] = reading
-                self.record["arms"][arm.name]["totals"] = window(self._first[arm], reading)
-        self.record["seconds"] = round(time.monotonic() - self._begin, 1)
-        report.append(windows, self.record["seconds"], self.folder)
-        report.save(self.record, self.folder)
+                arms[arm.name] = replace(arms[arm.name], totals=window(self._first[arm], reading))
+        seconds = round(time.monotonic() - self._begin, 1)
+        self.record = replace(self.record, seconds=seconds)
+        report.append(Line(seconds, windows), self.folder)
+        self.record.save(self.folder)
         return windows
 
     def _watch(self, stop: Stop, servers: Mapping[Arm, ServerProcess], router: Router) -> None:
@@ -214,13 +209,13 @@ class Runner:
             if time.monotonic() >= due:
                 due += self.every
                 windows = self._look(servers)
-                totals = {name: arm["totals"] for name, arm in self.record["arms"].items()}
-                self.show(self.record["seconds"], formatting.split(self.record), windows, totals)
+                seconds, split = self.record.seconds or 0.0, formatting.split(self.record)
+                self.show(seconds, split, windows, self.record.totals)
             time.sleep(0.1)
 
     def _drain(self, stop: Stop, servers: Mapping[Arm, ServerProcess], router: Router) -> None:
         """The router leaves its port and waits for what it has accepted; the servers run meanwhile."""
-        self.record["stopped_by"] = stop.asked
+        self.record = replace(self.record, stopped_by=stop.asked)
         self.tell(f"{stop.asked}: no new requests; waiting at most {self.drain_s:.0f} s for those under way")
 
         def progress(seconds: float) -> None:
@@ -228,7 +223,8 @@ class Runner:
             self.tell(f"draining, {seconds:.0f} s: {self._busy(self._alive(servers) or self.arms)}")
 
         if not router.drain(progress):
-            self.record["cut"] = self._busy(self._alive(servers) or self.arms)
+            self.record = replace(self.record, cut=self._busy(self._alive(servers) or self.arms))
         self._look(servers, _PATIENCE)
         for arm in self._alive(servers):
-            self.record["arms"][arm.name]["receipt"] = servers[arm].receipts()[0]  # with what it counted
+            receipt = servers[arm].receipts()[0]  # with what it counted
+            self.record.arms[arm.name] = replace(self.record.arms[arm.name], receipt=receipt)

@@ -7,21 +7,22 @@ between two measured loads; goodput's knee counts whole requests, at measured lo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.launch.load import formatting, goodput
+from sglang_hisa.launch.load.record import LoadRecord
 
-SAME = (
-    ("what is sent", lambda record: record["plan"]["workload"]),
-    ("the kind of load", lambda record: record["plan"]["sweep"]["kind"]),
-    ("the model", lambda record: str(record["server"]["model"]).rstrip("/").rsplit("/", 1)[-1]),
-    ("SGLang", lambda record: record["server"]["version"]),
-    ("the GPU", lambda record: record["provenance"].get("gpu")),
+SAME: tuple[tuple[str, Callable[[LoadRecord], object]], ...] = (
+    ("what is sent", lambda record: as_json(record.plan.workload)),
+    ("the kind of load", lambda record: record.plan.sweep.kind),
+    ("the model", lambda record: record.server.model.rstrip("/").rsplit("/", 1)[-1]),
+    ("SGLang", lambda record: record.server.version),
+    ("the GPU", lambda record: record.provenance.gpu),
 )
 
 
-def problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def problems(records: Sequence[LoadRecord]) -> list[str]:
     """Why runs cannot be compared; the first is what the others are compared with."""
     out = []
     for number, record in enumerate(records[1:], start=2):
@@ -31,25 +32,25 @@ def problems(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return out
 
 
-def names(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def names(records: Sequence[LoadRecord]) -> list[str]:
     """``stock``, or HISA's preset as the server's receipt says; numbered where two are alike."""
     out: list[str] = []
     for record in records:
-        receipt = record["server"]["receipt"]
-        name = receipt.get("preset", "HISA") if receipt and receipt.get("active") else "stock"
+        hisa = record.server.hisa
+        name = (hisa.preset or "HISA") if hisa and hisa.active else "stock"
         again = sum(one.partition("#")[0] == name for one in out)
         out.append(f"{name}#{again + 1}" if again else name)
     return out
 
 
-def users(points: Sequence[Mapping[str, Any]], limit: float) -> tuple[float, bool] | None:
-    """Requests at once whose ITL at steady state is within ``limit`` seconds.
+def users(measured: Sequence[tuple[float, float | None]], limit: float) -> tuple[float, bool] | None:
+    """Requests at once whose ITL at steady state is within ``limit`` seconds, of loads with theirs (or None).
 
     Returns:
         how many, and whether it is at least that many: the heaviest load measured is within the limit too.
         None: not even the lightest load is, or none was measured at steady state.
     """
-    known = [(p["load"], p["steady"]["itl_p50"]) for p in points if p.get("steady")]
+    known = [(load, itl) for load, itl in measured if itl is not None]
     if not known or known[0][1] > limit:
         return None
     for (low, fast), (high, slow) in itertools.pairwise(known):
@@ -61,44 +62,48 @@ def users(points: Sequence[Mapping[str, Any]], limit: float) -> tuple[float, boo
 HEAD = ("at once", "run", "ITL p50 ms", "output tok/s", "TTFT p50 ms", "good")
 
 
-def rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def rows(records: Sequence[LoadRecord]) -> list[tuple[str, ...]]:
     """A row for each load and run under ``HEAD``; ITL and tokens/s at steady state, ratios to the first."""
-    stats = [{p["load"]: p for p in formatting.stats(record)["points"]} for record in records]
+    stats = [{p.load: p for p in record.stats.points} for record in records]
     out: list[tuple[str, ...]] = []
     for load in sorted({load for points in stats for load in points}):
         base = stats[0].get(load)
         for name, points in zip(names(records), stats):
             if (point := points.get(load)) is None:
                 continue
-            still, was = point.get("steady"), (base or {}).get("steady")
-            itl = "–" if still is None else f"{still['itl_p50'] * 1e3:.2f}"
-            rate = "–" if still is None else f"{still['output_tok_s']:,.0f}"
+            still, was = point.steady, base and base.steady
+            itl = "–" if still is None else f"{still.itl_p50 * 1e3:.2f}"
+            rate = "–" if still is None else f"{still.output_tok_s:,.0f}"
             if still and was and point is not base:
-                itl += f" ({was['itl_p50'] / still['itl_p50']:.2f}×)"
-                rate += f" ({still['output_tok_s'] / was['output_tok_s']:.2f}×)"
-            ttft = point["ttft"]["p50"]
-            good = "–" if point["goodput_share"] is None else f"{point['goodput_share']:.0%}"
+                itl += f" ({was.itl_p50 / still.itl_p50:.2f}×)"
+                rate += f" ({still.output_tok_s / was.output_tok_s:.2f}×)"
+            ttft = point.ttft.p50
+            good = "–" if point.goodput_share is None else f"{point.goodput_share:.0%}"
             out.append((f"{load:g}", name, itl, rate, "–" if ttft is None else f"{ttft * 1e3:,.0f}", good))
     return out
 
 
-def verdicts(records: Sequence[dict[str, Any]]) -> list[str]:
+def verdicts(records: Sequence[LoadRecord]) -> list[str]:
     """A sentence for users at the ITL limit, one for goodput; none without limits."""
-    slo = records[0]["slo"]
+    slo = records[0].slo
     out = []
-    if "itl" in slo and records[0]["plan"]["sweep"]["kind"] == "concurrency":
-        found = [users(formatting.stats(record)["points"], slo["itl"]) for record in records]
+    if "itl" in slo and not records[0].plan.by_rate:
+        found = [users(_measured(record), slo["itl"]) for record in records]
         limit = f"users at ITL ≤ {slo['itl'] * 1e3:g} ms, all of them decoding"
         out.append(_ratio(limit, names(records), found))
     if slo:
-        knees = [formatting.stats(record)["knee"] for record in records]
-        tops = [max((p["load"] for p in formatting.stats(r)["points"]), default=None) for r in records]
+        knees = [record.stats.knee for record in records]
+        tops = [max((p.load for p in record.stats.points), default=None) for record in records]
         met = [None if knee is None else (knee, knee == top) for knee, top in zip(knees, tops)]
         share = (
             f"highest measured load with {goodput.ENOUGH:.0%} good requests ({formatting.slo(records[0])})"
         )
         out.append(_ratio(share, names(records), met))
     return out
+
+
+def _measured(record: LoadRecord) -> list[tuple[float, float | None]]:
+    return [(p.load, p.steady.itl_p50 if p.steady else None) for p in record.stats.points]
 
 
 def _ratio(what: str, arms: Sequence[str], found: Sequence[tuple[float, bool] | None]) -> str:

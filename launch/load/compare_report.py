@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +14,7 @@ from sglang_hisa.launch.common import files
 from sglang_hisa.launch.common.page import render
 from sglang_hisa.launch.common.text import plain, table
 from sglang_hisa.launch.load import compare, formatting
+from sglang_hisa.launch.load.record import LoadRecord
 
 _READ = (
     "ITL and tokens a second are those at steady state, while all requests of a load decode; in brackets "
@@ -23,17 +23,17 @@ _READ = (
 )
 
 
-def _notes(records: Sequence[dict[str, Any]]) -> list[str]:
+def _notes(records: Sequence[LoadRecord]) -> list[str]:
     named = zip(compare.names(records), records)
     return [f"{name}: {note}" for name, record in named for note in formatting.notes(record)]
 
 
-def _origins(records: Sequence[dict[str, Any]]) -> list[str]:
+def _origins(records: Sequence[LoadRecord]) -> list[str]:
     named = zip(compare.names(records), records)
     return [f"{name}: {formatting.served(record)}; {formatting.origin(record)}" for name, record in named]
 
 
-def print_report(records: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+def print_report(records: Sequence[LoadRecord], console: Console | None = None) -> None:
     """Notes, a row for each load and run, the verdicts and the origins."""
     console = console or Console()
     for note in _notes(records):
@@ -48,7 +48,7 @@ def print_report(records: Sequence[dict[str, Any]], console: Console | None = No
         console.print(Text(line, style="bold"))
 
 
-def markdown(records: Sequence[dict[str, Any]]) -> str:
+def markdown(records: Sequence[LoadRecord]) -> str:
     """The same for a pull request."""
     parts = [
         *(f"> **{plain(note)}**" for note in _notes(records)),
@@ -61,7 +61,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(records: Sequence[dict[str, Any]]) -> str:
+def html(records: Sequence[LoadRecord]) -> str:
     """The same as a page. Raises ``ImportError``: jinja2 is missing; torch depends on it."""
     return render(
         _BODY,
@@ -77,7 +77,7 @@ def html(records: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def write(records: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+def write(records: Sequence[LoadRecord], folder: Path) -> list[Path]:
     """report.html and report.md in ``folder``; the paths written."""
     folder.mkdir(parents=True, exist_ok=True)
     return files.write(folder, html(records), markdown(records), {})

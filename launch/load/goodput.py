@@ -1,4 +1,4 @@
-"""Latency quantiles, goodput and the knee of a load test.
+"""Latency quantiles, goodput and the knee of a load test; times in seconds.
 
 Goodput counts requests that meet every latency limit (SLO). A failed request, and one whose first token the
 generator did not see, meets none.
@@ -8,14 +8,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sglang_hisa.launch.common import steady
+from sglang_hisa.launch.common import typed
+from sglang_hisa.launch.common.steady import Steady
+from sglang_hisa.launch.load.points import Kept, Request
 
 ENOUGH = 0.9
 """Share of good requests from which a load counts as served."""
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-TIMES = ("ttft", "itl", "tpot", "e2e")
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of one time of all requests that have it; None where none has."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Figures of one load; the last three are None without limits."""
+
+    load: float
+    steady: Steady | None
+    """Decode while all requests decode; None where too little was seen."""
+    arrived: float | None
+    """Requests a second that came, where a rate was asked."""
+    sent: int
+    failed: int
+    unseen: int
+    """Answered, but no first token was seen."""
+    ttft: Quantiles
+    itl: Quantiles
+    tpot: Quantiles
+    e2e: Quantiles
+    output_tok_s: float
+    requests_s: float
+    """Answered."""
+    goodput_share: float | None
+    """Good ones of all requests."""
+    goodput_s: float | None
+    """Good requests a second."""
+    met: dict[str, float] | None
+    """Share of requests that meet each limit alone."""
+
+    @property
+    def good(self) -> bool:
+        return self.goodput_share is not None and self.goodput_share >= ENOUGH
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Of all loads; ``knee`` is the highest one that is good, None where none is."""
+
+    enough: float
+    points: tuple[Point, ...]
+    knee: float | None
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -23,30 +74,27 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
 
-def requests(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each request of a benchmark result: times in seconds (None where there is none), tokens, error.
-
-    ``itl`` is the 99th percentile of the request's own gaps between tokens, ``tpot`` their mean. The answer
-    ends with its last token.
-    """
+def requests(result: Mapping[str, Any]) -> tuple[Request, ...]:
+    """Each request of a benchmark's result."""
+    cached = result.get("cached_tokens") or [None] * len(result["errors"])
     out = []
     for i, error in enumerate(result["errors"]):
         ttft, gaps, count = result["ttfts"][i], result["itls"][i], result["output_lens"][i]
         seen = not error and ttft > 0
         spent = sum(gaps)
         out.append(
-            {
-                "ttft": round(ttft, 6) if seen else None,
-                "itl": round(quantile(gaps, 0.99) or 0.0, 6) if seen else None,
-                "tpot": round(spent / (count - 1), 6) if seen and count > 1 else 0.0 if seen else None,
-                "e2e": round(ttft + spent, 6) if seen else None,
-                "input": result["input_lens"][i],
-                "output": count,
-                "cached": result["cached_tokens"][i] if result.get("cached_tokens") else None,
-                "error": error or None,
-            }
+            Request(
+                ttft=round(ttft, 6) if seen else None,
+                itl=round(quantile(gaps, 0.99) or 0.0, 6) if seen else None,
+                tpot=round(spent / (count - 1), 6) if seen and count > 1 else 0.0 if seen else None,
+                e2e=round(ttft + spent, 6) if seen else None,
+                input=result["input_lens"][i],
+                output=count,
+                cached=cached[i],
+                error=error or None,
+            )
         )
-    return out
+    return tuple(out)
 
 
 def arrived(moments: Sequence[float]) -> float | None:
@@ -56,63 +104,49 @@ def arrived(moments: Sequence[float]) -> float | None:
     return (len(moments) - 1) / (moments[-1] - moments[0])
 
 
-def meets(request: Mapping[str, Any], slo: Mapping[str, float]) -> bool:
-    """Whether a request meets every limit."""
-    return request["ttft"] is not None and all(request[name] <= limit for name, limit in slo.items())
-
-
-def point(kept: Mapping[str, Any], slo: Mapping[str, float]) -> dict[str, Any]:
-    """Figures of one point of the record.
-
-    Returns:
-        ``arrived`` (requests a second that came, where a rate was asked); ``steady``: decode while all
-        requests decode (:mod:`..common.steady`), None where too little was seen; ``sent``, ``failed``,
-        ``unseen`` (answered, but no first token seen); p50, p90 and p99 of each time in s; ``output_tok_s``,
-        ``requests_s`` (answered); ``goodput_share`` of all requests and ``goodput_s`` good requests a second;
-        ``met``: share of requests that meet each limit alone. The last three are None without limits.
-    """
-    every, seconds = kept["requests"], kept["duration_s"]
-    answered = [r for r in every if r["error"] is None]
-    seen = [r for r in answered if r["ttft"] is not None]
-    good = sum(meets(r, slo) for r in every)
+def point(kept: Kept, slo: Mapping[str, float]) -> Point:
+    """Figures of one load of the record."""
+    every, seconds = kept.requests, kept.duration_s
+    answered = kept.answered
+    good = sum(request.meets(slo) for request in every)
     known = bool(slo and every)
-    return {
-        "load": kept["load"],
-        "steady": found if steady.enough(found := kept.get("steady")) else None,
-        "arrived": kept.get("arrived"),
-        "sent": len(every),
-        "failed": len(every) - len(answered),
-        "unseen": len(answered) - len(seen),
-        **{t: {q: quantile([r[t] for r in seen], s) for q, s in QUANTILES.items()} for t in TIMES},
-        "output_tok_s": sum(r["output"] for r in answered) / seconds,
-        "requests_s": len(answered) / seconds,
-        "goodput_share": good / len(every) if known else None,
-        "goodput_s": good / seconds if known else None,
-        "met": {n: sum(meets(r, {n: x}) for r in every) / len(every) for n, x in slo.items()}
-        if known
-        else None,
-    }
+
+    def quantiles(name: str) -> Quantiles:
+        times = [time for request in answered if (time := request.time(name)) is not None]
+        return Quantiles(*(quantile(times, share) for share in (0.5, 0.9, 0.99)))
+
+    return Point(
+        load=kept.load,
+        steady=kept.steady if kept.steady and kept.steady.enough else None,
+        arrived=kept.arrived,
+        sent=len(every),
+        failed=len(every) - len(answered),
+        unseen=sum(request.ttft is None for request in answered),
+        ttft=quantiles("ttft"),
+        itl=quantiles("itl"),
+        tpot=quantiles("tpot"),
+        e2e=quantiles("e2e"),
+        output_tok_s=sum(request.output for request in answered) / seconds,
+        requests_s=len(answered) / seconds,
+        goodput_share=good / len(every) if known else None,
+        goodput_s=good / seconds if known else None,
+        met={n: sum(r.meets({n: x}) for r in every) / len(every) for n, x in slo.items()} if known else None,
+    )
 
 
-def knee(points: Sequence[Mapping[str, Any]]) -> float | None:
-    """The highest load whose goodput share is at least ``ENOUGH``; None where no load has it."""
-    found = [p["load"] for p in points if p["goodput_share"] is not None and p["goodput_share"] >= ENOUGH]
-    return max(found, default=None)
+def compute(points: Sequence[Kept], slo: Mapping[str, float]) -> Stats:
+    """The ``stats`` of a record."""
+    found = tuple(point(kept, slo) for kept in points)
+    return Stats(ENOUGH, found, max((one.load for one in found if one.good), default=None))
 
 
-def compute(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``stats`` of a record: ``points``, ``enough`` and ``knee``."""
-    points = [point(kept, record["slo"]) for kept in record["points"]]
-    return {"enough": ENOUGH, "points": points, "knee": knee(points)}
-
-
-def flat(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A flat row for each point of a record that has ``stats``, for a CSV file; times in seconds."""
+def flat(points: Sequence[Point]) -> list[dict[str, object]]:
+    """A flat row for each point, for a CSV file."""
     rows = []
-    for point_ in record["stats"]["points"]:
-        row: dict[str, Any] = {}
-        for key, value in point_.items():
-            nested = value if isinstance(value, dict) else None
-            row |= {key: value} if nested is None else {f"{key}_{name}": one for name, one in nested.items()}
+    for one in map(typed.as_json, points):
+        row: dict[str, object] = {}
+        for key, value in one.items():
+            nested = {f"{key}_{name}": x for name, x in value.items()} if isinstance(value, dict) else None
+            row |= {key: value} if nested is None else nested
         rows.append(row)
     return rows

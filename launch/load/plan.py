@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from sglang_hisa.launch.common import fresh
 from sglang_hisa.launch.common.limits import Limits
+from sglang_hisa.launch.load.points import Request
 from sglang_hisa.launch.load.prompts import Prompt
 
 WORKLOADS = ("random", "shared-prefix", "multi-turn", "file")
@@ -95,7 +94,7 @@ def fresh_sweep(work: Workload, sweep: Sweep, nonce: str) -> Sweep:
     return replace(sweep, seed=(sweep.seed + zlib.crc32(nonce.encode())) % 2**31)
 
 
-def old_prompts(work: Workload, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+def old_prompts(work: Workload, requests: Sequence[Request]) -> list[int]:
     """Cached tokens of the requests of a point that should have been new to every cache, and were not.
 
     Of ``random`` prompts all are new. Elsewhere the first of each group is (with turns, of all: conversations
@@ -104,14 +103,14 @@ def old_prompts(work: Workload, requests: Sequence[Mapping[str, Any]]) -> list[i
     """
     if work.name == "file":
         return []  # the user's own prompts: what they share with each other, and with earlier runs, is theirs
-    told = [r for r in requests if r["error"] is None and r["cached"] is not None]
+    told = [(r.cached, r.input) for r in requests if r.error is None and r.cached is not None]
     if work.name == "random":
-        return fresh.old([r["cached"] for r in told])
+        return fresh.old([cached for cached, _ in told])
     firsts = 1 if work.turns > 1 else min(work.groups, len(requests))
     firsts -= len(requests) - len(told)  # a first one may be among those that failed
-    least = sorted(told, key=lambda r: r["cached"])[: max(firsts, 0)]
+    least = sorted(told, key=lambda one: one[0])[: max(firsts, 0)]
     share = work.prefix_tokens / work.input_tokens  # the tokenizer may cut text into more or fewer tokens
-    return fresh.old([r["cached"] for r in least if 2 * r["cached"] >= share * r["input"]])
+    return fresh.old([cached for cached, size in least if 2 * cached >= share * size])
 
 
 def fits(known: Limits, work: Workload, sweep: Sweep) -> tuple[str | None, list[str]]:
@@ -175,12 +174,12 @@ def local_url(text: str) -> str:
     return f"http://{host}:{parts.port or 30000}"
 
 
-def flags(url: str, server: Mapping[str, Any], work: Workload, sweep: Sweep, index: int) -> list[str]:
-    """The benchmark's flags of point ``index``; ``server`` has ``model`` and ``tokenizer``."""
+def flags(url: str, model: str, tokenizer: str, work: Workload, sweep: Sweep, index: int) -> list[str]:
+    """The benchmark's flags of point ``index``."""
     load = sweep.loads[index]
     count = sweep.count(load)
     out = [
-        *("--base-url", url, "--model", server["model"], "--tokenizer", server["tokenizer"]),
+        *("--base-url", url, "--model", model, "--tokenizer", tokenizer),
         *("--backend", "sglang-oai-chat" if work.turns > 1 else "sglang"),
         *("--seed", str(sweep.seed + index), "--warmup-requests", "0"),
         *("--flush-cache", "--cache-report"),
@@ -212,12 +211,3 @@ def flags(url: str, server: Mapping[str, Any], work: Workload, sweep: Sweep, ind
         *("--gsp-question-len", str(work.input_tokens - work.prefix_tokens)),
         *("--gsp-output-len", str(work.output_tokens)),
     ]
-
-
-def as_json(work: Workload, sweep: Sweep) -> dict[str, Any]:
-    """The ``plan`` of the record; prompts of a file by their number and the checksum of all."""
-    kept = {k: v for k, v in asdict(work).items() if k != "prompts"}
-    if work.prompts:
-        texts = "\0".join(prompt.text for prompt in work.prompts)
-        kept |= {"prompts": len(work.prompts), "sha256": hashlib.sha256(texts.encode()).hexdigest()}
-    return {"workload": kept, "sweep": asdict(sweep)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -11,9 +9,10 @@ from rich.text import Text
 
 from sglang_hisa.launch.common.text import plain, table
 from sglang_hisa.launch.load import formatting, steady_rows
+from sglang_hisa.launch.load.record import LoadRecord
 
 
-def print_report(record: dict[str, Any], console: Console | None = None) -> None:
+def print_report(record: LoadRecord, console: Console | None = None) -> None:
     """Notes, a row for each load, the knee and the origin."""
     console = console or Console()
     for note in formatting.notes(record):
@@ -35,7 +34,7 @@ def print_report(record: dict[str, Any], console: Console | None = None) -> None
         console.print(Text(line, style="dim"))
 
 
-def _steady(record: dict[str, Any]) -> list[str]:
+def _steady(record: LoadRecord) -> list[str]:
     lines = steady_rows.rows(record)
     return (
         [f"{steady_rows.TITLE}:", table(steady_rows.HEAD, (map(plain, row) for row in lines))]
@@ -44,7 +43,7 @@ def _steady(record: dict[str, Any]) -> list[str]:
     )
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: LoadRecord) -> str:
     """The same for a pull request."""
     return "\n\n".join(
         (

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.page import render
+from sglang_hisa.launch.common.typed import as_json, read
 from sglang_hisa.launch.load import formatting, goodput, plots, point_tables, steady_rows
+from sglang_hisa.launch.load.record import KIND, VERSION, LoadRecord
 
-KIND, VERSION = "hisa-load", 1
 _KEYS = ("plan", "points", "slo", "complete", "stopped_by", "provenance", "server")
-__all__ = ["load", "save", "write"]
 
 
-def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def html(record: LoadRecord, pictures: dict[str, bytes]) -> str:
     """The page; ``pictures`` are PNG by name.
 
     Raises:
         ImportError: jinja2 is missing; torch depends on it.
     """
-    server = {key: value for key, value in record["server"].items() if key != "receipt"}  # served: in words
-    given = (*record["provenance"].items(), ("url", record["url"]), *server.items())
+    server = {key: value for key, value in asdict(record.server).items() if key != "receipt"}  # in words
+    given = (*asdict(record.provenance).items(), ("url", record.url), *server.items())
     return render(
         _BODY,
         pictures,
@@ -42,33 +41,36 @@ def html(record: dict[str, Any], pictures: dict[str, bytes]) -> str:
         rows=formatting.rows(record),
         origin=formatting.origin(record),
         origin_rows=[(key, "–" if value is None else value) for key, value in given],
-        log_tail=record["log_tail"],
-        raw_plan=json.dumps(record["plan"], indent=2),
+        log_tail=record.log_tail,
+        raw_plan=json.dumps(as_json(record.plan), indent=2),
     )
 
 
-def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write report.json (with ``stats``, made anew), report.md, report.html and the plots; the new record.
+def save(record: LoadRecord, folder: Path) -> None:
+    """Write report.json; see :func:`files.save`."""
+    files.save(record.as_json(), folder)
+
+
+def write(record: LoadRecord, folder: Path) -> None:
+    """Write report.json, report.md, report.html, report.csv and the plots.
 
     Without matplotlib there are no plots.
 
     Raises:
         ImportError: jinja2 is missing (``pip install sglang-hisa[bench]``); report.json is written.
     """
-    record = {**record, "stats": goodput.compute(record)}
     save(record, folder)
     try:
         pictures = plots.draw(record)
     except ImportError:
         pictures = {}
     files.write(folder, html(record, pictures), point_tables.markdown(record), pictures)
-    files.write_csv(folder, goodput.flat(record))
-    return record
+    files.write_csv(folder, goodput.flat(record.stats.points))
 
 
-def load(source: Path) -> dict[str, Any]:
+def load(source: Path) -> LoadRecord:
     """A record by its file, or by the folder that ``write`` made; raises as :func:`files.load`."""
-    return files.load(source, KIND, VERSION, keys=_KEYS)
+    return read(LoadRecord, files.load(source, KIND, VERSION, keys=_KEYS), source)
 
 
 _BODY = """\

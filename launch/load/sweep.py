@@ -11,9 +11,12 @@ from typing import Any
 
 from sglang_hisa.launch.common import auth, fresh, pruning, steady
 from sglang_hisa.launch.common.client import Client, ClientFailed, TooLong
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.limits import Limits
+from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.load import goodput, plan, prompts
+from sglang_hisa.launch.load.points import Kept
+from sglang_hisa.launch.load.record import KeptPlan, KeptWorkload, LoadRecord, ServerFacts
 
 _RETRACTED = "sglang:num_retracted_requests_total"
 
@@ -26,8 +29,8 @@ class NotNew(RuntimeError):
     """Prompts came from a cache: their times would be too short."""
 
 
-def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
-    """What the report says of the server: version, model, tokenizer, HISA's receipt, size of the KV pool.
+def server_facts(url: str, tokenizer: str | None) -> ServerFacts:
+    """What the report says of the server.
 
     Raises:
         Unreachable: no answer, or not SGLang's.
@@ -35,13 +38,13 @@ def server_facts(url: str, tokenizer: str | None) -> dict[str, Any]:
     try:
         info = json.loads(fetch(f"{url}/server_info", timeout=20))
         receipts = [state.get("sglang_hisa") for state in info["internal_states"]]
-        return {
-            "version": info["version"],
-            "model": info["model_path"],
-            "tokenizer": tokenizer or info.get("tokenizer_path") or info["model_path"],
-            "receipt": receipts[0],
-            "kv_tokens": info["max_total_num_tokens"],
-        }
+        return ServerFacts(
+            version=info["version"],
+            model=info["model_path"],
+            tokenizer=tokenizer or info.get("tokenizer_path") or info["model_path"],
+            receipt=receipts[0],
+            kv_tokens=info["max_total_num_tokens"],
+        )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         if getattr(error, "code", None) in (401, 403):
             raise Unreachable(f"the server at {url} refuses the API key: {auth.HOW}") from None
@@ -84,37 +87,33 @@ class Runner:
         folder: takes the generator's log.
         save: called with the record after each point.
         tell: called after each point with what is kept of it.
+        limits: what the server takes, for the record.
     """
 
     url: str
-    server: dict[str, Any]
+    server: ServerFacts
     work: plan.Workload
     sweep: plan.Sweep
     slo: dict[str, float]
     env: Mapping[str, str]
     folder: Path
-    save: Callable[[dict[str, Any]], object]
-    tell: Callable[[dict[str, Any]], None]
-    record: dict[str, Any] = field(init=False)
+    save: Callable[[LoadRecord], object]
+    tell: Callable[[Kept], None]
+    limits: Limits | None = None
+    record: LoadRecord = field(init=False)
 
     def __post_init__(self) -> None:
-        self.record = {
-            "schema_version": 1,
-            "kind": "hisa-load",
-            "complete": False,
-            "stopped_by": None,
-            "log_tail": None,
-            "provenance": provenance(),
-            "url": self.url,
-            "server": self.server,
-            "plan": plan.as_json(self.work, self.sweep),
-            "nonce": fresh.nonce(),
-            "slo": self.slo,
-            "limits": None,
-            "rows": None,
-            "points": [],
-        }
-        self._before: list[dict[str, Any]] | None = None
+        self._nonce = fresh.nonce()
+        self._before: pruning.Rows | None = None
+        self.record = LoadRecord(
+            provenance=Provenance(**provenance()),
+            url=self.url,
+            server=self.server,
+            plan=KeptPlan(KeptWorkload.of(self.work), self.sweep),
+            nonce=self._nonce,
+            slo=self.slo,
+            limits=self.limits,
+        )
 
     def run(self) -> int:
         """Measure every load, lightest first.
@@ -128,45 +127,48 @@ class Runner:
                 self._warm_up(client)
                 for index in range(len(self.sweep.loads)):
                     self._point(client, index)
-            self.record["complete"] = True
+            self.record = replace(self.record, complete=True)
         except KeyboardInterrupt:
-            self.record["stopped_by"], code = "interrupt", 130
+            code = self._stopped("interrupt", 130)
         except TooLong as error:
-            self.record["stopped_by"] = f"load {self.sweep.loads[len(self.record['points'])]:g}: {error}"
+            self._stopped(f"load {self.sweep.loads[len(self.record.points)]:g}: {error}", 0)
         except NotNew as error:
-            self.record["stopped_by"], code = str(error), 2
+            code = self._stopped(str(error), 2)
         except (Unreachable, ClientFailed) as error:
             reason, _, tail = str(error).partition("\n")
-            self.record |= {"stopped_by": reason, "log_tail": tail or None}
-            code = 1
+            code = self._stopped(reason, 1, tail or None)
         self.save(self.record)
         return code
 
-    def _send(self, client: Client, sweep: plan.Sweep, index: int, nonce: str) -> dict[str, Any]:
+    def _stopped(self, why: str, code: int, log_tail: str | None = None) -> int:
+        self.record = replace(self.record, stopped_by=why, log_tail=log_tail)
+        return code
+
+    def _send(self, client: Client, sweep: plan.Sweep, index: int, nonce: str) -> Mapping[str, Any]:
         """Send point ``index`` of ``sweep``, with prompts that are new to every cache."""
         sweep = plan.fresh_sweep(self.work, sweep, nonce)
-        flags = plan.flags(self.url, self.server, self.work, sweep, index)
+        flags = plan.flags(self.url, self.server.model, self.server.tokenizer, self.work, sweep, index)
         own = self._own_prompts(sweep, index)
         try:
-            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}", **own)
+            return client.run(flags, sweep.limit_s, fresh=f"{nonce} {index}", prompts=own)
         except ClientFailed:
             server_facts(self.url, None)  # the server's end explains it better
             raise
 
-    def _own_prompts(self, sweep: plan.Sweep, index: int) -> dict[str, Any]:
+    def _own_prompts(self, sweep: plan.Sweep, index: int) -> list[tuple[str, int]] | None:
         """Prompts of a file: a load begins where the one before ended, so that few repeat."""
         if self.work.name != "file":
-            return {}
+            return None
         first = sum(sweep.count(load) for load in sweep.loads[:index])
         count = sweep.count(sweep.loads[index])
-        return {"prompts": prompts.for_generator(self.work.prompts, count, self.work.output_tokens, first)}
+        return prompts.for_generator(self.work.prompts, count, self.work.output_tokens, first)
 
     def _warm_up(self, client: Client) -> None:
         """One request of its own: a storage would keep the benchmark's warm-up, which is the first prompt."""
-        self._send(client, replace(self.sweep, requests=1), 0, f"{self.record['nonce']} warm-up")
+        self._send(client, replace(self.sweep, requests=1), 0, f"{self._nonce} warm-up")
         self._before = pruning.of_server(self.url)
 
-    def _steady(self, result: dict[str, Any], index: int) -> dict[str, Any] | None:
+    def _steady(self, result: Mapping[str, Any], index: int) -> steady.Steady | None:
         """Decode while all slots decode; None of rates and conversations, which have no such time."""
         if self.sweep.kind != "concurrency" or self.work.turns > 1:
             return None
@@ -174,32 +176,32 @@ class Runner:
 
     def _point(self, client: Client, index: int) -> None:
         before = retracted(self.url)
-        result = self._send(client, self.sweep, index, self.record["nonce"])
+        result = self._send(client, self.sweep, index, self._nonce)
         after = retracted(self.url)
-        kept = {
-            "load": self.sweep.loads[index],
-            "duration_s": round(result["duration"], 4),
-            "requests": goodput.requests(result),
-            "retractions": None if before is None or after is None else after - before,
-            "steady": self._steady(result, index),
-            "arrived": goodput.arrived(result["arrivals"]) if self.sweep.kind == "rate" else None,
-        }
-        if old := plan.old_prompts(self.work, kept["requests"]):
-            raise NotNew(fresh.was_old(old, len(kept["requests"]), f"load {kept['load']:g}"))
-        self.record["rows"] = pruning.since(self._before, pruning.of_server(self.url))
-        self.record["points"].append(kept)
+        kept = Kept(
+            load=self.sweep.loads[index],
+            duration_s=round(result["duration"], 4),
+            requests=goodput.requests(result),
+            retractions=None if before is None or after is None else after - before,
+            steady=self._steady(result, index),
+            arrived=goodput.arrived(result["arrivals"]) if self.sweep.kind == "rate" else None,
+        )
+        if old := plan.old_prompts(self.work, kept.requests):
+            raise NotNew(fresh.was_old(old, len(kept.requests), f"load {kept.load:g}"))
+        rows = pruning.since(self._before, pruning.of_server(self.url))
+        self.record = replace(
+            self.record, rows=tuple(rows) if rows else None, points=(*self.record.points, kept)
+        )
         self.save(self.record)
         self.tell(kept)
-        if all(r["error"] for r in kept["requests"]):
+        if not kept.answered:
             server_facts(self.url, None)
-            raise ClientFailed(
-                f"load {kept['load']:g}: every request failed ({kept['requests'][0]['error']})"
-            )
+            raise ClientFailed(f"load {kept.load:g}: every request failed ({kept.failed[0]})")
 
 
-def line(kept: Mapping[str, Any], kind: str) -> str:
+def line(kept: Kept, kind: str) -> str:
     """A point in one line, for the progress."""
-    seen = [r["ttft"] for r in kept["requests"] if r["ttft"] is not None]
+    seen = [request.ttft for request in kept.requests if request.ttft is not None]
     ttft = f"TTFT {statistics.median(seen):.3f} s" if seen else "no first token seen"
-    came = f" ({kept['arrived']:.2f} came)" if kept.get("arrived") is not None else ""
-    return f"{kind} {kept['load']:g}{came}: {len(kept['requests'])} requests, {ttft}"
+    came = f" ({kept.arrived:.2f} came)" if kept.arrived is not None else ""
+    return f"{kind} {kept.load:g}{came}: {len(kept.requests)} requests, {ttft}"

@@ -2,87 +2,154 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from statistics import median
+from functools import partial
+from pathlib import Path
 
+from sglang_hisa.config import PRESETS
 from sglang_hisa.launch.ab import stats
-from sglang_hisa.launch.ab.record import AbRecord, Comparison
-from sglang_hisa.launch.common.text import table, tokens
-from sglang_hisa.launch.pages.reader import Reader
+from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common import flags
+from sglang_hisa.launch.common.record import load
+from sglang_hisa.launch.common.text import tokens
+from sglang_hisa.launch.load import compare
+from sglang_hisa.launch.pages.build import listed
+from sglang_hisa.launch.pages.reader import RESULTS, Parts
+
+HEADLINE = "ab-defaults"
+"""The run that the README's table is of."""
+LIMIT_S = 0.020
+"""ITL of which a table says how many requests at once stay within it."""
+Column = tuple[str, Callable[[int], str]]
+"""Its head, and what it says of a cell by its number."""
 
 
-def headline(read: Reader) -> str:
-    """TTFT by prompt, a column for each arm."""
-    record, arms = read(AbRecord, "ab-defaults"), ("balanced", "paper")
-    lines = []
-    for number, cell in enumerate(record.plan.cells):
-        mine = [record.found(arm, number, "ttft") for arm in arms]
-        cells = (f"{one.arm_median:.1f} ({one.speedup:.2f}×)" for one in mine)
-        lines.append([tokens(cell.input_tokens), f"{mine[0].baseline_median:.1f}", *cells])
-    return table(["prompt", "stock", *_code(arms)], lines) + "\n\n" + read.source("ab-defaults")
+def subject(_: str, record: AbRecord) -> str:
+    """The model, its ranks and the baseline where it is not stock: ``v32-4l, TP 2``."""
+    model, ranks = Path(record.model).name.removeprefix("model-"), flags.ranks(record)
+    against = f" against {record.plan.baseline}" if record.plan.baseline != "stock" else ""
+    return model + (f", TP {ranks}" if ranks > 1 else "") + against
 
 
-def medians(record: AbRecord) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: the baseline's TTFT and ITL, and each arm's speed-up, bold where a difference was seen.
+def load_of(record: AbRecord, at: int) -> str:
+    """A cell's prompt or shared prefix, and how many at once: ``8K × 4``."""
+    cell = record.plan.cells[at]
+    return f"{tokens(cell.prefix_tokens or cell.input_tokens)} × {cell.concurrency}"
 
-    A speed-up of too few pairs for an interval stands alone.
+
+def headline(_: str) -> Parts:
+    """TTFT of a single prompt by its length, a column for each preset, of one run."""
+    record = load(RESULTS / f"{HEADLINE}.json", AbRecord)
+
+    def cell(at: int, arm: str) -> str:
+        one = record.found(arm, at, "ttft")
+        return "–" if one.speedup is None else f"{one.arm_median:.1f} ({one.speedup:.2f}×)"
+
+    made = listed(
+        [at for at in _cells(record, "ttft") if record.plan.cells[at].concurrency == 1],
+        ("prompt", lambda at: tokens(record.plan.cells[at].input_tokens)),
+        (record.plan.baseline, partial(_median, record, "ttft", record.plan.baseline, "{:.1f}")),
+        *((f"`{arm}`", partial(cell, arm=arm)) for arm in PRESETS if arm in record.plan.others),
+    )
+    return [(made, {HEADLINE: record})]
+
+
+def medians(record: AbRecord) -> str:
+    """The baseline's TTFT and ITL by cell, and each arm's speed-up, bold where a difference was seen.
+
+    A speed-up of too few pairs for an interval stands alone. Cells that the baseline was not measured at are
+    left out, and those with a shared prefix: see :func:`many`.
     """
-    arms, baseline = record.plan.others, record.plan.baseline
+    return listed(
+        _cells(record, "ttft"),
+        ("prompt × at once", partial(load_of, record)),
+        _baseline(record, "ttft", "TTFT", "{:.2f} s"),
+        *_effects(record, "ttft"),
+        _baseline(record, "itl", "ITL", "{:.1f} ms", 1e3),
+        *_effects(record, "itl"),
+    )
 
-    def effect(one: Comparison) -> str:
-        if one.low is None:
-            return f"{one.speedup:.2f}×"
-        text = f"{one.speedup:.2f}× [{one.low:.2f}, {one.high:.2f}]"
+
+def many(record: AbRecord) -> str:
+    """ITL and tokens a second at steady state by shared prefix and load, and how many stay in the limit."""
+    itl, rate = stats.STEADY
+    made = listed(
+        _cells(record, itl),
+        ("shared prefix × at once", partial(load_of, record)),
+        _baseline(record, itl, "ITL", "{:.1f} ms", 1e3),
+        *_effects(record, itl),
+        _baseline(record, rate, "tok/s", "{:,.0f}"),
+        *((f"`{arm}`", partial(_median, record, rate, arm, "{:,.0f}")) for arm in record.plan.others),
+    )
+    prefixes = Counter(cell.prefix_tokens for cell in record.plan.cells if cell.prefix_tokens)
+    users = listed(
+        sorted(size for size, loads in prefixes.items() if loads > 1),
+        (f"requests at once within {LIMIT_S * 1e3:.0f} ms a token", tokens),
+        *((_name(record, arm), partial(_users, record, arm)) for arm in record.plan.arms),
+    )
+    said = "Between two measured loads the ITL is taken to lie on a straight line."
+    return "\n\n".join([made, users, said] if made and users else [made])
+
+
+def _users(record: AbRecord, arm: str, prefix: int) -> str:
+    """``105 (2.9×)``: requests at once within ``LIMIT_S``; a bound where no heavier load was measured."""
+    cells = enumerate(record.plan.cells)
+    loads = sorted((cell.concurrency, at) for at, cell in cells if cell.prefix_tokens == prefix)
+
+    def within(name: str) -> tuple[float, bool] | None:
+        itl = ((load, _value(record, stats.STEADY[0], name, at)) for load, at in loads)
+        return compare.users(list(itl), LIMIT_S)
+
+    found, base = within(arm), within(record.plan.baseline)
+    if found is None:
+        return "none"
+    bound = "at least " if found[1] else ""
+    if base is None or base[1] or arm == record.plan.baseline:
+        return f"{bound}{found[0]:.0f}"
+    return f"{bound}{found[0]:.0f} ({bound}{found[0] / base[0]:.1f}×)"
+
+
+def _cells(record: AbRecord, metric: str) -> list[int]:
+    """Numbers of the cells that the baseline was measured at, by length and load.
+
+    Of a metric of the steady state, cells with a shared prefix; of others, those without.
+    """
+    of, shared = record.plan.cells, metric in stats.STEADY
+    mine = (at for at, cell in enumerate(of) if bool(cell.prefix_tokens) == shared)
+    seen = (at for at in mine if _value(record, metric, record.plan.baseline, at) is not None)
+    return sorted(seen, key=lambda at: (of[at].input_tokens, of[at].concurrency))
+
+
+def _name(record: AbRecord, arm: str) -> str:
+    return arm if arm == record.plan.baseline == "stock" else f"`{arm}`"
+
+
+def _value(record: AbRecord, metric: str, arm: str, at: int) -> float | None:
+    """The median of any arm, the baseline or another."""
+    if arm == record.plan.baseline:
+        return record.found(record.plan.others[0], at, metric).baseline_median
+    return record.found(arm, at, metric).arm_median
+
+
+def _median(record: AbRecord, metric: str, arm: str, form: str, at: int, scale: float = 1) -> str:
+    found = _value(record, metric, arm, at)
+    return "–" if found is None else form.format(found * scale)
+
+
+def _baseline(record: AbRecord, metric: str, title: str, form: str, scale: float = 1) -> Column:
+    arm = record.plan.baseline
+    return f"{title}, {_name(record, arm)}", partial(_median, record, metric, arm, form, scale=scale)
+
+
+def _effects(record: AbRecord, metric: str) -> list[Column]:
+    """Each arm's speed-up."""
+
+    def effect(at: int, arm: str) -> str:
+        one = record.found(arm, at, metric)
+        if one.speedup is None:
+            return "–"
+        text = f"{one.speedup:.2f}×" + ("" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]")
         return f"**{text}**" if one.verdict in (stats.FASTER, stats.SLOWER) else text
 
-    lines = []
-    for number, cell in enumerate(record.plan.cells):
-        ttft, itl = ([record.found(arm, number, metric) for arm in arms] for metric in ("ttft", "itl"))
-        lines.append(
-            [
-                f"{tokens(cell.input_tokens)} × {cell.concurrency}",
-                f"{ttft[0].baseline_median:.2f} s",
-                *map(effect, ttft),
-                f"{(itl[0].baseline_median or 0) * 1e3:.1f} ms",
-                *map(effect, itl),
-            ]
-        )
-    names, of = _code(arms), baseline if baseline == "stock" else f"`{baseline}`"
-    return ["prompt × at once", f"TTFT, {of}", *names, f"ITL, {of}", *names], lines
-
-
-def of(*names: str) -> Callable[[Reader], str]:
-    """A table for each of these records, each with its origin."""
-
-    def tables(read: Reader) -> str:
-        parts = ((table(*medians(read(AbRecord, name))), read.source(name)) for name in names)
-        return "\n\n".join(text for part in parts for text in part)
-
-    return tables
-
-
-def longest(*names: str) -> Callable[[Reader], str]:
-    """Each measurement by itself, for records that have too few for an interval."""
-
-    def tables(read: Reader) -> str:
-        lines = [line for name in names for line in _measurements(read(AbRecord, name))]
-        head = ["256K × 1", "GPU", "commit", "prompt of its server", "TTFT", "stock's / TTFT", "ITL, median"]
-        return table(head, lines) + "\n\n" + read.source(*names)
-
-    return tables
-
-
-def _measurements(record: AbRecord) -> list[list[str]]:
-    where, arm, prompts, lines = record.provenance, "", 0, []
-    stock = next(one for one in record.measurements if one.arm == "stock").ttft_s[0]
-    for one in record.measurements:
-        prompts = prompts + 1 if one.arm == arm else 1  # a server stays up until another arm's turn
-        arm, ttft = one.arm, one.ttft_s[0]
-        name = arm if arm == "stock" else f"`{arm}`"
-        times = [f"{ttft:.1f} s", f"{stock / ttft:.2f}×", f"{median(one.itl_s) * 1e3:.1f} ms"]
-        lines.append([name, where.gpus[0], str(where.commit), str(prompts), *times])
-    return lines
-
-
-def _code(names: tuple[str, ...]) -> list[str]:
-    return [f"`{name}`" for name in names]
+    return [(f"`{arm}`", partial(effect, arm=arm)) for arm in record.plan.others]

@@ -15,6 +15,10 @@ from sglang_hisa.launch.common.text import plain
 Table = tuple[list[str], list[list[str]]]
 
 _SEEN: dict[str, Callable[[Any], str]] = {
+    "adapted_equals_stock": lambda n: f"with the adapter {n:.0%} of stock's tokens with it",
+    "adapted_equals_plain": lambda n: f"of which {n:.0%} are those without it",
+    "adapted_gap_nats": lambda n: f"where these part, {n:.3f} nats between the two tokens",
+    "layers_with_summaries": lambda n: f"summaries of {n:g} layers",
     "tokens_from_host": lambda n: f"{n:,} tokens back from the host",
     "slept": lambda _: "KV memory released and resumed",
     "stock_tokens_a_step": lambda n: f"{n:.2f} tokens a verify step of stock",
@@ -54,9 +58,10 @@ def cases(rows: Iterable[CaseRow]) -> Table:
     return head, [_case(found[name]) for name in names]
 
 
-def left(rows: Iterable[CaseRow], gpus: int) -> list[str]:
-    """Cases for ``gpus`` that a record lacks."""
-    wanted = [name for name, case in CASES.items() if case.gpus == gpus]
+def left(rows: Iterable[CaseRow], gpus: int, releases: Iterable[str]) -> list[str]:
+    """Cases for ``gpus`` that a record of these SGLangs lacks, of those that they have."""
+    known = [name for name, case in CASES.items() if {*releases} & {*case.versions}]
+    wanted = [name for name in known if CASES[name].gpus == gpus]
     wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
     wanted += [*SIDES, *RANKS] if gpus == 2 else []
     there = {row.case for row in rows}

@@ -41,7 +41,8 @@ def note(records: Mapping[str, Record]) -> str:
         if not isinstance(record, AbRecord | EvalRecord):
             continue
         for arm, facts in record.arms.items():
-            if arm in PRESETS and facts.receipt and (found := since(arm, facts.receipt.config)):
+            receipt = facts.served if arm in PRESETS else None
+            if receipt and (found := since(arm, receipt.config)):
                 said.setdefault(f"`{arm}` had {', '.join(found)}", []).append(f"`{name}`")
     lines = (f"{what} in {', '.join(names)}" for what, names in said.items())
     return f"<sub>Presets have changed since: {'; '.join(lines)}.</sub>" if said else ""

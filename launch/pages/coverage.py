@@ -12,6 +12,12 @@ from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches.releases import NEWEST, RELEASES, TESTED, since
 
+
+def existing(*records: str) -> tuple[str, ...]:
+    """Those of ``records`` that have been made."""
+    return tuple(name for name in records if (ROOT / name).is_file())
+
+
 _SERVER = "tests/server/test_real_server.py::"
 _BUSY = "tests/server/test_canary.py::"
 BETWEEN = "tests/server/test_releases.py::"
@@ -41,11 +47,26 @@ _AB_LONG = (
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"
 _AB_TWO = "launch/results/ab-v32-4l-tp2.json"
-_STRESS = "launch/results/stress-h100.json"
+_STRESSES = existing("launch/results/stress-h100.json", "launch/results/stress-h200-0.5.23.json")
 _STRESS_GLM = "launch/results/stress-h100-first.json"
 
 
-CASE_RECORDS = ("launch/results/coverage-h100.json", "launch/results/two-gpu.json")
+@dataclass(frozen=True)
+class Of:
+    """What a record of acceptance is of: how many GPUs, and what a reader of its times must know."""
+
+    gpus: int
+    note: str = ""
+
+
+CASE_RECORDS = {
+    "launch/results/coverage-h100.json": Of(1),
+    "launch/results/coverage-h200-0.5.23.json": Of(
+        1, "Several cases ran side by side on the GPU: times are not those of a server alone."
+    ),
+    "launch/results/two-gpu.json": Of(2),
+}
+"""One that is not there has not been made yet."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +145,14 @@ COVERAGE: tuple[Coverage, ...] = (
     Coverage(
         V32,
         "retraction, abort, pause, flush",
-        (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights", _STRESS),
+        (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights", *_STRESSES),
     ),
     Coverage(V32, "new weights", (f"{_STORM}test_retraction_abort_pause_flush_and_new_weights",)),
     Coverage(V32, "retraction to the host and back", (f"{_POOL}test_bytes_from_the_host_are_resealed",)),
     Coverage(
         V32,
         "HiCache: pages back from the host",
-        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries", _LOAD, _STRESS),
+        (f"{_MOVERS}test_hicache_brings_pages_back_with_their_summaries", _LOAD, *_STRESSES),
         cases=("hicache",),
     ),
     Coverage(
@@ -245,6 +266,7 @@ COVERAGE: tuple[Coverage, ...] = (
         "LoRA on `weights_proj` (older ones cannot: their check imports a name that they do not have)",
         ("tests/server/test_lora.py::test_gates_of_an_adapter",),
         (NEWEST,),
+        cases=("lora",),
     ),
     Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, _GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
@@ -266,7 +288,13 @@ COVERAGE: tuple[Coverage, ...] = (
         cases=("shared-layers",),
     ),
     Coverage(GLM52, "index sharing with `--enable-return-indexer-topk`", (_SHARED,)),
-    Coverage(GLM52, "layers without index keys (0 rows)", (_SHARED,), since("0.5.18")),
+    Coverage(
+        GLM52,
+        "layers without index keys (0 rows)",
+        (_SHARED,),
+        since("0.5.18"),
+        cases=("keyless-layers", "keyless-hicache"),
+    ),
     Coverage(GLM52, "index sharing: `index_topk_pattern`, `index_skip_topk_offset`", (_CHOOSING,)),
     Coverage(
         "LongCat-Flash",
@@ -341,8 +369,8 @@ COVERAGE: tuple[Coverage, ...] = (
 def shown_by(row: Coverage, version: str) -> list[str]:
     """GPUs on which every case of ``row`` was right with SGLang ``version``."""
     found: dict[str, set[str]] = {}
-    for path in (ROOT / name for name in CASE_RECORDS):
-        for one in load(path, CaseRecord).rows if path.is_file() else ():
+    for path in existing(*CASE_RECORDS):
+        for one in load(ROOT / path, CaseRecord).rows:
             where = one.provenance
             if one.case in row.cases and not one.problems and where and where.sglang == version:
                 found.setdefault(where.gpus[0], set()).add(one.case)

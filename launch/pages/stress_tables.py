@@ -1,131 +1,106 @@
-"""docs/reliability.md's tables of the stress record."""
+"""docs/reliability.md's table of each stress record."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from sglang_hisa.launch.acceptance.stress.record import StressRecord, StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES
-from sglang_hisa.launch.common.text import plain, table
-from sglang_hisa.launch.pages.reader import Reader
-
-Rows = Sequence[StressRow]
-Table = tuple[list[str], list[list[str]]]
-
-NAME = "stress-h100"
-WANTED = 30
-"""Minutes of server time that a record should have."""
+from sglang_hisa.launch.common import flags
+from sglang_hisa.launch.common.text import plain
+from sglang_hisa.launch.pages.build import listed
 
 
-def stress(read: Reader) -> str:
-    """What servers were put through with the canary on, by scene, model and arm."""
-    rows = read(StressRecord, NAME).rows
-    return "\n\n".join(filter(None, (table(*scenes(rows)), left(rows), read.source(NAME))))
+class Group(NamedTuple):
+    """Rows of all calls of one scene with one model, arm and options."""
+
+    scene: str
+    model: str
+    arm: str
+    options: str
+    rows: Sequence[StressRow]
+
+    def total(self, key: str) -> str:
+        return f"{sum(getattr(row, key) for row in self.rows):,}"
+
+    def of_summaries(self, key: str) -> str:
+        """Stock has none."""
+        return "–" if all(row.arm == "stock" for row in self.rows) else self.total(key)
 
 
-def stress_kl(read: Reader) -> str:
-    """Answers with a full cache against those with an empty one, HISA beside stock."""
-    return table(*warm(read(StressRecord, NAME).rows))
+def stress(record: StressRecord) -> str:
+    """What servers were put through with the canary on, by scene, model, arm and options, and their sum."""
+    made = listed(
+        [*_groups(record.rows), Group("**all**", "", "", "", record.rows)],
+        ("scene", lambda of: of.scene),
+        ("model", lambda of: of.model),
+        ("arm", lambda of: of.arm),
+        ("with", lambda of: of.options),
+        ("server minutes", lambda of: f"{sum(row.minutes for row in of.rows):.1f}"),
+        ("requests", lambda of: of.total("requests")),
+        ("summaries checked", lambda of: of.of_summaries("canary_pages_checked")),
+        ("wrong", _wrong),
+        ("retractions", lambda of: of.total("retractions")),
+        ("pages rebuilt", lambda of: of.of_summaries("pages_rebuilt")),
+        ("KL, full to empty cache (empty to empty)", _kl),
+        ("problems", lambda of: _problems(of.rows)),
+    )
+    return f"{made}\n\n{by_the_clock(record.rows)}"
 
 
-def scenes(every: Rows) -> Table:
-    """A row for each scene, model and arm over all calls, and their sum."""
-    lines = [
-        [name, model, f"`{arm}`", _minutes(rows), *_sums(rows), _problems(rows)]
-        for (model, arm, name), rows in _groups(every).items()
-    ]
-    count = sum(len(row.problems) for row in every)
-    lines.append(["**all**", "", "", f"{_total(every):.1f}", *_sums(every), str(count) if count else "–"])
-    head = ["scene", "model", "arm", "server minutes", "requests", "summaries checked", "wrong"]
-    return [*head, "retractions", "pages rebuilt", "problems"], lines
+def by_the_clock(rows: Sequence[StressRow]) -> str:
+    """A sentence on how long all of it took, and how many servers ran at once; a row's date is its begin."""
+    known = [(row, row.provenance.date) for row in rows if row.provenance and row.provenance.date]
+    begins = [(datetime.fromisoformat(date).timestamp() / 60, row.minutes) for row, date in known]
+    ends = sorted(end for at, minutes in begins for end in ((at, 1), (at + minutes, -1)))
+    running = list(accumulate(change for _, change in ends))
+    clock = sum(after - at for ((at, _), (after, _)), n in zip(pairwise(ends), running) if n)
+    return (
+        f"These {sum(minutes for _, minutes in begins):.1f} minutes of servers are {clock:.1f} by the clock: "
+        f"up to {max(running)} of them ran side by side, each with a load of its own."
+    )
 
 
-def warm(every: Rows) -> Table:
-    """Largest KL of the ``warm`` scene's rounds by model and arm, beside that of two empty caches.
-
-    More rounds find a larger one; the mean, which newer records have, does not depend on how many.
-    """
-    lines = []
-    for (model, arm, name), rows in _groups(every).items():
-        known = [row for row in rows if "kl_warm_cold" in row.facts]
-        if name == "warm" and known:
-            rounds = sum(row.rounds for row in known)
-            kls = (_kl(known, key) for key in ("kl_warm_cold", "kl_cold_cold"))
-            lines.append([model, f"`{arm}`", str(rounds), *kls])
-    return ["model", "arm", "rounds", "KL(full cache, empty cache)", "KL(empty, empty again)"], lines
-
-
-def left(every: Rows) -> str:
-    """A sentence on the minutes that are still wanted; empty when there are enough."""
-    had = _total(every)
-    return "" if had >= WANTED else f"{had:.1f} of the {WANTED} server minutes that are wanted."
-
-
-def _kl(rows: Rows, key: str) -> str:
-    """The largest of all rounds, and the mean where every row has one."""
-    largest = max(row.facts[key] for row in rows)
-    if not largest:
-        return "0"
-    means = [row.means[key] * row.rounds for row in rows if row.means is not None]
-    if len(means) < len(rows):
-        return f"{largest:.1e}"
-    return f"{largest:.1e}, mean {sum(means) / sum(row.rounds for row in rows):.1e}"
-
-
-def _groups(every: Rows) -> dict[tuple[str, str, str], list[StressRow]]:
-    """By model and arm as they come, stock last, and in these by scene."""
-    arms = dict.fromkeys((row.model, row.arm) for row in every)
-    order = sorted(arms, key=lambda one: one[1] == "stock")
-    keys = [(model, arm, name) for model, arm in order for name in SCENES]
-    found = {key: [row for row in every if (row.model, row.arm, row.test) == key] for key in keys}
-    return {key: rows for key, rows in found.items() if rows}
-
-
-def _total(rows: Iterable[StressRow]) -> float:
-    return sum(row.minutes for row in rows)
-
-
-def _minutes(rows: Rows) -> str:
-    """Of all calls, and how many of them with other options than the usual ones."""
-    by_options: dict[str, list[StressRow]] = {}
-    for row in rows:
+def _groups(rows: Sequence[StressRow]) -> list[Group]:
+    """By model and arm as they come, stock last, in these by scene, and in these by options."""
+    arms, order = list(dict.fromkeys((row.model, row.arm) for row in rows)), list(SCENES)
+    found: dict[tuple[str, str, str, str], list[StressRow]] = {}
+    for row in sorted(
+        rows, key=lambda r: (r.arm == "stock", arms.index((r.model, r.arm)), order.index(r.test))
+    ):
         command = row.provenance.command if row.provenance else None
-        by_options.setdefault(_options(command or ""), []).append(row)
-    special = [f"{_total(some):.1f} with {name}" for name, some in by_options.items() if name]
-    return f"{_total(rows):.1f}" + (f" ({', '.join(special)})" if special else "")
+        found.setdefault((row.test, row.model, f"`{row.arm}`", _options(command or "")), []).append(row)
+    return [Group(*key, mine) for key, mine in found.items()]
 
 
 def _options(command: str) -> str:
     """What a call had beside the usual: HiCache, delays, prefill graphs (SGLang's default)."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--jitter", type=float, default=0.0)
-    parser.add_argument("--enable-hierarchical-cache", action="store_true")
-    parser.add_argument("--cuda-graph-backend-prefill")
-    given, _ = parser.parse_known_args(shlex.split(command))
-    found = ["HiCache"] if given.enable_hierarchical_cache else []
-    found += [f"delays up to {given.jitter:g} ms"] if given.jitter else []
-    found += ["prefill graphs"] if given.cuda_graph_backend_prefill != "disabled" else []
-    return " and ".join(found)
+    given = flags.parse(shlex.split(command))
+    found = ["HiCache"] if "--enable-hierarchical-cache" in given else []
+    found += [f"delays up to {float(given['--jitter']):g} ms"] if "--jitter" in given else []
+    found += ["prefill graphs"] if given.get("--cuda-graph-backend-prefill") != "disabled" else []
+    return ", ".join(found)
 
 
-def _sums(rows: Rows) -> list[str]:
-    """Requests, summaries checked and wrong, retractions, pages rebuilt; stock has no summaries."""
-    stock = all(row.arm == "stock" for row in rows)
-    wrong = sum(row.violations for row in rows)
-    of_summaries = [
-        f"{sum(row.canary_pages_checked for row in rows):,}",
-        f"**{wrong:,}**" if wrong else "0",
-        f"{sum(row.pages_rebuilt for row in rows):,}",
-    ]
-    checked, violations, rebuilt = ["–"] * 3 if stock else of_summaries
-    requests, retractions = sum(row.requests for row in rows), sum(row.retractions for row in rows)
-    return [f"{requests:,}", checked, violations, f"{retractions:,}", rebuilt]
+def _wrong(of: Group) -> str:
+    wrong = of.of_summaries("violations")
+    return wrong if wrong in ("–", "0") else f"**{wrong}**"
 
 
-def _problems(rows: Rows) -> str:
+def _kl(of: Group) -> str:
+    """Of the next token's distributions in nats, the mean over all rounds of the scene that asks for it."""
+    known = [(row.rounds, row.means) for row in of.rows if row.means and of.scene == "warm"]
+    full, empty = (sum(n * means[f"kl_{key}_cold"] for n, means in known) for key in ("warm", "cold"))
+    rounds = sum(n for n, _ in known)
+    return f"{full / rounds:.1e} ({empty / rounds:.1e})" if known else "–"
+
+
+def _problems(rows: Sequence[StressRow]) -> str:
     """Each kind of problem once, with how often it was seen."""
     seen = Counter(plain(text) for row in rows for text in row.problems)
     return "; ".join(text if count == 1 else f"{count} × {text}" for text, count in seen.items()) or "–"

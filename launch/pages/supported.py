@@ -16,7 +16,7 @@ from sglang_hisa.launch.acceptance.rounding import LIMIT
 from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.record import load
 from sglang_hisa.launch.pages import case_tables, write
-from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, cell, shown_by
+from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, cell, existing, shown_by
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches import known
 from sglang_hisa.patches.behaviours import BEHAVIOURS
@@ -109,12 +109,15 @@ def _matrix() -> list[list[str]]:
 def _cases() -> list[str]:
     """The records of :mod:`sglang_hisa.launch.acceptance`, on one GPU and on two."""
     out = []
-    for gpus, path in enumerate(CASE_RECORDS, start=1):
-        record = load(ROOT / path, CaseRecord)
-        out.append(f"On {'one GPU' if gpus == 1 else f'{gpus} GPUs'}:")
+    for path in existing(*CASE_RECORDS):
+        gpus, record = CASE_RECORDS[path].gpus, load(ROOT / path, CaseRecord)
+        releases = (record.origin.sglang or "").split(", ")
+        machine = "one GPU" if gpus == 1 else f"{gpus} GPUs"
+        out.append(f"On {machine}, SGLang {', '.join(releases)}:")
         out.append(text.table(*case_tables.cases(record.rows)))
-        if left := case_tables.left(record.rows, gpus):
+        if left := case_tables.left(record.rows, gpus, releases):
             out.append(f"Not run yet: {', '.join(f'`{name}`' for name in left)}.")
+        out += filter(None, [CASE_RECORDS[path].note])
         out.append(text.source(record.origin, f"../{path}", gpus))
     return out
 

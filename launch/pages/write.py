@@ -1,9 +1,10 @@
-"""Writes generated pages, or says that they would change."""
+"""Writes generated pages and parts of pages, or says that they would change."""
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, RawTextHelpFormatter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -12,6 +13,12 @@ def parser(about: str | None) -> ArgumentParser:
     made = ArgumentParser(description=about, formatter_class=RawTextHelpFormatter)
     made.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
     return made
+
+
+def filled(page: str, made: Callable[[str, str], str]) -> str:
+    """``page`` with all between ``<!-- table:NAME WANTED -->`` and ``<!-- end -->`` made anew."""
+    mark = re.compile(r"(<!-- table:(\w+)(?: ([^\n>]+))? -->\n).*?<!-- end -->", re.DOTALL)
+    return mark.sub(lambda found: f"{found[1]}{made(found[2], found[3] or '')}\n<!-- end -->", page)
 
 
 def write(pages: Mapping[Path, str], check: bool) -> int:

@@ -263,6 +263,7 @@ def register() -> None:
         _stop(version, list(found.reasons), found.fix)
     root = contract.installed_root()
     rows = rows_for(root)
+    syntax.forget()
     problems = _unresolved(rows)
     if problems:
         _stop(version, problems, source.replacement(root, version if version in RELEASES else NEWEST))

@@ -9,7 +9,9 @@ from html import unescape
 import pytest
 
 from sglang_hisa.launch.ab import report as ab_report
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import report as load_report
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.ab import records as ab_records
 from tests.launch.common.test_pages import WRITE
 from tests.launch.load import records as load_records
@@ -75,7 +77,7 @@ def assert_drawn(seen, images):
 
 def test_ab_report(tmp_path):
     record = ab_records.make({"stock": 1.0, "paper": 1.5, "balanced": 0.9})
-    ab_report.write(record, tmp_path)
+    ab_report.write(ab_records.typed(record), tmp_path)
     seen = look(tmp_path / "report.html", tmp_path / "profile")
     assert_drawn(seen, {"ttft.png", "itl.png", "speedup.png"})
     assert seen["tables"][0] == 1 + len(ab_records.CELLS)
@@ -83,7 +85,7 @@ def test_ab_report(tmp_path):
 
 def test_load_report(tmp_path):
     answers = {1: [load_records.answer(0.5)] * 4, 2: [load_records.answer(1.0)] * 8}
-    load_report.write(load_records.make(answers), tmp_path)
+    load_report.write(read(LoadRecord, load_records.make(answers)), tmp_path)
     seen = look(tmp_path / "report.html", tmp_path / "profile")
     assert len(seen["images"]) >= 2
     assert_drawn(seen, {name for name, *_ in seen["images"]})

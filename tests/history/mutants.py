@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sglang_hisa import PAGE, budget, kernels, plan
+from sglang_hisa import PAGE, budget, kernels
 from sglang_hisa.patches import pool as pool_hooks
 from sglang_hisa.summaries import PageSummaries
 
@@ -115,13 +115,13 @@ def _pick(**changes: Any) -> Callable[[Any], None]:
 
 
 def _candidates_past_the_length(monkeypatch: Any) -> None:
-    right = plan.plan_rows
+    right = kernels.plan_rows
 
     def wrong(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
         picks, tokens = right(*args)
         return picks, tokens + 1
 
-    monkeypatch.setattr(plan, "plan_rows", wrong)
+    monkeypatch.setattr(kernels, "plan_rows", wrong)
 
 
 def _budget_below_topk(monkeypatch: Any) -> None:

@@ -17,7 +17,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sglang_hisa.kernels import coarse, gather, pick, positions, rank, refine, route, seal
+from sglang_hisa.kernels import coarse, gather, pick, plan, positions, rank, refine, route, seal
 from sglang_hisa.kernels.tuning import DEFAULT
 
 POINTERS = {
@@ -26,8 +26,8 @@ POINTERS = {
     **dict.fromkeys(
         ("table_ptr", "table_row_ptr", "length_ptr", "pick_ptr", "page_ptr", "position_ptr"), "*i32"
     ),
-    **dict.fromkeys(("physical_ptr", "logical_ptr"), "*i32"),
-    **dict.fromkeys(("id_ptr", "offset_ptr"), "*i64"),
+    **dict.fromkeys(("physical_ptr", "logical_ptr", "blocks_ptr", "share_ptr", "candidate_ptr"), "*i32"),
+    **dict.fromkeys(("id_ptr", "offset_ptr", "slot_ptr", "sum_ptr"), "*i64"),
 }
 ALIGNED = {"q_stride", "weight_stride", "row_bytes", "row_floats", "heads", "out_stride", "score_stride"}
 """Integers that the launchers give as multiples of 16, beside every pointer."""
@@ -54,7 +54,7 @@ def rank_form(**given):
 
 
 def refine_form(**given):
-    launched = {"PAGES": DEFAULT.refine_pages, "STAGES": DEFAULT.refine_stages, "OVERLAP": False}
+    launched = {"STAGES": DEFAULT.refine_stages, "OVERLAP": False}
     return {**PAGES, "HEADS": 64, **launched, **given}
 
 
@@ -103,13 +103,10 @@ FORMS = {
         rank_form(PER_BLOCK=2, EARLY=True),
     ),
     "rank, verify": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=False)),
-    **{
-        f"refine, decode, PAGES={pages}": (
-            *(refine._refine_kernel, DEFAULT.refine_warps),
-            refine_form(GROUP=1, PAGES=pages, OVERLAP=True),
-        )
-        for pages in (1, 16, 64)
-    },
+    "refine, decode": (
+        *(refine._refine_kernel, DEFAULT.refine_warps),
+        refine_form(GROUP=1, OVERLAP=True),
+    ),
     "refine, deep": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1, STAGES=5)),
     "refine": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=1)),
     "refine, pairs": (*(refine._refine_kernel, DEFAULT.refine_warps), refine_form(GROUP=2)),
@@ -120,10 +117,17 @@ FORMS = {
         )
         for group, heads, warps in ((4, 32, 4), (8, 16, 4), (16, 8, 4), (8, 32, 8))
     },
+    "refine, 8 rows of 16 heads, dependent": (
+        *(refine._refine_kernel, DEFAULT.refine_warps),
+        refine_form(GROUP=8, HEADS=16, STAGES=DEFAULT.refine_stages_shared, OVERLAP=True),
+    ),
     "route": (route._route_kernel, 1, {"KEPT": 16, "HEADS": 64, "DIM": 128}),
-    "seal": (seal._seal_kernel, 4, {**PAGES, "SLOTS": True}),
-    "seal, pages": (seal._seal_kernel, 4, {**PAGES, "SLOTS": False}),
-    "seal, all layers": (seal._seal_rows_kernel, 4, PAGES),
+    "seal": (seal._seal_tokens_kernel, 4, {**PAGES, "LAYERS": False}),
+    "seal, all layers": (seal._seal_tokens_kernel, 4, {**PAGES, "LAYERS": True}),
+    "seal, pages": (seal._seal_kernel, 4, PAGES),
+    "seal, rows": (seal._seal_rows_kernel, 4, PAGES),
+    "plan": (plan._plan_kernel, 4, {"BLOCK": 64, "ROWS": plan._ROWS}),
+    "count": (plan._count_kernel, 4, {"ROWS": plan._ROWS}),
     "gather": (gather._gather_kernel, 1, {"DIM": 128, "PER_BLOCK": 2}),
     "positions": (positions._map_kernel, 4, {"PAGE": 64, "COUNT": 2048, "OFFSETS": True}),
 }

@@ -24,7 +24,7 @@ RAGGED = [0, 1, 63, 64, 65, 64 * 9 + 1, 64 * 20, 64 * 37 + 13, 64 * 33 - 1]
 
 def plan(case, tokens, per_block):
     rule = budget.Rule(max(2, tokens // (PAGE * per_block)), 0, PAGE * per_block)
-    picks, candidates = budget.plan_rows(case.lengths, rule.blocks, rule.share, rule.block)
+    picks, candidates = kernels.plan_rows(case.lengths, rule.blocks, rule.share, rule.block, "torch")
     longest = int(case.lengths.max())
     return picks, candidates, rule.width(longest), max(1, -(-longest // rule.block) - 1)
 

@@ -48,7 +48,7 @@ def test_tokens_seal_only_pages_that_they_complete(device, backend):
     index_k = index_cache(11, device)
     keys, scales = empty(11, device)
     slots = torch.tensor([63, 64, 3 * PAGE + 62, 9 * PAGE + 63, 10 * PAGE, 0, -1], device=device)
-    kernels.seal_tokens(index_k, slots, keys, scales, backend)
+    kernels.seal_tokens([(index_k, keys, scales)], None, slots, backend)
     done = (~scales.isnan()).nonzero().flatten()
     assert done.tolist() == [0, 9]
     whole, whole_scales = empty(11, device)
@@ -62,7 +62,7 @@ def test_slots_that_are_a_column_of_a_table(device, backend):
     index_k = index_cache(11, device)
     keys, scales = empty(11, device)
     steps = torch.tensor([[62, 63, 64], [5 * PAGE + 62, 5 * PAGE + 63, 6 * PAGE], [1, 2, 3]], device=device)
-    kernels.seal_tokens(index_k, steps.T[1], keys, scales, backend)
+    kernels.seal_tokens([(index_k, keys, scales)], None, steps.T[1], backend)
     assert (~scales.isnan()).nonzero().flatten().tolist() == [0, 5]
 
 
@@ -105,3 +105,22 @@ def test_rows_seal_in_all_layers_at_once(device):
         assert torch.equal(ours[1].cpu().view(torch.uint8), truth[1].view(torch.uint8))
         assert torch.equal(ours[2].cpu().view(torch.int32), truth[2].view(torch.int32))
         assert (~truth[2].isnan()).nonzero().flatten().tolist() == [4, 6, 10]
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 300])
+def test_tokens_seal_in_all_layers_at_once(device, backend, tokens):
+    """Tokens of several requests and of padding; some complete a page next to each other, one page twice."""
+    layers = [(index_cache(11, device, seed=seed), *empty(11, device)) for seed in range(3)]
+    ends = [63, 3 * PAGE + 63, 5 * PAGE + 63, 5 * PAGE + 63]
+    slots = [*ends, -1, 7 * PAGE + 62, 0, *range(8 * PAGE, 9 * PAGE), *ends, *range(2 * PAGE, 11 * PAGE)]
+    slots = slots[:tokens]
+    given = torch.tensor(slots, device=device)
+    kernels.seal_tokens(layers, kernels.layer_offsets(layers), given, backend)
+    done = sorted({slot // PAGE for slot in slots if slot >= 0 and slot % PAGE == PAGE - 1})
+    for index_k, keys, scales in layers:
+        assert (~scales.isnan()).nonzero().flatten().tolist() == done
+        whole, whole_scales = empty(11, device)
+        kernels.seal_pages(index_k, torch.tensor(done, device=device), whole, whole_scales, backend)
+        assert torch.equal(keys.view(torch.uint8), whole.view(torch.uint8))
+        assert torch.equal(scales[done], whole_scales[done])

@@ -12,8 +12,8 @@ PROGRAM = Path(__file__).with_name("sm90.py")
 EARLY = {
     f"{kernel}, decode{blocks}" for kernel in ("coarse", "pick", "rank") for blocks in ("", ", blocks of 128")
 }
-REFINE = {f"refine, decode, PAGES={pages}" for pages in (1, 16, 64)}
-"""Of any chunk that chooses and refines with dependent launches."""
+REFINE = {"refine, decode", "refine, 8 rows of 16 heads, dependent"}
+"""Of steps that choose and refine with dependent launches."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_thread_adds_up_the_heads_of_four_rows_or_more_by_itself(forms):
     groups = {
         name: one["shuffles"] for name, one in forms.items() if name.startswith("refine") and "rows" in name
     }
-    assert len(groups) == 4 and set(groups.values()) == {0}
+    assert len(groups) == 5 and set(groups.values()) == {0}
     assert forms["refine"]["shuffles"] > 0
 
 

@@ -36,7 +36,7 @@ def test_equal_ranks_agree():
 
 
 def test_ranks_on_gpus_that_choose_in_another_way_differ():
-    """On Hopper rows of prefill choose in pairs, elsewhere alone."""
+    """On Hopper rows of prefill choose in groups, elsewhere alone."""
     on = [state() for _ in range(3)]
     for one, capability in zip(on, ((9, 0), (9, 0), (10, 0))):
         one.gpu = Gpu("some GPU", capability)

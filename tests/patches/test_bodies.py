@@ -1,5 +1,6 @@
 """Functions whose inside HISA relies on: known bodies are served, others are refused with what changed."""
 
+import ast
 import json
 from pathlib import Path
 
@@ -106,6 +107,20 @@ def test_the_key_serves_an_unknown_body_with_the_canary_on_and_marks_it(activate
     source = state.receipt()["source"]
     assert source["verified"] is False and source["unknown"][0].startswith(f"{PAGED}: ")
     assert activated(unverified_source=True, canary="full")[0].config.canary == "full"
+
+
+def test_a_server_reads_the_source_once_and_keeps_none_of_it(activated, monkeypatch):
+    parsed = []
+    parse = ast.parse
+    monkeypatch.setattr(syntax.ast, "parse", lambda text: parsed.append(text) or parse(text))
+    contract.read.cache_clear()
+    syntax.forget()
+    with pytest.raises(SystemExit):
+        activated()
+    assert len(set(parsed)) == len(parsed) > 10, "each module once"
+    activated(unverified_source=True)
+    assert len(set(parsed)) == len(parsed), "a second look parses nothing"
+    assert syntax.tree.cache_info().currsize == 0
 
 
 def test_metrics_mark_an_unverified_source(monkeypatch):

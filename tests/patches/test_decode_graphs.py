@@ -22,7 +22,7 @@ def state(monkeypatch):
     def make(**given):
         made = runtime.Runtime(from_mapping(given), sglang="test", patches=0)
         monkeypatch.setattr(runtime, "_runtime", made)
-        made.rows.allocate(torch.device("cpu"))
+        made.rows.allocate(torch.device("cpu"), "torch")
         return made
 
     return make
@@ -130,7 +130,7 @@ def step_of(made):
     lengths = torch.tensor([5, 9], dtype=torch.int32)
     asked = {"get_seqlens_expanded": lambda: lengths, "get_seqlens_int32": lambda: lengths}
     metadata = SimpleNamespace(**asked, attn_metadata=object())
-    args = (made, forward, 0, metadata, None, torch.zeros(2, 1, 128), 2)
+    args = (made, forward, metadata, None, None, torch.zeros(2, 1, 128), 2)
     return indexer._decode_step(*args), indexer._rows_seal(forward)
 
 
@@ -140,13 +140,14 @@ def test_the_stock_graph_calls_stock_and_counts_its_rows(state):
     assert step_of(made) == (StockReason.DECODE_NOTHING_TO_GAIN, True)
     assert indexer._rows_seal(decode_step())
     assert made.receipt()["rows"]["stock"] == {StockReason.DECODE_NOTHING_TO_GAIN: 2}
-    assert step_of(state(decode_tokens=0)) == (StockReason.DECODE_OFF, False)
+    assert step_of(state(decode_tokens=0)) == (StockReason.DECODE_OFF, True)
 
 
-def test_the_stock_graph_seals_every_layer_after_its_last(state, monkeypatch):
+@pytest.mark.parametrize("given", [{}, {"decode_tokens": 0}], ids=["the second graph", "decode off"])
+def test_the_stock_graph_seals_every_layer_after_its_last(state, monkeypatch, given):
     """Layer 1 stores nothing; layer 3's indexer never runs. Row 1 completes no page."""
-    made = state()
-    made.layers, made.capturing_stock = {0, 1, 2}, True
+    made = state(**given)
+    made.layers, made.capturing_stock = {0, 1, 2}, not given
     buffers = [index_cache(9, torch.device("cpu"), seed=i) for i in range(4)]
     buffers[1] = buffers[1][:0]
     summaries = PageSummaries(buffers, 0, "torch")

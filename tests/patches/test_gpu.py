@@ -112,7 +112,7 @@ def test_where_it_is_asked_for_it_is_served_and_marked(start, caplog):
     state = runtime.current()
     assert state.receipt()["gpu"] == {"name": "NVIDIA B200", "capability": "10.0", "verified": False}
     assert state.receipt()["config"]["unverified_gpu"] is True
-    # Rows choose alone there, so a storage must not be shared with GPUs whose rows choose in pairs.
+    # Rows choose alone there, so a storage must not be shared with GPUs whose rows choose in groups.
     assert state.receipt()["config"]["prefill_group"] == 1
     assert (
         state.receipt()["fingerprint"] == from_mapping({"prefill_group": 1, "prefill_heads": 1}).fingerprint()

@@ -77,7 +77,9 @@ def written(path, config):
 
 def test_glm5(tmp_path):
     """32 index heads, interleaved rope, and the fused key path, which has no Hadamard transform."""
-    model = make_tiny(tmp_path / "model", family="glm5", index_heads=32, index_topk=TOPK, layers=2)
+    model = make_tiny(
+        tmp_path / "model", family="glm5", index_topk=TOPK, layers=2, more={"index_n_heads": 32}
+    )
     flags = ["--chunked-prefill-size", "256", "--enable-mixed-chunk"]
     with watched(tmp_path, model, SMALL, flags, pool_tokens=2048) as (server, counts):
         answers = shared_prefix_load(server, count=8, at_once=4)

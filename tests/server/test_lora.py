@@ -1,13 +1,11 @@
 """LoRA on the indexer's gates (``weights_proj``), computed outside of the methods that HISA patches."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from sglang_hisa.launch.common import choices
+from sglang_hisa.launch.common.adapters import make_gates
 from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.releases import NEWEST
@@ -16,27 +14,12 @@ from tests.server.test_real_server import SMALL, assert_right
 
 pytestmark = pytest.mark.server
 
-LAYERS, HEADS, HIDDEN, RANK = 3, 4, 128, 4
-
-
-def make_adapter(out):
-    """Random LoRA weights of every layer's gates, as PEFT writes them."""
-    out.mkdir()
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for layer in range(LAYERS):
-        base = f"base_model.model.model.layers.{layer}.self_attn.indexer.weights_proj.lora_"
-        weights[base + "A.weight"] = torch.randn(RANK, HIDDEN, generator=generator) * 0.1
-        weights[base + "B.weight"] = torch.randn(HEADS, RANK, generator=generator)
-    save_file(weights, out / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["weights_proj"]}
-    (out / "adapter_config.json").write_text(json.dumps({**config, "bias": "none"}))
-    return out
+LAYERS = 3
 
 
 def test_gates_of_an_adapter(tmp_path, tiny):
     """The same prompt with and without it, in one step: other tokens from the first layer on, each right."""
-    adapter = make_adapter(tmp_path / "adapter")
+    adapter = make_gates(tmp_path / "adapter", tiny)
     flags = ["--enable-lora", "--lora-paths", f"gates={adapter}", "--lora-backend", "triton"]
     flags += ["--enable-return-indexer-topk", "--chunked-prefill-size", "512"]
     serving = watched(tmp_path, tiny, {**SMALL, "canary": "full"}, flags)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.launch.ab.runner import retractions
+from sglang_hisa.launch.common.logs import retractions
 from sglang_hisa.launch.common.server import free_port
 from tests.server.conftest import shared_prefix_load, text, watched
 from tests.server.test_real_server import SMALL

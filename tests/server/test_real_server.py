@@ -15,7 +15,7 @@ SMALL = {
     "decode_tokens": 320,  # as prefill: a mixed step's decode rows look like prefill rows to the oracle
     "decode_fraction": 0.0,
     "prefill_tokens": 320,
-    "prefill_group": 1,  # the tests of rows in pairs say so
+    "prefill_group": 1,  # the tests of rows in groups say so
     "prefill_heads": 1.0,
     "prefill_fraction": 0.0,
     "dense_tail_tokens": 0,

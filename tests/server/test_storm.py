@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sglang_hisa.launch.ab.runner import retractions
+from sglang_hisa.launch.common.logs import retractions
 from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches.contract import installed_version
 from sglang_hisa.patches.releases import NEWEST

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sglang_hisa import PAGE
-from sglang_hisa.budget import KEEP_EVERYTHING, make_rule, plan_rows, sink_blocks
+from sglang_hisa.budget import KEEP_EVERYTHING, make_rule, sink_blocks
 from sglang_hisa.config import parse
+from sglang_hisa.kernels.reference import plan_rows
 
 TOPK = 2048
 

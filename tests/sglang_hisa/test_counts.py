@@ -12,7 +12,7 @@ def ints(*values):
 
 def test_rows_and_tokens_add_up_by_kind():
     counts = RowCounts()
-    counts.allocate(torch.device("cpu"))
+    counts.allocate(torch.device("cpu"), "torch")
     counts.add("decode", ints(900, 1, 70, 1), ints(320, 1, 70, 1), 1)  # two padded rows
     counts.add("decode", ints(900, 901, 2, 3), ints(320, 320, 2, 3), 3)  # verify two tokens each: one padded
     counts.add("prefill", ints(1, 2, 700), ints(1, 2, 320))
@@ -34,8 +34,8 @@ def test_sums_hold_more_than_an_int32_and_are_made_once():
     assert counts.report()["decode"]["candidate_share"] is None
     with pytest.raises(RuntimeError, match="before the KV pool"):
         counts.add("decode", ints(9), ints(9))
-    counts.allocate(torch.device("cpu"))
+    counts.allocate(torch.device("cpu"), "torch")
     rows = torch.full((3000,), 1 << 20, dtype=torch.int32)
     counts.add("decode", rows, rows)
-    counts.allocate(torch.device("cpu"))
+    counts.allocate(torch.device("cpu"), "torch")
     assert counts.report()["decode"]["context_tokens"] == 3000 << 20

@@ -12,7 +12,7 @@ from sglang_hisa import PAGE, indexer, kernels
 from sglang_hisa.budget import Rule, make_rule
 from sglang_hisa.config import from_mapping
 from sglang_hisa.indexer import Output, Queries, select
-from sglang_hisa.kernels import pick
+from sglang_hisa.kernels import pick, refine, route
 from sglang_hisa.plan import Rows, Setup, make_prefill_plan
 from sglang_hisa.rehearsal import lengths_of, rehearse
 from sglang_hisa.segments import of_request
@@ -20,7 +20,7 @@ from sglang_hisa.summaries import LayerSummaries
 from tests.kernels.conftest import index_cache
 from tests.sglang_hisa.test_indexer import TOPK, CpuKernels
 
-HEADS, BOUND = 2, 200 * PAGE + 5
+HEADS, BOUND = 8, 200 * PAGE + 5
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ class Recorder:
     """A kernel that notes what Triton would compile for each launch on an H100, and runs nothing."""
 
     def __init__(self, kernel, seen):
+        self.name = kernel.fn.__name__
         kernel = kernel if isinstance(kernel, JITFunction) else JITFunction(kernel.fn, **kernel.kwargs)
         backend = make_backend(GPUTarget("cuda", 90, 32))
         self.binder = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -44,25 +45,31 @@ class Recorder:
 
     def __call__(self, *args, **named):
         args = list(args)
-        args[7] = 16  # score_stride: DeepGEMM's rows are aligned, the stand-in's are not
+        if self.name == "_pick_kernel":
+            args[7] = 16  # score_stride: DeepGEMM's rows are aligned, the stand-in's are not
         _, kinds, options = self.binder(*args, **named)
-        self.seen.add((str(kinds), str(options)))
+        self.seen.add((self.name, str(kinds), str(options)))
 
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The forms of the pick kernel that were launched."""
+    """The forms that were launched of our kernels in a prefill that DeepGEMM scores for all heads."""
     seen = set()
-    monkeypatch.setattr(pick, "_pick_kernel", Recorder(pick._pick_kernel, seen))
+    for module, name in ((pick, "_pick_kernel"), (refine, "_refine_kernel"), (route, "_route_kernel")):
+        monkeypatch.setattr(module, name, Recorder(getattr(module, name), seen))
     monkeypatch.setattr(indexer, "can_overlap", lambda device: True)
-    real = kernels.pick_pages
 
-    def pick_pages(*args, **more):
-        real(*args, **{**more, "backend": "triton"})
+    def on_a_gpu(real):
+        return lambda *args, **more: real(*args, **{**more, "backend": "triton"})
 
-    monkeypatch.setattr(kernels, "pick_pages", pick_pages)
-    for name in ("coarse_scores", "refine_logits"):
-        monkeypatch.setattr(kernels, name, lambda *args, **more: None)
+    monkeypatch.setattr(kernels, "pick_pages", on_a_gpu(kernels.pick_pages))
+    monkeypatch.setattr(kernels, "refine_logits", on_a_gpu(kernels.refine_logits))
+    route_heads = kernels.route_heads
+    monkeypatch.setattr(kernels, "route_heads", lambda q, w, kept, _: route_heads(q, w, kept, "triton"))
+    monkeypatch.setattr(kernels, "coarse_scores", lambda *args, **more: None)
+    monkeypatch.setattr(
+        indexer, "paged_logits", lambda stock, calls, q, *args, width, **more: q.new_empty(len(q), width)
+    )
     monkeypatch.setattr(
         CpuKernels, "topk_slots", lambda self, logits, *args: logits.new_empty((len(logits), TOPK))
     )
@@ -74,17 +81,19 @@ def config(tail):
     return from_mapping({**budget, "dense_tail_tokens": tail})
 
 
+@pytest.mark.parametrize("refine", ["deepgemm", "triton"])
 @pytest.mark.parametrize("tail", [0, 300])
-def test_no_prompt_needs_another_kernel(layer, compiled, tail):
+def test_no_prompt_needs_another_kernel(layer, compiled, tail, refine):
     """But one within a block of a power of two, or which ends its prompt there."""
     setup = Setup(config(tail), CpuKernels(True), "torch")
     rule = make_rule(setup.config, "prefill", TOPK, 0, 0)
-    steps = rehearse(rule, BOUND, layer, HEADS, setup, "triton", lambda rows: Output(True))
+    steps = rehearse(rule, BOUND, layer, HEADS, setup, refine, lambda rows: Output(True))
     assert steps == 4 * len(list(lengths_of(rule, BOUND))) > 12
+    assert {name for name, *_ in compiled} == {"_pick_kernel", "_refine_kernel", "_route_kernel"}
     ready, picks = set(compiled), random.Random(0)
-    for _ in range(200):
-        context = int(64 * 2 ** picks.randint(5, 7) * picks.uniform(0.7, 1.0))
-        count = min(picks.choice((1, 40, 256, 700, 5001)), context)
+    for _ in range(120):
+        context = min(int(64 * 2 ** picks.randint(5, 8) * picks.uniform(0.7, 1.0)), BOUND)
+        count = min(picks.choice((1, 3, 40, 256, 700, 5001)), context)
         prompt = context + picks.choice((0, 5000))
         segments = of_request(0, count, context, rule, prompt, tail, setup.config.prefill_group)
         if all(segment.fits for segment in segments):
@@ -93,7 +102,7 @@ def test_no_prompt_needs_another_kernel(layer, compiled, tail):
         table = torch.zeros(1, BOUND // PAGE + 1, dtype=torch.int32)
         which = torch.zeros(count, dtype=torch.int32)
         rows = Rows.of_segments(lengths, table, which, segments)
-        plan = make_prefill_plan(rows, [context], setup, "triton", segments, heads=HEADS)
+        plan = make_prefill_plan(rows, [context], setup, refine, segments, heads=HEADS)
         q, weights = torch.zeros(count, HEADS, 128).to(torch.float8_e4m3fn), torch.zeros(count, HEADS)
         select(Queries(q, weights, layer), plan, setup, Output(True))
     assert compiled - ready == set()

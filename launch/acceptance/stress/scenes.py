@@ -126,8 +126,8 @@ def warm(server: ServerProcess, load: Load, source: random.Random) -> Round:
     again = quality.ask(server, prompt, shape, with_choices=False)
     cached = quality.ask(server, prompt, shape, with_choices=False, flush=False)
     done = Round(3)
-    done.facts["kl_cold_cold"] = quality.compare(cold, again)["kl_max"]
-    done.facts["kl_warm_cold"] = quality.compare(cold, cached)["kl_max"]
+    done.facts["kl_cold_cold"] = quality.compare(cold, again).kl_max
+    done.facts["kl_warm_cold"] = quality.compare(cold, cached).kl_max
     return done
 
 

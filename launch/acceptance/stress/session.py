@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from sglang_hisa.launch.ab.runner import retractions
 from sglang_hisa.launch.ab.validity import require_arm
 from sglang_hisa.launch.acceptance.stress.record import StressRow
 from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load, Round
 from sglang_hisa.launch.common import receipts
+from sglang_hisa.launch.common.logs import retractions
 from sglang_hisa.launch.common.progress import ProgressCallback
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.rows import RowRecord

@@ -48,7 +48,7 @@ def train(
         ValueError: the checkpoint is of another shape.
     """
     here = provenance()
-    # cuDNN's attention with a mask fails in torch 2.14.
+    # A cuDNN older than PyTorch's own (9.19 under 2.14) fails in the backward pass of its attention.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
     def keep() -> None:

@@ -18,13 +18,18 @@ INDEX_ROWS = 256
 def answer_loss(
     model: Model, tokens: torch.Tensor, marks: torch.Tensor, goal: torch.Tensor | None, topk: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Cross-entropy over the marked tokens, accuracy over those of ``goal``."""
+    """Cross-entropy over the marked tokens, accuracy over those of ``goal``; 0, not the mean of nothing,
+    where there are none."""
     states = model.hidden(tokens, topk)
     wanted = marks[:, 1:]
     logits = model.lm_head(states[:, :-1][wanted]).float()
     truth = tokens[:, 1:][wanted]
-    right = (logits.argmax(dim=-1) == truth).float()
-    return F.cross_entropy(logits, truth), None if goal is None else right[goal[:, 1:][wanted]].mean()
+    right = logits.argmax(dim=-1) == truth
+    loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, truth.numel())
+    if goal is None:
+        return loss, None
+    judged = right[goal[:, 1:][wanted]]
+    return loss, judged.float().sum() / max(1, judged.numel())
 
 
 def index_rows(marks: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -2,6 +2,9 @@
 
 import random
 
+from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common.typed import read
+
 CELLS = [
     {"input_tokens": 8192, "output_tokens": 32, "concurrency": 1, "requests": 2},
     {"input_tokens": 8192, "output_tokens": 32, "concurrency": 3, "requests": 5},
@@ -59,13 +62,18 @@ def make(factors, *, seed=0, rounds=6, noise=0.01, cells=CELLS):
     }
 
 
+def typed(record):
+    """The JSON of a record as its readers have it."""
+    return read(AbRecord, record)
+
+
 def crash(record, arm):
     """``record`` as it is when ``arm``'s server never came up: nothing known of it, nothing measured."""
     tail = "RuntimeError: out of memory <see above>"
-    unknown = dict.fromkeys(("setting", "receipt", "kv_tokens", "summary_bytes", "version", "starts_s"))
+    unknown = dict.fromkeys(("setting", "receipt", "kv_tokens", "summary_bytes", "version"))
     return {
         **record,
         **{"complete": False, "stopped_by": f"arm {arm}: server died"},
-        "arms": {**record["arms"], arm: {**unknown, "log_tail": tail}},
+        "arms": {**record["arms"], arm: {**unknown, "starts_s": [], "log_tail": tail}},
         "measurements": [m for m in record["measurements"] if m["arm"] != arm],
     }

@@ -1,11 +1,13 @@
 """What an A/B measures in which order, and what it refuses to compare."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sglang_hisa.launch.ab import plan, validity
 from sglang_hisa.launch.ab.plan import Cell, Plan
+from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Measurement
 from sglang_hisa.launch.common.arms import parse_arms
 
 ACTIVE = {"active": True, "summary_bytes": 1}
@@ -43,10 +45,10 @@ def test_a_pool_that_is_too_small_for_a_shared_prefix_is_refused_before_any_load
     cells = plan.parse_cells("128k+64:64,128 256k:64", 64, 1)
     need = 128 * 1024 + 128 * 384  # 64 tokens of its own and 318 of the answer, in pages of 64
     assert cells[1].pool_tokens == need
-    assert validity.pool_problems("x", {"kv_tokens": need}, cells) == []
-    (why,) = validity.pool_problems("x", {"kv_tokens": need - 64}, cells)
+    assert validity.pool_problems("x", ArmFacts(kv_tokens=need), cells) == []
+    (why,) = validity.pool_problems("x", ArmFacts(kv_tokens=need - 64), cells)
     assert f"holds {need - 64:,} tokens, a cell needs {need:,} at once" in why
-    assert validity.pool_problems("x", {"kv_tokens": 10}, cells[2:]) == [], "others wait in the queue"
+    assert validity.pool_problems("x", ArmFacts(kv_tokens=10), cells[2:]) == [], "others wait in the queue"
 
 
 def test_a_warm_up_is_one_request_of_bounded_length() -> None:
@@ -102,20 +104,17 @@ def test_flags_may_not_differ() -> None:
     ]
 
 
-def loads(**changes: Any) -> dict[str, Any]:
-    good = {
-        "round": 0,
-        "cell": 2,
-        "requests": 3,
-        "completed": 3,
-        "errors": [],
-        "input_lens": [100] * 3,
-        "output_lens": [7] * 3,
-        "ttft_s": [0.1] * 3,
-        "cached": [0, 63, 0],
-    }
-    both = [{**good, "arm": "stock"}, {**good, **changes, "arm": "paper"}]
-    return {"plan": make(1).as_json(), "measurements": both}
+def loads(**changes: Any) -> AbRecord:
+    good = Measurement(
+        **{"round": 0, "arm": "stock", "cell": 2, "seed": 1, "requests": 3, "completed": 3, "errors": ()},
+        **{"input_lens": (100,) * 3, "output_lens": (7,) * 3, "cached": (0, 63, 0)},
+        **{"ttft_s": (0.1,) * 3, "tpot_s": (0.1,) * 3, "itl_s": (0.1,) * 18},
+        **{"output_tok_s": 1.0, "total_tok_s": 1.0, "duration_s": 1.0},
+    )
+    return AbRecord(
+        **{"complete": True, "refusals": (), "model": "m", "flags": (), "arms": {}, "plan": make(1).kept()},
+        measurements=(good, replace(good, arm="paper", **changes)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,16 +149,15 @@ def test_a_shared_prefix_comes_from_the_cells_own_warm_up(
     cached: list[int | None], warm: int, known: int, problem: str | None
 ) -> None:
     record = loads(cached=cached, warmup_cached=warm, known_prefix=known, input_lens=[1100] * 3)
-    record["plan"]["cells"][2] = vars(Cell(1100, 7, 3, 3, 1024))
-    record["measurements"] = record["measurements"][1:]
-    found = validity.load_problems(record)
+    plan = replace(record.plan, cells=(*record.plan.cells[:2], Cell(1100, 7, 3, 3, 1024)))
+    found = validity.load_problems(replace(record, plan=plan, measurements=record.measurements[1:]))
     assert (not found) if problem is None else (len(found) == 1 and problem in found[0])
 
 
 def test_hits_of_every_arm_alike_are_refused_too() -> None:
     """A storage that an earlier run filled serves all arms the same."""
     record = loads(cached=[64] * 3)
-    record["measurements"][0]["cached"] = [64] * 3
-    found = validity.load_problems(record)
+    both = tuple(replace(one, cached=(64,) * 3) for one in record.measurements)
+    found = validity.load_problems(replace(record, measurements=both))
     assert [line.partition(",")[0] for line in found] == ["arm stock", "arm paper"]
     assert all("drop --hicache-storage-backend" in line for line in found)

@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import entropy
 
 from sglang_hisa.launch.ab import formatting, plan, quality
-from sglang_hisa.launch.ab.runner import Runner, retractions
+from sglang_hisa.launch.ab.runner import Runner
 from sglang_hisa.launch.common.arms import parse_arms
+from sglang_hisa.launch.common.logs import retractions
 from sglang_hisa.launch.common.server import ServerFailed
 
 
@@ -40,9 +41,9 @@ def test_compare_needs_the_same_prompt():
     one = quality.Asked(9, [{1: 0.9, 2: 0.1}, {3: 1.0}], None)
     other = quality.Asked(9, [{1: 0.2, 2: 0.8}, {3: 1.0}], None)
     found = quality.compare(one, other)
-    assert found["same_first"] == 0.5 and found["overlap"] is None
-    assert found["kl_max"] == pytest.approx(entropy([0.9, 0.1], [0.2, 0.8]))
-    assert found["kl_mean"] == pytest.approx(found["kl_max"] / 2)
+    assert found.same_first == 0.5 and found.overlap is None
+    assert found.kl_max == pytest.approx(entropy([0.9, 0.1], [0.2, 0.8]))
+    assert found.kl_mean == pytest.approx(found.kl_max / 2)
     with pytest.raises(ValueError, match="other prompts"):
         quality.compare(one, quality.Asked(8, other.positions, None))
 
@@ -109,8 +110,8 @@ def test_a_prompt_that_is_refused_is_noted_and_the_rest_goes_on(runner):
     stock, paper = runner.plan.arms
     runner._compare(stock, Server([OSError("HTTP Error 400"), good, good]))
     runner._compare(paper, Server([good]))
-    assert [(one["arm"], one["prompt"]) for one in runner.record["quality"]] == [("stock", 1), ("paper", 1)]
-    assert runner.record["quality_problems"] == ["arm stock, prompt 1: HTTP Error 400"]
+    assert [(one.arm, one.prompt) for one in runner.record.quality] == [("stock", 1), ("paper", 1)]
+    assert runner.record.quality_problems == ("arm stock, prompt 1: HTTP Error 400",)
     assert formatting.notes(runner.record)[0] == "quality not compared: arm stock, prompt 1: HTTP Error 400"
 
 
@@ -120,4 +121,4 @@ def test_a_server_that_dies_over_a_prompt_is_reported_as_dead(runner):
         ServerFailed, match=r"arm stock: the server was killed from outside by SIGKILL; .*reset"
     ):
         runner._compare(stock, Server([ConnectionResetError("reset")], code=-9))
-    assert runner.record["arms"]["stock"]["log_tail"] == "last words"
+    assert runner.record.arms["stock"].log_tail == "last words"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.ab import plan, resume, runner
+from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common import logs
 from sglang_hisa.launch.common.arms import parse_arms
 
 
@@ -25,6 +27,8 @@ class Generator:
         """URL and requests of each."""
         self.last = last
         self.prefix: dict[str, int] = {}
+        self.read = 0
+        """Tokens of shared prefixes that were not in the cache."""
 
     def __enter__(self) -> Generator:
         return self
@@ -45,6 +49,7 @@ class Generator:
         self.loads.append((url, n))
         cached = min(self.prefix.get(url, 0), size)
         self.prefix[url] = max(self.prefix.get(url, 0), size)
+        self.read += size - cached
         return {
             **{"completed": n, "errors": [""] * n, "input_lens": [size + own] * n, "output_lens": [out] * n},
             **{"ttfts": [0.1] * n, "itls": [[0.01] * (out - 1)] * n, "cached_tokens": [cached] * n},
@@ -70,21 +75,28 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(runner.Runner, "_server", server)
-    monkeypatch.setattr(
-        runner, "started", lambda arm, s, facts, *_: (facts["starts_s"].append(9.0) or {}, [])
-    )
 
-    def make(generator: Generator, together: bool, earlier: Mapping[str, Any] | None = None) -> runner.Runner:
+    def started(arm: Any, server: Any, arms: Any, *_: Any) -> Any:
+        arms[arm.name] = replace(arms[arm.name], starts_s=(*arms[arm.name].starts_s, 9.0))
+        return {}, []
+
+    monkeypatch.setattr(runner, "started", started)
+
+    def make(
+        generator: Generator,
+        together: bool,
+        earlier: AbRecord | None = None,
+        cells: str = "128+64:4,1",
+    ) -> runner.Runner:
         monkeypatch.setattr(runner, "Client", lambda *_: generator)
-        cells = plan.parse_cells("128+64:4,1", 40, 1)
         arms = parse_arms("stock,paper")
         return runner.Runner(
-            plan=plan.Plan(arms, cells, 3, together, 7, 1000, 0.05),
+            plan=plan.Plan(arms, plan.parse_cells(cells, 40, 1), 3, together, 7, 1000, 0.05),
             model="m",
             flags=["--tp", "1"],
             make_env=lambda setting: {},
             folder=tmp_path,
-            save=json.dumps,
+            save=lambda record: json.dumps(record.as_json()),
             tell=lambda line: None,
             earlier=earlier,
         )
@@ -97,20 +109,22 @@ def test_the_servers_own_rate_is_read_from_its_log() -> None:
     line = "[06:50:29 TP0] Decode batch, #running-req: {}, #token: 9, gen throughput (token/s): {}, #queue"
     rates = [(3, 9.5), (4, 100.0), (4, 400.5), (4, 402.0), (14, 1.0), (1, 2.0)]
     text = "\n".join(line.format(*one) for one in rates)
-    assert runner.decoded(text, 4) == 400.5 and runner.decoded(text, 3) is None
+    assert logs.decoded(text, 4) == 400.5 and logs.decoded(text, 3) is None
 
 
-def places(record: Mapping[str, Any]) -> list[tuple[int, int, str]]:
-    return [(one["round"], one["cell"], one["arm"]) for one in record["measurements"]]
+def places(record: AbRecord) -> list[tuple[int, int, str]]:
+    return [(one.round, one.cell, one.arm) for one in record.measurements]
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool) -> None:
+def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool, tmp_path: Path) -> None:
     """The 12th load (warm-up and measurement of a cell) is not sent: five measurements are kept."""
     first = make(Generator(last=11), together)
-    assert first.run() == 130 and not first.record["complete"]
-    assert len(first.record["measurements"]) == 5
-    earlier = json.loads(json.dumps(first.record))
+    assert first.run() == 130 and not first.record.complete
+    assert len(first.record.measurements) == 5
+    first.record.save(tmp_path)
+    earlier = AbRecord.load(tmp_path)
+    assert earlier == first.record
     generator = Generator()
     second = make(generator, together, earlier)
     pairs = {
@@ -119,33 +133,41 @@ def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bo
         if (r, c, {"stock": "paper", "paper": "stock"}[arm]) in places(earlier)
     }
     assert len(pairs) == 2
-    assert [one for one in earlier["measurements"] if (one["round"], one["cell"]) in pairs] == (
-        second.record["measurements"]
+    assert [one for one in earlier.measurements if (one.round, one.cell) in pairs] == (
+        list(second.record.measurements)
     )
-    assert second.run() == 0 and second.record["complete"] and not second.record["refusals"]
+    assert second.run() == 0 and second.record.complete and not second.record.refusals
     assert len(generator.loads) == 2 * (12 - 4), "each with the request that brings the prefix"
     assert sorted(places(second.record)) == [
         (r, c, a) for r in range(3) for c in range(2) for a in ("paper", "stock")
     ]
-    assert second.record["nonce"] != earlier["nonce"] and len(second.record["resumed"]) == 1
-    assert second.record["arms"]["stock"]["starts_s"] == [9.0] * 2
+    assert second.record.nonce != earlier.nonce and second.record.resumed == (earlier.provenance.date,)
+    assert second.record.arms["stock"].starts_s == (9.0,) * 2
     done = make(Generator(last=0), together, second.record)
-    assert done.run() == 0 and done.record["complete"], "nothing is left to measure"
+    assert done.run() == 0 and done.record.complete, "nothing is left to measure"
+
+
+def test_a_prefix_is_read_once_although_other_cells_flush_the_cache(make: Any) -> None:
+    generator = Generator()
+    run = make(generator, True, cells="128+64:4 64:1 128+64:1")
+    assert run.run() == 0 and run.record.complete and not run.record.refusals
+    assert generator.read == 2 * 128, "once in each arm"
+    found = places(run.record)
+    assert len(found) == len(set(found)) == 3 * 3 * 2
+    assert found[:4] == [(0, 1, "stock"), (0, 1, "paper"), (1, 1, "paper"), (1, 1, "stock")]
 
 
 def test_another_plan_machine_or_code_is_refused(make: Any) -> None:
     run = make(Generator(), True)
     assert run.run() == 0
     for change, why in (
-        (lambda r: r["plan"].update(seed=8), "plan"),
-        (lambda r: r.update(flags=["--tp", "2"]), "flags"),
-        (lambda r: r["provenance"].update(commit="0123"), "commit"),
-        (lambda r: r["refusals"].append("arm paper: no HISA receipt"), "no HISA receipt"),
+        ({"plan": replace(run.record.plan, seed=8, alpha=0.1)}, r"seed 8 \(now 7\); alpha 0.1 \(now 0.05\)"),
+        ({"flags": ("--tp", "2")}, r"flags --tp 2 \(now --tp 1\)"),
+        ({"provenance": replace(run.record.provenance, commit="0123")}, "commit 0123"),
+        ({"refusals": ("arm paper: no HISA receipt",)}, "no HISA receipt"),
     ):
-        other = copy.deepcopy(run.record)
-        change(other)
         with pytest.raises(ValueError, match=f"--resume.*{why}"):
-            resume.kept(other, run.record)
+            resume.kept(replace(run.record, **change), run.record)
 
 
 def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
@@ -155,5 +177,5 @@ def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
             return super().run(*args, **named)
 
     run = make(Forgetful(), True)
-    assert run.run() == 2 and len(run.record["measurements"]) == 1
-    assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record["refusals"][0]
+    assert run.run() == 2 and len(run.record.measurements) == 1
+    assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record.refusals[0]

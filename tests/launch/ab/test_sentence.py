@@ -1,11 +1,12 @@
 """One sentence an arm says what its verdicts and answers say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sglang_hisa.launch.ab import formatting, sentence, stats
-from tests.launch.ab.records import make
+from tests.launch.ab.records import make, typed
 
 SIZES = (8, 32, 128)
 
@@ -17,11 +18,13 @@ def said(ttft: tuple[str, ...], itl: tuple[str, ...], speed: float = 1.5, qualit
     ]
     record = make({"stock": 1, "paper": 1}, cells=cells)
     record["quality"] = list(quality)
-    found = formatting.comparisons(record)
+    kept = typed(record)
+    found = formatting.comparisons(kept)
     for cell in range(3):
-        found["paper", cell, "ttft"].update(verdict=ttft[cell], speedup=speed + cell / 10)
-        found["paper", cell, "itl"].update(verdict=itl[cell], speedup=speed)
-    (line,) = sentence.sentences(record, found)
+        for metric, word, ratio in (("ttft", ttft[cell], speed + cell / 10), ("itl", itl[cell], speed)):
+            place = ("paper", cell, metric)
+            found[place] = replace(found[place], verdict=word, speedup=ratio)
+    (line,) = sentence.sentences(kept, found)
     return line
 
 
@@ -65,7 +68,8 @@ def test_speed(ttft: tuple[str, ...], itl: tuple[str, ...], wanted: str) -> None
 
 
 def answer(arm: str, kl: float, same: float) -> dict[str, Any]:
-    return {"arm": arm, "kl_mean": kl / 2, "kl_max": kl, "same_first": same}
+    asked = {"arm": arm, "prompt": 0, "prompt_tokens": 99, "positions": 64, "overlap": None}
+    return {**asked, "kl_mean": kl / 2, "kl_max": kl, "same_first": same}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +93,15 @@ def test_at_steady_state_where_there_is_one_and_silent_when_refused() -> None:
     record = make({"stock": 1, "paper": 2}, cells=cells)
     for one in record["measurements"]:
         rate = 400 if one["arm"] == "paper" else 200
-        one["steady"] = {"at_once": 4, "tokens": 100, "itl_p50": 4 / rate, "output_tok_s": rate}
-    found = formatting.comparisons(record)
+        one["steady"] = {
+            **{"at_once": 4, "tokens": 100, "window_s": 1.0, "share": 0.5, "requests_s": 1.0},
+            **{"itl_p50": 4 / rate, "itl_p99": 1.0, "tpot": 4 / rate, "output_tok_s": rate},
+        }
+    kept = typed(record)
+    found = formatting.comparisons(kept)
     assert {metric for _, _, metric in found} == set(stats.STEADY)
-    found["paper", 0, "steady_itl"].update(verdict=F)
-    (line,) = sentence.sentences(record, found)
+    place = ("paper", 0, "steady_itl")
+    found[place] = replace(found[place], verdict=F)
+    (line,) = sentence.sentences(kept, found)
     assert line == "paper: 2.00× faster per token at 1K shared + 64 × 4; answers not compared"
-    assert sentence.sentences({**record, "refusals": ["x"]}, found) == []
+    assert sentence.sentences(replace(kept, refusals=("x",)), found) == []

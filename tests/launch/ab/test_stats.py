@@ -7,11 +7,17 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from sglang_hisa.launch.ab import stats
-from tests.launch.ab.records import CELLS, make
+from sglang_hisa.launch.common.typed import as_json
+from tests.launch.ab.records import CELLS, make, typed
+
+
+def compute(record):
+    """As a record's file has it."""
+    return as_json(stats.compute(typed(record)))
 
 
 def verdicts(record):
-    return {(c["arm"], c["cell"], c["metric"]): c["verdict"] for c in stats.compute(record)["comparisons"]}
+    return {(c["arm"], c["cell"], c["metric"]): c["verdict"] for c in compute(record)["comparisons"]}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -24,7 +30,7 @@ def test_the_same_arm_twice_shows_no_difference(seed):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("factor,verdict", [(1 / 1.05, stats.SLOWER), (1.5, stats.FASTER)])
 def test_a_known_effect_is_called_and_its_interval_holds_it(factor, verdict, seed):
-    found = stats.compute(make({"stock": 1, "arm": factor}, seed=seed, noise=0.004, rounds=8))
+    found = compute(make({"stock": 1, "arm": factor}, seed=seed, noise=0.004, rounds=8))
     assert {c["verdict"] for c in found["comparisons"]} == {verdict}
     assert found["verdicts"] == {"arm": {verdict: 12}}
     # Of twelve 95 % intervals a few may miss.
@@ -38,7 +44,7 @@ def test_a_known_effect_is_called_and_its_interval_holds_it(factor, verdict, see
 
 def test_the_interval_and_p_are_those_of_scipys_paired_t_test():
     record = make({"stock": 1, "arm": 1.1}, rounds=7, noise=0.05)
-    found = next(c for c in stats.compute(record)["comparisons"] if (c["cell"], c["metric"]) == (2, "ttft"))
+    found = next(c for c in compute(record)["comparisons"] if (c["cell"], c["metric"]) == (2, "ttft"))
     sides = [
         [statistics.median(m["ttft_s"]) for m in record["measurements"] if (m["arm"], m["cell"]) == (arm, 2)]
         for arm in ("stock", "arm")
@@ -53,7 +59,7 @@ def test_the_interval_and_p_are_those_of_scipys_paired_t_test():
 
 
 def test_holm_corrects_over_the_comparisons_of_an_arm():
-    found = stats.compute(make({"stock": 1, "a": 1.02, "b": 3}, noise=0.02))["comparisons"]
+    found = compute(make({"stock": 1, "a": 1.02, "b": 3}, noise=0.02))["comparisons"]
     ours = sorted((c for c in found if c["arm"] == "a"), key=lambda c: c["p"])
     low = 0.0
     for i, c in enumerate(ours):
@@ -66,9 +72,9 @@ def test_holm_corrects_over_the_comparisons_of_an_arm():
 def test_alpha_bounds_the_chance_of_a_false_verdict():
     """2 % under noise of 1 %: called at the usual alpha, not at a strict one; the interval stays."""
     record = make({"stock": 1, "arm": 1.02}, noise=0.005, rounds=12)
-    usual = stats.compute(record)["comparisons"]
+    usual = compute(record)["comparisons"]
     record["plan"]["alpha"] = 1e-9
-    strict = stats.compute(record)["comparisons"]
+    strict = compute(record)["comparisons"]
     assert {c["verdict"] for c in usual} == {stats.FASTER} and {c["verdict"] for c in strict} == {stats.SAME}
     assert [(c["low"], c["high"]) for c in strict] == [(c["low"], c["high"]) for c in usual]
 
@@ -82,7 +88,7 @@ def test_an_effect_below_the_noise_of_the_baseline_does_not_count():
         for key in ("ttft_s", "tpot_s", "itl_s"):
             m[key] = [x * swing for x in m[key]]
         m["total_tok_s"] /= swing
-    found = stats.compute(record)
+    found = compute(record)
     assert {c["verdict"] for c in found["comparisons"]} == {stats.SAME}
     assert all(c["p_holm"] < 0.01 and c["noise_floor"] > 1.3 for c in found["comparisons"])
     assert {n["pairs"] for n in found["noise"]} == {3}
@@ -94,11 +100,11 @@ def test_two_starts_of_one_arm_differ_where_each_is_started_once():
         record = make({"stock": 1, "arm": factor}, noise=0.001, rounds=8)
         assert set(verdicts(record).values()) == {stats.FASTER if factor > 1 else stats.SLOWER}
         record["plan"]["together"] = True
-        found = stats.compute(record)["comparisons"]
+        found = compute(record)["comparisons"]
         assert {(c["verdict"], round(c["noise_floor"], 6)) for c in found} == {(once, stats.START)}
     for m in record["measurements"]:
         m["ttft_s"] = [x * (1.3 if m["round"] % 2 else 1) for x in m["ttft_s"]]
-    found = [c for c in stats.compute(record)["comparisons"] if c["metric"] == "ttft"]
+    found = [c for c in compute(record)["comparisons"] if c["metric"] == "ttft"]
     assert all(c["noise_floor"] > 1.3 for c in found), "the larger one counts"
 
 
@@ -108,21 +114,21 @@ def test_the_noise_floor_is_the_baselines_interval_about_no_change():
         m["ttft_s"] = [[1.0, 1.1, 2.0, 1.9][m["round"]]]
     rms = math.sqrt((math.log(1.1) ** 2 + math.log(1.9 / 2) ** 2) / 2)
     student = 4.302652729911275  # table value, 97.5 %, 2 degrees of freedom
-    found = [n for n in stats.compute(record)["noise"] if n["metric"] == "ttft"]
+    found = [n for n in compute(record)["noise"] if n["metric"] == "ttft"]
     assert [n["half_width"] for n in found] == pytest.approx([student * rms / math.sqrt(2)] * 3)
-    assert stats.compute(record)["comparisons"] == []
+    assert compute(record)["comparisons"] == []
 
 
 @pytest.mark.parametrize("rounds,pairs", [(1, 1), (2, 2)])
 def test_too_few_pairs_give_no_verdict_however_large_the_effect(rounds, pairs):
-    found = stats.compute(make({"stock": 1, "arm": 4}, rounds=rounds))["comparisons"]
+    found = compute(make({"stock": 1, "arm": 4}, rounds=rounds))["comparisons"]
     assert {(c["pairs"], c["verdict"], c["p_holm"]) for c in found} == {(pairs, stats.TOO_FEW, None)}
     assert all((c["low"] is None) == (pairs == 1) and c["speedup"] > 3 for c in found)
 
 
 def test_refusals_blank_every_verdict():
     record = make({"stock": 1, "arm": 2}) | {"refusals": ["arm arm: no HISA receipt"]}
-    found = stats.compute(record)
+    found = compute(record)
     assert {c["verdict"] for c in found["comparisons"]} == {None}
     assert found["verdicts"] == {"arm": None}
 
@@ -131,7 +137,7 @@ def test_refusals_blank_every_verdict():
 def test_a_measurement_with_failed_requests_makes_no_pair(broken):
     record = make({"stock": 1, "arm": 2}, cells=CELLS[:1])
     next(m for m in record["measurements"] if m["arm"] == "arm" and m["round"] == 3).update(broken)
-    found = {c["metric"]: c["pairs"] for c in stats.compute(record)["comparisons"]}
+    found = {c["metric"]: c["pairs"] for c in compute(record)["comparisons"]}
     assert found["ttft"] == 5
     assert found["throughput"] == (6 if "ttft_s" in broken else 5)
 
@@ -143,6 +149,6 @@ def test_rounds_pair_with_the_same_round_only():
     record["measurements"] = [m for m in record["measurements"] if (m["arm"], m["round"]) not in gone]
     for m in record["measurements"]:
         m["ttft_s"] = [x * 3 ** m["round"] for x in m["ttft_s"]]
-    found = [c for c in stats.compute(record)["comparisons"] if c["metric"] == "ttft"]
+    found = [c for c in compute(record)["comparisons"] if c["metric"] == "ttft"]
     assert {c["pairs"] for c in found} == {4}
     assert [r for c in found for r in c["ratios"]] == pytest.approx([2] * 12)

@@ -15,10 +15,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sglang_hisa.launch.acceptance import __main__ as acceptance
 from sglang_hisa.launch.acceptance import case_run, pd, probes, ranks, rounding
 from sglang_hisa.launch.acceptance.cases import CASES, Case
+from sglang_hisa.launch.common import claims, models
+from sglang_hisa.launch.common.adapters import make_gates
 from sglang_hisa.launch.common.server import ServerFailed, cpu_env
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
@@ -30,10 +33,11 @@ class Server:
     """Answers at once: stock counts on from the prompt's length; HISA too, by ``off`` more from ``parts`` on.
 
     ``tops``: log-probs of the token that stock takes (0) and of those so much above it. ``digests``: a letter
-    for each call of the indexer, of either rank.
+    for each call of the indexer, of either rank. ``adapts``: what an adapter adds to each token.
     """
 
     receipt: ClassVar[dict[str, Any]] = {}
+    adapts, adapts_wrongly = 5, 0
     off, parts, dies, found, stock_receipt, refuses = 0, 0, "", 64, None, True
     tops: ClassVar[dict[int, float]] = {0: -0.5, 1: -0.75}
     digests = ("abcde", "abcde")
@@ -79,6 +83,8 @@ class Server:
             (Path(self.env["RANKS"]) / f"{rank}.json").write_text(json.dumps(told))
         self.rooms += [fields["bootstrap_room"]] if "bootstrap_room" in fields else []
         tokens = list(range(len(prompt), len(prompt) + count))
+        if "lora_path" in fields:
+            tokens = [token + self.adapts + self.hisa * self.adapts_wrongly for token in tokens]
         if self.hisa:
             tokens[self.parts :] = [token + self.off for token in tokens[self.parts :]]
         meta = {"cached_tokens": self.found, "finish_reason": "length", "spec_verify_ct": count // 3}
@@ -162,6 +168,81 @@ def test_what_is_wrong_is_a_problem_and_exit_1(call, server: dict[str, Any], sai
     code, rows = call("hicache", **server)
     assert code == 1 and len(rows["hicache"]["problems"]) == 1
     assert rows["hicache"]["problems"][0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({}, None),
+        ({"adapts": 0}, "the adapter changes none of stock's answers"),
+        ({"adapts_wrongly": 1}, "with the adapter HISA's answers are not stock's"),
+    ],
+)
+def test_an_adapter_changes_answers_and_hisa_keeps_them(call, server: dict[str, Any], said: str) -> None:
+    code, rows = call("lora", tops={0: -0.5, 6: -0.51, 1: -0.9}, **server)
+    assert code == bool(said) and [text.partition(":")[0] for text in rows["lora"]["problems"]] == (
+        [said] if said else []
+    )
+    facts = rows["lora"]["facts"]
+    assert facts["adapted_equals_stock"] == (0 if "adapts_wrongly" in server else 1)
+    assert facts["adapted_equals_plain"] == (1 if server.get("adapts") == 0 else 0)
+    for one in Server.started:
+        folder = Path(one.argv[one.argv.index("--lora-paths") + 1].removeprefix("gates="))
+        assert folder.name == "lora-gates" and "--enable-lora" in one.argv
+
+
+def test_an_adapter_has_the_shapes_of_the_gates_that_the_model_has(tmp_path: Path) -> None:
+    model = models.make_tiny(tmp_path / "model", family="glm5", layers=5, index_topk_freq=2, index_heads=8)
+    adapter = make_gates(tmp_path / "gates", model)
+    found = load_file(adapter / "adapter_model.safetensors")
+    shapes = {name.split(".layers.")[1]: tuple(tensor.shape) for name, tensor in found.items()}
+    rank = json.loads((adapter / "adapter_config.json").read_text())["r"]
+    name = "self_attn.indexer.weights_proj.lora"
+    assert shapes == {
+        **{f"{layer}.{name}_A.weight": (rank, 128) for layer in (0, 1, 3)},
+        **{f"{layer}.{name}_B.weight": (8, rank) for layer in (0, 1, 3)},
+    }
+
+
+@pytest.mark.parametrize(("layers", "problems"), [(2, 0), (3, 1)])
+def test_only_layers_that_choose_have_summaries(call, layers: int, problems: int) -> None:
+    """4096 tokens are 64 pages and SGLang's dummy page, 132 bytes each."""
+    code, rows = call("keyless-layers", receipt={"summary_bytes": layers * 65 * 132})
+    assert code == problems and len(rows["keyless-layers"]["problems"]) == problems
+    assert rows["keyless-layers"]["facts"]["layers_with_summaries"] == layers
+
+
+def test_calls_share_the_cases_that_are_missing(call, tmp_path: Path) -> None:
+    """What another call has begun is left to it; with no --missing it is run all the same."""
+    with claims.held("case", str(tmp_path / "acceptance.json"), "plain"):
+        code, rows = call("plain glm5", "--missing")
+        assert code == 0 and list(rows) == ["glm5"]
+        code, rows = call("plain", off=1)
+    assert code == 1 and rows["plain"]["problems"]
+    code, rows = call("plain glm5", "--missing")
+    assert code == 0 and rows["plain"]["problems"] == [] and len(Server.started) == 2
+
+
+def test_what_another_call_finds_wrong_is_not_run_again_by_this_one(call, tmp_path: Path) -> None:
+    def other_call(self: Server, timeout: float, progress: Any, every: float) -> float:
+        path = tmp_path / "acceptance.json"
+        record = json.loads(path.read_text())
+        wrong = {"case": "plain", "shows": "it", "problems": ["wrong"]}
+        path.write_text(json.dumps({**record, "rows": [wrong]}))
+        return 1.0
+
+    code, rows = call("glm5 plain", "--missing", wait_ready=other_call)
+    assert code == 0 and rows["plain"]["problems"] == ["wrong"] and len(Server.started) == 2
+
+
+def test_a_row_of_another_sglang_does_not_count(call, tmp_path: Path) -> None:
+    assert call("plain")[0] == 0 and len(Server.started) == 2
+    path = tmp_path / "acceptance.json"
+    path.write_text(path.read_text().replace(f'"sglang": "{installed_version()}"', '"sglang": "0.5.1"'))
+    code, rows = call("plain", "--missing")
+    assert code == 0 and len(Server.started) == 2
+    assert rows["plain"]["provenance"]["sglang"] == installed_version()
+    assert call("plain", "--missing")[0] == 0 and not Server.started
 
 
 def answer(*tokens: int, **likely: Any) -> dict[str, Any]:
@@ -359,7 +440,7 @@ ServerArgs.add_cli_args(parser)
 for flags in json.loads(sys.argv[1]):
     parser.parse_args(["--model-path", "model", *flags])
 """
-    flags = [case.flags for case in CASES.values() if installed_version() not in case.gone]
+    flags = [case.flags for case in CASES.values() if installed_version() in case.versions]
     flags += [ranks.CASE.flags, ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1")]
     words = [sys.executable, "-c", parse, json.dumps(flags)]
     done = subprocess.run(words, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=120)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sglang_hisa.budget import make_rule, plan_rows
+from sglang_hisa.budget import make_rule
 from sglang_hisa.config import from_mapping
+from sglang_hisa.kernels import reference
 from sglang_hisa.launch.acceptance import chunks
 from sglang_hisa.launch.acceptance.case_run import Machine
 from sglang_hisa.launch.acceptance.cases import CASES, PREFILL_GRAPH, Case
@@ -30,7 +31,7 @@ def test_the_expected_share_is_that_of_the_plans(budgets):
     looked = seen = 0
     for length in lengths:
         contexts = torch.arange(1, length + 1, dtype=torch.int32)
-        _, candidates = plan_rows(contexts, rule.blocks, rule.share, rule.block)
+        _, candidates = reference.plan_rows(contexts, rule.blocks, rule.share, rule.block)
         dense = contexts > length - budgets.tail
         called = contexts > (96 if length > topk else length)
         looked += int(torch.where(dense, contexts, candidates)[called].sum())

@@ -102,12 +102,17 @@ def test_presets_tell_every_setting(
     assert presets.meanings().keys() == {field.name for field in dataclasses.fields(Config)}
 
 
-def test_descriptions_fit_a_narrow_terminal(
+def test_all_help_fits_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    description = output(capsys, "load", "--help").partition("options:")[0]
-    assert max(map(len, description.splitlines())) <= 80
+    asked = [parser.prog.split()[1:] for parser in parsers(make_parser())]
+    assert ["bench", "tune"] in asked and ["model", "slice"] in asked and len(asked) > len(COMMANDS)
+    for words in asked:
+        text = output(capsys, *words, "--help")
+        assert text.startswith(f"usage: {' '.join(['hisa', *words])} "), "its own help"
+        wide = [line for line in text.splitlines() if len(line) > 80]
+        assert not wide, (words, wide)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,9 @@ import pytest
 from sglang_hisa.launch.ab import report as ab_report
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import files
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import report as load_report
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.ab import records as ab_records
 from tests.launch.load import records as load_records
 
@@ -92,7 +94,7 @@ def test_force_renames_what_was_there(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_another_limit_does_not_rewrite_a_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, other = tmp_path / "kept", tmp_path / "other"
-    load_report.write(load_records.make({1: [load_records.answer(1.5)] * 10}), folder)
+    load_report.write(read(LoadRecord, load_records.make({1: [load_records.answer(1.5)] * 10})), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["load", "--from", str(folder), "--slo", "ttft=1"]) == 0
     shown = capsys.readouterr()
@@ -101,14 +103,14 @@ def test_another_limit_does_not_rewrite_a_load(tmp_path: Path, capsys: pytest.Ca
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert "--out" in usage(capsys, "load", "--from", str(folder), "--slo", "ttft=1", "--out", str(folder))
     assert main(["load", "--from", str(folder), "--slo", "ttft=1", "--out", str(other)]) == 0
-    assert load_report.load(other)["slo"] == {"ttft": 1.0} and load_report.load(folder)["slo"]["ttft"] == 2.0
+    assert load_report.load(other).slo == {"ttft": 1.0} and load_report.load(folder).slo["ttft"] == 2.0
 
 
 def test_a_look_at_one_run_does_not_replace_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
-        ab_report.write(ab_records.make({"stock": 1, "paper": 1.5}), tmp_path / name)
+        ab_report.write(ab_records.typed(ab_records.make({"stock": 1, "paper": 1.5})), tmp_path / name)
     before = (tmp_path / "two" / "report.json").read_bytes()
     said = usage(capsys, "ab", "--from", str(tmp_path / "one"), "--out", str(tmp_path / "two"))
     assert "holds a finished run" in said and (tmp_path / "two" / "report.json").read_bytes() == before

@@ -23,7 +23,7 @@ def receipt(
 ) -> dict[str, Any]:
     """The receipt of a scheduler that has served rows, by the code that makes real ones."""
     state = Runtime(parse(setting), "0.5.23", 16)
-    state.rows.allocate(torch.device("cpu"))
+    state.rows.allocate(torch.device("cpu"), "torch")
     lengths = torch.tensor([40000, 20000], dtype=torch.int32)
     state.rows.add("decode", lengths, torch.tensor([8192, 8192], dtype=torch.int32))
     state.layers, state.summary_bytes = set(range(61)), 3 << 20
@@ -79,6 +79,19 @@ def test_an_active_server(
         *("audit off", "canary 0 wrong of 0 summaries (sample)", "3.0 MiB"),
     ):
         assert part in text, part
+
+
+def test_what_fewer_heads_saved_stands_beside_the_tokens(
+    serve: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that keep every token as a candidate and are scored by a quarter of the heads."""
+    monkeypatch.setenv("COLUMNS", "200")
+    one = receipt('{"preset": "balanced", "prefill_fraction": 1, "prefill_tokens": 16384}')
+    one["rows"]["prefill"] = one["rows"]["decode"] | {"candidate_share": 1.0}
+    assert main(["status", serve(one)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "prefill 2 rows, scored 100.0% of their context, by 0.25 of the heads beyond 16,384 tokens" in text
+    assert text.count("of the heads") == 1, "decode rows are scored by all"
 
 
 def test_json_and_exit_codes(serve: Any, capsys: pytest.CaptureFixture[str]) -> None:

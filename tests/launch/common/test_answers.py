@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.models import make_tiny
 from sglang_hisa.launch.common.server import cpu_env
 from sglang_hisa.launch.load import goodput, plan
+from sglang_hisa.launch.load.points import Kept
 from sglang_hisa.launch.load.sweep import child_env
 from tests.launch.common.stream_server import REFUSAL, Behaviour, streaming
 
@@ -42,7 +44,7 @@ def send(
 ) -> dict[str, Any]:
     client, model = generator
     sweep = plan.Sweep(kind, (load,), 4, 60, 300, 1)
-    flags = plan.flags(url, {"model": model, "tokenizer": model}, WORKS[name], sweep, 0)
+    flags = plan.flags(url, model, model, WORKS[name], sweep, 0)
     return client.run(flags, 300, fresh="once")
 
 
@@ -51,12 +53,12 @@ def test_times_are_those_of_tokens_when_several_come_at_once(generator: Any, nam
     """8 tokens a chunk, 20 ms each: a gap between chunks takes 160 ms."""
     with streaming(Behaviour(step=8, token_s=0.02)) as url:
         found = goodput.requests(send(generator, url, name))
-    assert len(found) == 4 * WORKS[name].turns and all(one["error"] is None for one in found)
+    assert len(found) == 4 * WORKS[name].turns and all(one.error is None for one in found)
     for one in found:
-        assert one["output"] == OUT and one["input"] == 20
-        assert 0.018 < one["tpot"] < 0.08, "this machine may be busy"
-        assert one["itl"] < 0.1
-        assert one["e2e"] == pytest.approx(one["ttft"] + one["tpot"] * (OUT - 1), abs=1e-4)
+        assert one.output == OUT and one.input == 20
+        assert 0.018 < one.tpot < 0.08, "this machine may be busy"
+        assert one.itl < 0.1
+        assert one.e2e == pytest.approx(one.ttft + one.tpot * (OUT - 1), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,19 +79,22 @@ def test_an_answer_that_is_not_whole_failed_in_the_servers_words(
     found = goodput.requests(result)
     assert len(found) == 4 * WORKS[name].turns
     for one in found:
-        assert one["error"].startswith(why) and one["ttft"] is None and one["output"] == 0
+        assert one.error.startswith(why) and one.ttft is None and one.output == 0
     if (name, fault) == ("random", "abort"):
-        assert "the KV pool is full" in found[0]["error"]
-    assert goodput.point({"load": 1, "requests": found, "duration_s": 1.0}, {})["output_tok_s"] == 0
+        assert "the KV pool is full" in (found[0].error or "")
+    assert goodput.point(Kept(1, 1.0, found), {}).output_tok_s == 0
 
 
 def test_ab_refuses_with_the_servers_words(generator: Any) -> None:
     client, model = generator
     cell = Cell(20, OUT, 1, 2)
     with streaming(Behaviour(fault="refuse")) as url:
-        found = ab_client.summarise(client.run(ab_client.arguments(url, model, cell, 1)))
-    one = {"round": 0, "arm": "stock", "cell": 0, "seed": 1, "requests": 2, **found}
-    (why,) = validity.load_problems({"plan": {"cells": [vars(cell)]}, "measurements": [one]})
+        result = client.run(ab_client.arguments(url, model, cell, 1))
+    record: Any = SimpleNamespace(
+        plan=SimpleNamespace(cells=[cell]),
+        measurements=[ab_client.kept(result, "stock", 0, 0, cell, 1)],
+    )
+    (why,) = validity.load_problems(record)
     assert why == f"arm stock, round 0, 20 tokens x 1: 2 requests failed ({REFUSAL})"
 
 

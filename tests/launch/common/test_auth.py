@@ -56,7 +56,7 @@ def test_no_key_or_a_wrong_one_is_told_as_such(url: str, capsys: pytest.CaptureF
 
 def test_the_key_of_the_option_or_the_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGLANG_HISA_API_KEY", "secret")
-    assert sweep.server_facts(url, None)["model"] == "m"
+    assert sweep.server_facts(url, None).model == "m"
     auth.use("wrong")  # an option goes before the environment
     with pytest.raises(sweep.Unreachable, match="API key"):
         sweep.server_facts(url, None)

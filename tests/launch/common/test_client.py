@@ -9,6 +9,7 @@ import pytest
 from sglang_hisa.launch.common import client
 from sglang_hisa.launch.load import plan, sweep
 from sglang_hisa.launch.load.plan import Sweep, Workload
+from sglang_hisa.launch.load.record import ServerFacts
 
 SLOW = "import sys, time\nfor line in sys.stdin: time.sleep(60)"
 BROKEN = """
@@ -71,13 +72,13 @@ def test_a_sweep_that_cannot_go_on_is_kept_as_partial(monkeypatch, tmp_path, scr
     saved = []
     runner = sweep.Runner(
         url="http://127.0.0.1:9",
-        server={"model": "m", "tokenizer": "m"},
+        server=ServerFacts("0.5.23", "m", "m", None, 4096),
         work=Workload("random", 10, 2),
         sweep=Sweep("concurrency", plan.parse_loads("1,2", "concurrency"), 1, 1, limit, 1),
         slo={},
         env=os.environ,
         folder=tmp_path,
-        save=lambda record: saved.append(json.loads(json.dumps(record))),
+        save=lambda record: saved.append(json.loads(json.dumps(record.as_json()))),
         tell=lambda kept: None,
     )
     assert runner.run() == code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sglang_hisa.launch.common import ends, pruning
 
 WATCHDOG = (
@@ -41,9 +43,9 @@ def test_the_end_is_named_once_with_what_a_record_keeps() -> None:
     assert again.count("SIGKILL") == 1
 
 
-def _rows(context: int, candidates: int) -> dict[str, dict[str, int]]:
+def _rows(context: int, candidates: int, heads: float = 1.0) -> dict[str, Any]:
     one = {"rows": 3, "context_tokens": context, "candidate_tokens": candidates}
-    return {"prefill": one, "decode": dict(one)}
+    return {"prefill": one, "decode": dict(one), "prefill_heads": heads}
 
 
 def test_an_arm_that_pruned_nothing_is_named() -> None:
@@ -53,6 +55,21 @@ def test_an_arm_that_pruned_nothing_is_named() -> None:
     assert pruning.note("arm x", [_rows(900, 900), _rows(900, 450)]) is None
     assert pruning.shares([_rows(900, 900), _rows(900, 450)]) == {"prefill": 0.75, "decode": 0.75}
     assert pruning.note("stock", None) is None
+
+
+def test_an_arm_that_saved_heads_alone_is_not_said_to_have_pruned_nothing() -> None:
+    """Its rows kept every token, and the longer ones were scored by a quarter of the heads."""
+    config = {"prefill_fraction": 1.0, "prefill_heads": 0.25}
+    rows = pruning.of_receipts([{"rows": _rows(900, 900), "config": config}])
+    wanted = (
+        "arm x left out no tokens, but scored its prefill rows beyond prefill_tokens by 0.25 of the index "
+        "heads"
+    )
+    assert pruning.note("arm x", rows) == wanted
+    assert pruning.note("arm x", pruning.since([_rows(500, 500, 0.25)], rows)) == wanted
+    idle = pruning.since(rows, rows)
+    assert (note := pruning.note("arm x", idle)) and "pruned nothing" in note, "no prompt came since"
+    assert pruning.note("arm x", [_rows(900, 450, 0.25)]) is None
 
 
 def test_of_a_server_that_ran_before_only_what_came_since_counts() -> None:

@@ -16,11 +16,14 @@ import pytest
 from sglang_hisa.launch.ab import plan as ab_plan
 from sglang_hisa.launch.ab import quality
 from sglang_hisa.launch.ab import runner as ab_run
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common.arms import parse_arms
 from sglang_hisa.launch.common.client import Client
 from sglang_hisa.launch.common.server import fetch
 from sglang_hisa.launch.load import plan as load_plan
 from sglang_hisa.launch.load import sweep as load_run
+from sglang_hisa.launch.load.points import Request
+from sglang_hisa.launch.load.record import LoadRecord, ServerFacts
 from tests.launch.ab.json_server import serving
 
 GENERATOR = """
@@ -140,7 +143,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def compare(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arms: str, flags: list[str] | None = None
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, AbRecord]:
     """``hisa ab`` of 300 and 100 tokens with servers that are always ready: exit code and record."""
 
     @contextmanager
@@ -172,9 +175,9 @@ def test_ab_measures_new_prompts_in_each_run(tmp_path, monkeypatch, storage) -> 
     """Warm-ups and other rounds leave their prompts in the storage, and so do earlier runs of one seed."""
     for _ in range(2):
         code, record = compare(tmp_path, monkeypatch, "stock,stock,paper", STORAGE)
-        assert code == 0 and record["complete"] and not record["refusals"]
-        assert len(record["measurements"]) == 3 * 3 * 2
-        assert all(one["cached"] == [0] * one["requests"] for one in record["measurements"])
+        assert code == 0 and record.complete and not record.refusals
+        assert len(record.measurements) == 3 * 3 * 2
+        assert all(one.cached == (0,) * one.requests for one in record.measurements)
 
 
 def test_ab_gives_the_arms_of_a_pair_the_same_prompts(tmp_path, monkeypatch, storage) -> None:
@@ -193,32 +196,32 @@ def test_ab_gives_the_arms_of_a_pair_the_same_prompts(tmp_path, monkeypatch, sto
     assert code == 0
     measured = [texts for texts in sent.values() if "warm-up" not in texts[0]]
     assert [len(texts) for texts in measured] == [2] * 6, "three rounds of two cells, each sent to both arms"
-    assert all(record["nonce"] in texts[0] for texts in sent.values())
+    assert all(record.nonce in texts[0] for texts in sent.values())
 
 
 def test_ab_stops_at_a_prompt_that_a_cache_knew(tmp_path, monkeypatch, storage) -> None:
     storage.always = 128
     code, record = compare(tmp_path, monkeypatch, "stock,paper", STORAGE)
-    assert code == 2 and not record["complete"] and record["stopped_by"] == "refused"
-    assert len(record["measurements"]) == 1, "no hours are spent on it"
-    (why,) = record["refusals"]
+    assert code == 2 and not record.complete and record.stopped_by == "refused"
+    assert len(record.measurements) == 1, "no hours are spent on it"
+    (why,) = record.refusals
     assert why.startswith(
         "arm stock, round 0, 300 tokens x 2: 2 of 2 prompts were not new: of one, 128 tokens came from a"
     )
     assert "drop --hicache-storage-backend, or give it an empty folder" in why
 
 
-def load(folder: Path) -> tuple[int, dict[str, Any]]:
+def load(folder: Path) -> tuple[int, LoadRecord]:
     """``hisa load`` of 300 tokens at two loads: exit code and record."""
     runner = load_run.Runner(
         url="http://127.0.0.1:9",
-        server={"model": "m", "tokenizer": "m"},
+        server=ServerFacts("0.5.23", "m", "m", None, 4096),
         work=load_plan.Workload("random", 300, 4),
         sweep=load_plan.Sweep("concurrency", (1.0, 2.0), 3, 60, 900, 7),
         slo={},
         env={},
         folder=folder,
-        save=lambda record: json.dumps(record),
+        save=lambda record: json.dumps(record.as_json()),
         tell=lambda kept: None,
     )
     return runner.run(), runner.record
@@ -227,21 +230,21 @@ def load(folder: Path) -> tuple[int, dict[str, Any]]:
 def test_load_measures_new_prompts_in_each_run(tmp_path, storage) -> None:
     for _ in range(2):
         code, record = load(tmp_path)
-        assert code == 0 and record["complete"]
-        assert [[r["cached"] for r in point["requests"]] for point in record["points"]] == [[0] * 3] * 2
+        assert code == 0 and record.complete
+        assert [[r.cached for r in point.requests] for point in record.points] == [[0] * 3] * 2
 
 
 def test_load_stops_at_a_prompt_that_a_cache_knew(tmp_path, storage) -> None:
     storage.always = 256
     code, record = load(tmp_path)
-    assert code == 2 and not record["complete"] and record["points"] == []
-    assert record["stopped_by"].startswith(
+    assert code == 2 and not record.complete and record.points == ()
+    assert (record.stopped_by or "").startswith(
         "load 1: 3 of 3 prompts were not new: of one, 256 tokens came from a cache."
     )
 
 
-def answers(*cached: int | None, **more: Any) -> list[dict[str, Any]]:
-    return [{"error": None, "cached": tokens, "input": 1000, **more} for tokens in cached]
+def answers(*cached: int | None, error: str | None = None, size: int = 1000) -> list[Request]:
+    return [Request(1.0, 0.1, 0.1, 2.0, size, 4, tokens, error) for tokens in cached]
 
 
 def test_prompts_that_share_a_prefix_are_new_once_a_group() -> None:
@@ -252,7 +255,7 @@ def test_prompts_that_share_a_prefix_are_new_once_a_group() -> None:
     assert load_plan.old_prompts(work, answers(960, 960, 960)) == [960, 960]
     failed = answers(0, error="boom")
     assert load_plan.old_prompts(work, failed + answers(0, 640)) == [], "the other may have been first"
-    assert load_plan.old_prompts(work, answers(320, 1920, input=2000)) == [1920], "text of more tokens"
+    assert load_plan.old_prompts(work, answers(320, 1920, size=2000)) == [1920], "text of more tokens"
     assert load_plan.old_prompts(work, answers(None, None)) == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.ab.plan import Arm, parse_cells
+from sglang_hisa.launch.ab.record import ArmFacts
 from sglang_hisa.launch.ab.runner import Runner
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import limits
@@ -54,14 +55,14 @@ def test_load_refuses_in_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_ab_refuses_cells_before_it_measures_and_tells_those_that_wait() -> None:
     told: list[str] = []
-    record: dict[str, Any] = {"arms": {"paper": {}}}
+    record = SimpleNamespace(arms={"paper": ArmFacts()})
     cells = parse_cells("4k:1,2 1k:3,5", 64, 1)
     runner: Any = SimpleNamespace(record=record, plan=SimpleNamespace(cells=cells), tell=told.append)
     refused = Runner._fits(runner, Arm("paper", None), limits.Limits(4096, 4090, 8192, 4))
     assert len(refused) == 1, "two cells, one reason"
     assert refused[0].startswith("arm paper: a prompt of 4,096 tokens and an answer of 64 do not fit")
     assert told == ["paper, 1024 tokens x 5: 5 requests open, 4 run at a time: the others wait in its queue"]
-    assert record["arms"]["paper"]["limits"]["context"] == 4096
+    assert record.arms["paper"].limits.context == 4096
 
 
 def test_a_refusal_has_the_servers_own_words() -> None:

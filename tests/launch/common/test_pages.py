@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from rich.console import Console
 from sglang_hisa.launch.ab import cell_tables
 from sglang_hisa.launch.ab import plots as ab_plots
 from sglang_hisa.launch.ab import report as ab_report
+from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.page import render
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.eval import plots as eval_plots
 from sglang_hisa.launch.eval import report as eval_report
 from sglang_hisa.launch.eval import stats
+from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.live import plots as live_plots
 from sglang_hisa.launch.live import report as live_report
-from sglang_hisa.launch.load import goodput, point_tables
 from sglang_hisa.launch.load import plots as load_plots
+from sglang_hisa.launch.load import point_tables
 from sglang_hisa.launch.load import report as load_report
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.ab import records as ab_records
 from tests.launch.live import records as live_records
 from tests.launch.load import records as load_records
@@ -35,33 +40,35 @@ from tests.launch.load import records as load_records
 RESULTS = Path(__file__).parents[3] / "launch" / "results"
 
 
-def evaluation() -> dict[str, Any]:
+def evaluation() -> EvalRecord:
     """The kept answers of six arms, with a name that HTML, Markdown and TeX would take for their own."""
-    record: dict[str, Any] = json.loads((RESULTS / "quality.json").read_text())
-    text = json.dumps(record).replace('"block-sparse"', '"<b>$x_1$|y"')
-    record = json.loads(text)
-    record["rows"] = stats.rows(record["answers"], "stock")
-    return record
+    text = json.dumps(json.loads((RESULTS / "quality.json").read_text()))
+    record = read(EvalRecord, json.loads(text.replace('"block-sparse"', '"<b>$x_1$|y"')))
+    return replace(record, rows=stats.rows(record.answers, "stock"))
 
 
-def load_record() -> dict[str, Any]:
+def load_record() -> LoadRecord:
     points = {1: [load_records.answer(0.5)] * 4, 2: [load_records.answer(1.0)] * 8}
     receipt = {"active": True, "preset": "paper", "changed": ["audit"], "config": {"audit": 0.1}}
     record = load_records.make(points)
     record["server"]["receipt"] = receipt
-    return {**record, "stats": goodput.compute(record)}
+    return read(LoadRecord, record)
+
+
+def comparison() -> AbRecord:
+    return ab_records.typed(ab_records.make({"stock": 1.0, "paper": 1.5}))
 
 
 def write_live(folder: Path) -> None:
-    record, lines = live_records.make()
-    live_report.save(record, folder)
+    record, lines = live_records.typed(*live_records.make())
+    record.save(folder)
     for line in lines:
-        live_report.append(line["arms"], line["seconds"], folder)
+        live_report.append(line, folder)
     live_report.write(record, folder, folder)
 
 
 WRITE: dict[str, Callable[[Path], object]] = {
-    "ab": lambda folder: ab_report.write(ab_records.make({"stock": 1.0, "paper": 1.5}), folder),
+    "ab": lambda folder: ab_report.write(comparison(), folder),
     "load": lambda folder: load_report.write(load_record(), folder),
     "eval": lambda folder: eval_report.write(evaluation(), folder),
     "live": write_live,
@@ -87,11 +94,11 @@ def test_rows_as_csv(name: str, tmp_path: Path) -> None:
     with (tmp_path / ("windows.csv" if name == "live" else "report.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
     if name == "eval":
-        kept = evaluation()["rows"]
+        kept = evaluation().rows
         assert [(r["arm"], r["task"], int(r["context"])) for r in rows] == [
-            (r["arm"], r["task"], r["context"]) for r in kept
+            (r.arm, r.task, r.context) for r in kept
         ]
-        assert [float(r["accuracy"]) for r in rows] == [r["accuracy"] for r in kept]
+        assert [float(r["accuracy"]) for r in rows] == [r.accuracy for r in kept]
     elif name == "live":
         assert len(rows) == 11, "a window of an arm that gave no answer has no row"
         assert {r["arm"] for r in rows} == {"stock", "balanced"} and float(rows[0]["ended_s"]) == 10
@@ -118,17 +125,17 @@ def test_a_live_run_without_a_window(tmp_path: Path) -> None:
     record, _ = live_records.make(0, complete=False, seconds=None, stopped_by="refused", refusals=["why"])
     for arm in record["arms"].values():
         arm["totals"] = None
-    live_report.write(record, tmp_path, tmp_path)
+    live_report.write(live_records.typed(record, [])[0], tmp_path, tmp_path)
     assert "REFUSED: why" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminals(width: int) -> None:
     shown = {
-        "ab": lambda c: cell_tables.print_report(ab_records.make({"stock": 1.0, "paper": 1.5}), c),
+        "ab": lambda c: cell_tables.print_report(comparison(), c),
         "load": lambda c: point_tables.print_report(load_record(), c),
         "eval": lambda c: eval_report.print_report(evaluation(), c),
-        "live": lambda c: live_report.print_report(live_records.make()[0], c),
+        "live": lambda c: live_report.print_report(live_records.typed(*live_records.make())[0], c),
     }
     for name, show in shown.items():
         console = Console(file=io.StringIO(), width=width)
@@ -160,10 +167,10 @@ def test_legends_cover_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ab_plots, load_plots):
         monkeypatch.setattr(module, "png", look)
     monkeypatch.setattr(figures, "png", look)
-    ab_plots.draw(ab_report.complete(ab_records.make({"stock": 1.0, "paper": 1.5})))
+    ab_plots.draw(ab_report.complete(comparison()))
     load_plots.draw(load_record())
     eval_plots.draw(evaluation())
-    live_plots.draw(*live_records.make())
+    live_plots.draw(*live_records.typed(*live_records.make()))
     assert len(seen) == 8 and sum(bool(names) for names in seen) == 6  # the two maps have a colour bar
 
 

@@ -1,6 +1,7 @@
 """Decode at steady state, against timelines whose answer is known by hand."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_only_the_time_in_which_all_decode_counts() -> None:
     assert found.itl_p50 == pytest.approx(0.1) and found.itl_p99 == pytest.approx(0.2)
     assert found.output_tok_s == pytest.approx(found.tokens) and found.tpot == pytest.approx(2 / found.tokens)
     assert found.requests_s == pytest.approx(found.tokens / 5)
-    assert not steady.enough(vars(found)) and steady.enough({"tokens": 32, "at_once": 2})
+    assert not found.enough and replace(found, tokens=32).enough and not replace(found, tokens=31).enough
 
 
 def test_what_came_before_and_after_the_window_changes_nothing() -> None:
@@ -49,8 +50,8 @@ def test_of_a_benchmarks_result_failed_and_unseen_requests_are_left_out() -> Non
         **{"ttfts": [1.0, 0.0, 1.5, 0.0], "itls": [[0.25] * 20, [], [0.5] * 20, []]},
     }
     found = steady.of_result(result, 2, 21)
-    assert found is not None and (found["window_s"], found["share"], found["tokens"]) == (4.0, 0.2, 16 + 8)
-    assert steady.of_result(result, 3, 21) is None and not steady.enough(None)
+    assert found is not None and (found.window_s, found.share, found.tokens) == (4.0, 0.2, 16 + 8)
+    assert steady.of_result(result, 3, 21) is None
 
 
 def test_waves_of_requests_have_several_windows() -> None:

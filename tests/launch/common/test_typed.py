@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sglang_hisa.launch.common.typed import as_json, read
+from sglang_hisa.launch.common.typed import as_json, null, read
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,15 @@ def test_what_was_read_is_written_again_without_what_is_not_known() -> None:
     assert written["rows"] == [{"name": "a", "share": 1}, {"name": "b"}] and "note" not in written
     assert written["arms"] == {"stock": None, "paper": {"name": "c"}}
     assert written["by_layer"] == {"0": 0.5, "12": 1} and written["slots"] == [1, 20]
+
+
+@dataclass(frozen=True)
+class Known:
+    tail: str | None = null()
+    more: Inner | None = null()
+
+
+def test_a_null_may_be_missing_and_is_written() -> None:
+    assert read(Known, {}) == read(Known, {"tail": None}) == Known()
+    assert as_json(Known()) == {"tail": None, "more": None}
+    assert as_json(Known(more=Inner("a"))) == {"tail": None, "more": {"name": "a"}}

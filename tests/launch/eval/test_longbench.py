@@ -18,6 +18,7 @@ from scipy.stats import norm
 
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.eval import longbench, report, scores, stats
+from sglang_hisa.launch.eval.record import Answer
 from tests.launch.ab.json_server import serving
 
 STAND_IN = """
@@ -117,16 +118,16 @@ def test_scores_keep_their_fractions(
         assert "127.0.0.1" in one["no_proxy"]
         assert one["tasks"] == ["longbench_qasper", "longbench_qasper_e"] and one["limit"] == 9
     record = report.load(out)
-    assert record["complete"] and record["plan"]["suite"] == "longbench"
-    assert not any("right" in one for one in record["answers"])
+    assert record.complete and record.plan.suite == "longbench"
+    assert all(one.right is None and one.score is not None for one in record.answers)
     # Of seven prompts three have 300 tokens and two 1025; two have 5000, which no context holds.
-    rows = {(r["arm"], r["task"], r["context"]): r for r in record["rows"]}
-    assert {key[2]: row["n"] for key, row in rows.items()} == {1024: 3, 4096: 2} and len(rows) == 8
-    assert record["arms"][urls[1]]["left_out"] == {"qasper": [2, 7], "qasper_e": [2, 7]}
+    rows = {(r.arm, r.task, r.context): r for r in record.rows}
+    assert {key[2]: row.n for key, row in rows.items()} == {1024: 3, 4096: 2} and len(rows) == 8
+    assert record.arms[urls[1]].left_out == {"qasper": (2, 7), "qasper_e": (2, 7)}
     stock, half = rows[urls[0], "qasper", 4096], rows[urls[1], "qasper", 4096]
-    assert stock["accuracy"] == 0.25 and half["accuracy"] == 0.125 == -half["difference"]
-    assert (half["lost"], half["won"], half["p"]) == (2, 0, 0.5)
-    assert rows[urls[1], "qasper_e", 4096]["difference"] == 0, "qasper's samples are not qasper_e's"
+    assert stock.accuracy == 0.25 and half.accuracy == 0.125 == -(half.difference or 0)
+    assert (half.lost, half.won, half.p) == (2, 0, 0.5)
+    assert rows[urls[1], "qasper_e", 4096].difference == 0, "qasper's samples are not qasper_e's"
     shown = capsys.readouterr().out
     assert "qasper_e: 2 of 7 prompts are longer than 4096 tokens and left out" in shown
     text = io.StringIO()
@@ -155,12 +156,12 @@ def test_what_cannot_be_believed_is_a_failure(
     monkeypatch.setenv("FAULT", fault)
     assert run(urls, tmp_path / "out") != 0
     record = report.load(tmp_path / "out")
-    assert not record["complete"] and told in record["refusals"][0]
+    assert not record.complete and told in record.refusals[0]
 
 
 def test_a_server_that_is_too_short_is_refused(tmp_path: Path, urls: list[str]) -> None:
     assert run(urls[:1], tmp_path / "out", "1k,5k") != 0
-    assert "--contexts up to 4096" in report.load(tmp_path / "out")["refusals"][0]
+    assert "--contexts up to 4096" in report.load(tmp_path / "out").refusals[0]
     assert not list(tmp_path.glob("out/lm-eval/**/args.json"))
 
 
@@ -188,6 +189,6 @@ def test_intervals_cover_the_mean_and_follow_the_spread() -> None:
     half = norm.ppf(0.975) * values.std(ddof=1) / 157**0.5
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
     assert scores.interval((0.3, 0.3)) is None
-    alike = [{"arm": "a", "task": "t", "context": 8, "depth": 0.0, "sample": n, "score": 0.5} for n in (0, 1)]
+    alike = [Answer(arm="a", task="t", context=8, depth=0.0, sample=n, score=0.5) for n in (0, 1)]
     (row,) = stats.rows(alike, "a")
-    assert (row["ci_low"], row["ci_high"]) == stats.wilson(1, 2) and row["difference_low"] is None
+    assert (row.ci_low, row.ci_high) == stats.wilson(1, 2) and row.difference_low is None

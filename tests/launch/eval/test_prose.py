@@ -86,6 +86,6 @@ def test_a_model_is_asked_in_its_own_language(folder: Path, tmp_path: Path) -> N
         with pytest.raises(SystemExit):
             main([*words[:3], "256", "--samples", "1"])
     record = report.load(tmp_path / "out")
-    assert tuple(record["plan"]["tasks"]) == prose.TASKS and record["plan"]["family"] == "prose"
-    assert [row["accuracy"] for row in record["rows"]] == [1.0] * len(prose.TASKS)
+    assert record.plan.tasks == prose.TASKS and record.plan.family == "prose"
+    assert [row.accuracy for row in record.rows] == [1.0] * len(prose.TASKS)
     assert families.of_model(tmp_path) is families.RECORDS is families.of_model("some/model")

@@ -73,13 +73,13 @@ def test_every_length_is_asked_of_every_arm(tmp_path: Path, urls: list[str]) -> 
         assert (one["num_threads"], one["temperature"], one["max_tokens"]) == ("5", "0", "512")
         assert one["ruler2_tasks"] == ["mk_niah_hard", "mv_niah_basic"]
     record = report.load(out)
-    assert record["complete"] and record["plan"]["suite"] == "ruler2"
-    rows = {(r["arm"], r["task"], r["context"]): r for r in record["rows"]}
+    assert record.complete and record.plan.suite == "ruler2"
+    rows = {(r.arm, r.task, r.context): r for r in record.rows}
     assert len(rows) == 8
     first, second = rows[urls[0], "mk_niah_hard", 4096], rows[urls[1], "mk_niah_hard", 4096]
-    assert first["accuracy"] == 1 and first["n"] == 3
-    assert second["accuracy"] == pytest.approx(2 / 3), "half an answer is not a whole one"
-    assert (second["lost"], second["won"]) == (1, 0)
+    assert first.accuracy == 1 and first.n == 3
+    assert second.accuracy == pytest.approx(2 / 3), "half an answer is not a whole one"
+    assert (second.lost, second.won) == (1, 0)
     assert (out / "accuracy.png").stat().st_size > 10_000 and not (out / "needle.png").exists()
 
 
@@ -93,7 +93,7 @@ def test_answers_that_are_missing_are_a_failure(
     monkeypatch.setenv("FAULT", fault)
     assert run(urls[:1], tmp_path / "out") != 0
     record = report.load(tmp_path / "out")
-    assert not record["complete"] and told in record["refusals"][0]
+    assert not record.complete and told in record.refusals[0]
 
 
 def test_wrong_usage_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.eval import client, formatting, report, stats, suite, tasks
+from sglang_hisa.launch.eval.record import EvalArm
 from tests.launch.ab.json_server import serving
 from tests.launch.eval.solver import solve
 
@@ -82,15 +83,15 @@ def test_urls_are_asked_and_losses_counted(tmp_path: Path, capsys: pytest.Captur
         words = ["eval", good, bad, "--contexts", "256,1k", "--samples", "3", "--out", str(tmp_path)]
         assert main([*words, "--tasks", "needle,tracking"]) == 0
     record = report.load(tmp_path)
-    assert record["complete"] and len(record["answers"]) == 2 * 2 * 2 * 5 * 3
-    rows = {(r["arm"], r["task"], r["context"]): r for r in record["rows"]}
-    assert all(row["accuracy"] == 1 for (arm, _, _), row in rows.items() if arm == good)
+    assert record.complete and len(record.answers) == 2 * 2 * 2 * 5 * 3
+    rows = {(r.arm, r.task, r.context): r for r in record.rows}
+    assert all(row.accuracy == 1 for (arm, _, _), row in rows.items() if arm == good)
     lost = rows[bad, "needle", 1024]
-    assert (lost["accuracy"], lost["n"], lost["lost"], lost["won"]) == (0.6, 15, 6, 0)
-    assert lost["p"] == pytest.approx(2 * 0.5**6)
-    cells = stats.by_depth(record["answers"], bad, "needle")
+    assert (lost.accuracy, lost.n, lost.lost, lost.won) == (0.6, 15, 6, 0)
+    assert lost.p == pytest.approx(2 * 0.5**6)
+    cells = stats.by_depth(record.answers, bad, "needle")
     assert [cells[1024, depth] for depth in tasks.DEPTHS] == [0, 0, 1, 1, 1]
-    assert record["arms"][good]["prompt_tokens"] == {"256": 256, "1024": 1024}
+    assert record.arms[good].prompt_tokens == {256: 256, 1024: 1024}
     made = {"quality.json", "needle.png", "accuracy.png", "report.html", "report.md", "report.csv"}
     assert {p.name for p in tmp_path.iterdir()} == made
     shown = capsys.readouterr().out
@@ -102,7 +103,7 @@ def test_a_dead_url_is_an_error(tmp_path: Path) -> None:
     with _server(False) as url:
         pass
     assert main(["eval", url, "--contexts", "256", "--samples", "1", "--out", str(tmp_path)]) == 2
-    assert not report.load(tmp_path)["complete"]
+    assert not report.load(tmp_path).complete
 
 
 def test_an_interrupt_before_the_first_answer_still_shows_the_report(
@@ -154,35 +155,28 @@ def test_a_killed_server_is_told_by_its_signal_with_log_and_last_lines(
 ) -> None:
     monkeypatch.setattr(suite, "ServerProcess", Killed)
     plan = suite.Plan((Arm("stock", None), Arm("paper", '{"preset": "paper"}')), ("needle",), (256,), 1, 1, 1)
-    record = suite.new_record(plan, "m")
     told: list[str] = []
-    code = suite.run_arms(
-        record,
-        plan,
-        flags=[],
-        make_env=lambda setting: {},
-        folder=tmp_path,
-        tell=told.append,
-        timeout=1,
-        together=False,
-    )
-    (why,) = record["refusals"]
-    assert code == 1 and not record["complete"]
+    run = suite.Run(plan, "m", tmp_path, told.append)
+    code = suite.run_arms(run, flags=[], make_env=lambda setting: {}, timeout=1, together=False)
+    record = report.load(tmp_path)
+    (why,) = record.refusals
+    assert code == 1 and not record.complete
     assert why.startswith("arm stock: the server was killed from outside by SIGKILL")
     assert why.endswith(f"its log: {tmp_path / 'server-stock.log'}") and "\n" not in why
     report.print_report(record)
     shown = " ".join(capsys.readouterr().out.split())
     assert "SIGKILL" in shown and "arm stock, end of its log: Prefill batch" in shown
-    assert record["arms"]["stock"]["killed"].startswith("was killed")
+    assert (record.arms["stock"].killed or "").startswith("was killed")
 
 
 def test_an_arm_that_pruned_nothing_is_named() -> None:
-    def rows(candidates: int) -> list[dict[str, Any]]:
+    def arm(candidates: int) -> EvalArm:
         one = {"rows": 1, "context_tokens": 900, "candidate_tokens": candidates}
-        return [{"prefill": one, "decode": one}]
+        return EvalArm(rows=({"prefill": one, "decode": one},))
 
-    arms = {"stock": {"rows": None}, "idle": {"rows": rows(900)}, "busy": {"rows": rows(300)}}
-    notes = formatting.notes({"refusals": [], "arms": arms})
+    plan = suite.Plan((Arm("stock", None),), ("needle",), (256,), 1, 1, 1)
+    arms = {"stock": EvalArm(), "idle": arm(900), "busy": arm(300)}
+    notes = formatting.notes(suite.Run(plan, "m", Path(), print, complete=True, arms=arms).record())
     assert notes == ["arm idle pruned nothing: its rows fit their budgets or were left to stock DSA"]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_hisa.launch.common.typed import read
+from sglang_hisa.launch.live.record import Line, LiveRecord
+
 
 def window(number: int, speed: float) -> dict[str, Any]:
     """What an arm did in the ``number``-th window of 10 s."""
@@ -43,3 +46,8 @@ def make(count: int = 6, **changes: Any) -> tuple[dict[str, Any], list[dict[str,
         **changes,
     }
     return record, lines
+
+
+def typed(record: dict[str, Any], lines: list[dict[str, Any]]) -> tuple[LiveRecord, list[Line]]:
+    """The JSON of both as their readers have it."""
+    return read(LiveRecord, record), [read(Line, line) for line in lines]

@@ -1,7 +1,8 @@
 """A server that answers as an arm does, without a model: ``python -m tests.launch.live.stub NAME ... PORT``.
 
 A streamed answer sends ``max_new_tokens`` events, one each 0.1 s, and its end once there is no file named by
-``STUB_HOLDS``; ``/metrics`` counts answers as SGLang does.
+``STUB_HOLDS``; ``/metrics`` counts answers as SGLang does. Where ``STUB_KEY`` is set, all
+else needs it as the API key.
 """
 
 import json
@@ -35,7 +36,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def refused(self) -> bool:
+        """SGLang's rule: 401 without the key, but for /health and /metrics."""
+        key = os.environ.get("STUB_KEY")
+        free = self.path.startswith(("/health", "/metrics"))
+        if not key or free or self.headers.get("Authorization") == f"Bearer {key}":
+            return False
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return True
+
     def do_GET(self) -> None:
+        if self.refused():
+            return
         if self.path == "/metrics":
             metrics = {"num_requests_total": done, "num_running_reqs": running, "num_queue_reqs": 0}
             self.answer("".join(f"sglang:{name} {value}\n" for name, value in metrics.items()))
@@ -45,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         global done, running
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refused():
+            return
         with LOCK:
             running += 1
         if asked.get("stream"):

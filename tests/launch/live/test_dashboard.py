@@ -26,7 +26,7 @@ def board():
 @pytest.fixture
 def state():
     made = Runtime(parse('{"preset": "balanced", "audit": 0.01}'), "0.5.23", 15)
-    made.rows.allocate(torch.device("cpu"))
+    made.rows.allocate(torch.device("cpu"), "torch")
     return made
 
 

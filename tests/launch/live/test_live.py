@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import statistics
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from rich.console import Console
 
+from sglang_hisa.launch.common.provenance import Provenance
 from sglang_hisa.launch.live import formatting, metrics, report, router, split
+from sglang_hisa.launch.live.record import Died, LiveFacts, LivePlan, LiveRecord
 from sglang_hisa.launch.live.screen import Screen
 from sglang_hisa.launch.live.stop import Stop
 
@@ -116,15 +119,15 @@ def test_a_window_is_what_happened_between_two_readings() -> None:
     out.context.labels("prefill").inc(1000)
     out.checks.inc(7)
     found = metrics.window(first, out.read(14.0))
-    assert (found["seconds"], found["requests"], found["running"]) == (4.0, 5, 4)
-    assert (found["ttft_count"], found["itl_count"]) == (3, 36)
-    assert found["ttft_p50_s"] == pytest.approx(0.175) and found["itl_p50_s"] == pytest.approx(0.05)
-    assert found["decode_tok_s"] == 9.0 and found["prefill_tok_s"] == 225.0 and found["cache_hit"] == 0.25
-    assert found["candidates_prefill"] == 0.25 and found["candidates_decode"] is None
-    assert (found["canary_checks"], found["canary_violations"], found["audit_recall"]) == (7, 0, None)
+    assert (found.seconds, found.requests, found.running) == (4.0, 5, 4)
+    assert (found.ttft_count, found.itl_count) == (3, 36)
+    assert found.ttft_p50_s == pytest.approx(0.175) and found.itl_p50_s == pytest.approx(0.05)
+    assert found.decode_tok_s == 9.0 and found.prefill_tok_s == 225.0 and found.cache_hit == 0.25
+    assert found.candidates_prefill == 0.25 and found.candidates_decode is None
+    assert (found.canary_checks, found.canary_violations, found.audit_recall) == (7, 0, None)
     out.recall.set(0.5)
     again = metrics.window(first, out.read(14.0))
-    assert again["audit_recall"] == 0.5 and again["audit_worst_recall"] is None
+    assert again.audit_recall == 0.5 and again.audit_worst_recall is None
 
 
 def test_quantiles_lie_in_the_bucket_of_the_true_one() -> None:
@@ -146,22 +149,21 @@ def test_a_server_without_metrics(text: str) -> None:
         metrics.parse(text, 0.0)
 
 
-def record(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> LiveRecord:
     out = Exported()
     first = out.read(0.0)
     out.requests.labels("m", "0", "true").inc(1234)
-    totals = metrics.window(first, out.read(60.0))
-    arm = {"died": None, "totals": totals}
-    plan = {"arms": ["stock", "wide"], "slots": [3, 20], "place": "GPUs 0 and 1"}
-    return {
-        **{"refusals": [], "complete": True, "stopped_by": "SIGINT", "cut": None, "seconds": 60.0},
-        **{"plan": plan, "provenance": {"cpu": "x"}, "model": "m"},
-        "arms": {"stock": arm, "wide": {**arm}},
-        **changes,
-    }
+    facts = LiveFacts(totals=metrics.window(first, out.read(60.0)))
+    plan = LivePlan(arms=("stock", "wide"), baseline="stock", slots=(3, 20), place="GPUs 0 and 1")
+    made = LiveRecord(
+        **{"refusals": (), "complete": True, "stopped_by": "SIGINT", "seconds": 60.0, "plan": plan},
+        **{"provenance": Provenance(cpu="x"), "model": "m", "flags": ()},
+        arms={"stock": facts, "wide": facts},
+    )
+    return replace(made, **changes)
 
 
-def shown(kept: dict[str, Any]) -> str:
+def shown(kept: LiveRecord) -> str:
     console = Console(file=io.StringIO(), width=200)
     report.print_report(kept, console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -175,7 +177,7 @@ def test_a_report_has_counts_and_no_verdict() -> None:
 
 def test_a_report_starts_with_what_went_wrong() -> None:
     kept = record(cut="2 running, 1 queued", complete=False, stopped_by="no arm is left")
-    kept["arms"]["wide"]["died"] = {"code": -9, "seconds": 41.0, "busy": "1 running, 0 queued"}
+    kept.arms["wide"] = replace(kept.arms["wide"], died=Died(-9, 41.0, "1 running, 0 queued"))
     text = shown(kept)
     for words_of_it in (
         "was killed from outside by SIGKILL",
@@ -183,12 +185,12 @@ def test_a_report_starts_with_what_went_wrong() -> None:
         "PARTIAL (no arm",
     ):
         assert words_of_it in text
-    refused = shown(record(refusals=["arm wide: no HISA receipt"], complete=False, seconds=None))
+    refused = shown(record(refusals=("arm wide: no HISA receipt",), complete=False, seconds=None))
     assert "REFUSED: arm wide: no HISA receipt" in refused and "PARTIAL" not in refused
 
 
 def test_the_screen_is_a_table_on_a_terminal_and_lines_elsewhere() -> None:
-    totals = record()["arms"]["stock"]["totals"]
+    totals = record().arms["stock"].totals
     windows = {"stock": totals, "wide": None}
     for terminal in (False, True):
         file = io.StringIO()

@@ -5,19 +5,21 @@ import os
 import signal
 import socket
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from threading import Semaphore
-from typing import Any
 
 import pytest
 
+from sglang_hisa.launch.common import auth
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.server import ServerProcess, fetch, free_port
-from sglang_hisa.launch.live import report
+from sglang_hisa.launch.live.record import LiveRecord
+from sglang_hisa.launch.live.router import Router
 from sglang_hisa.launch.live.watch import Runner
 from tests.launch.common.ports import wait_refused
 
@@ -30,14 +32,21 @@ class Stubs(Runner):
         return ServerProcess([arm.name], env=os.environ, log=log, module="tests.launch.live.stub")
 
 
-def make(folder: Path, share: str, port: int, tell: Callable[[str], None], drain_s: float) -> Stubs:
+def make(
+    folder: Path,
+    share: str,
+    port: int,
+    tell: Callable[[str], None],
+    drain_s: float,
+    flags: Sequence[str] = (),
+) -> Stubs:
     return Stubs(
         arms=(Arm("a", None), Arm("b", None)),
         share=Fraction(share),
         gpus=None,
         place="here",
         model="m",
-        flags=[],
+        flags=list(flags),
         make_env=lambda _: os.environ,
         host="127.0.0.1",
         port=port,
@@ -56,18 +65,21 @@ def serve(
     after: Callable[[str], object] = lambda _: None,
     number: signal.Signals = signal.SIGINT,
     drain_s: float = 30,
-) -> tuple[int, dict[str, Any], list[str]]:
+    flags: Sequence[str] = (),
+) -> tuple[int, LiveRecord, list[str]]:
     """Run stubs; ``user`` gets the router's URL in a thread, then the signal comes, then ``after`` gets it.
 
     Returns the exit code, the record and the messages.
     """
     told: list[str] = []
     port = free_port()
-    runner = make(folder, share, port, told.append, drain_s)
+    runner = make(folder, share, port, told.append, drain_s, flags)
     url = f"http://127.0.0.1:{port}"
 
     def use() -> None:
         while not any(line.startswith("serving at") for line in told):
+            if runner.record.stopped_by:
+                return  # it never served: its code says so
             time.sleep(0.05)
         try:
             user(url)
@@ -82,7 +94,7 @@ def serve(
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))  # the router has left it
-    return code, report.load(folder), told
+    return code, LiveRecord.load(folder), told
 
 
 def generate(url: str) -> str:
@@ -99,8 +111,8 @@ def stream(url: str, events: int, begun: Semaphore) -> str:
         return str(answer.read().decode())
 
 
-def requests_of(record: dict[str, Any]) -> list[int]:
-    return [arm["totals"]["requests"] for arm in record["arms"].values()]
+def requests_of(record: LiveRecord) -> list[int]:
+    return [totals.requests for totals in record.totals.values() if totals]
 
 
 def test_requests_are_split_by_the_share_and_a_stop_waits_for_what_was_accepted(
@@ -128,7 +140,7 @@ def test_requests_are_split_by_the_share_and_a_stop_waits_for_what_was_accepted(
     with ThreadPoolExecutor(20) as pool:
         code, record, _ = serve(tmp_path, "3/20", user, after, signal.SIGTERM, drain_s=120)
     assert [names.count(name) for name in "ab"] == [34, 6]
-    assert code == 0 and record["complete"] and record["stopped_by"] == "SIGTERM" and record["cut"] is None
+    assert code == 0 and record.complete and record.stopped_by == "SIGTERM" and record.cut is None
     texts = [answer.result() for answer in answers]
     assert all(text.count("data:") == 21 and text.endswith("[DONE]\n\n") for text in texts)
     assert requests_of(record) == [34 + 17, 6 + 3]
@@ -150,12 +162,55 @@ def test_a_dead_arm_and_requests_that_are_cut_off_are_told(tmp_path: Path) -> No
     with ThreadPoolExecutor(2) as pool:
         code, record, told = serve(tmp_path, "1/20", user, drain_s=1)
     assert code == 1 and names == ["b" if i == names.index("b") else "a" for i in range(20)] + ["b"] * 20
-    assert record["cut"] == "2 running, 0 queued"
-    assert record["arms"]["a"]["died"]["code"] == -signal.SIGKILL
-    tail = record["arms"]["a"]["log_tail"]
-    assert tail.startswith("a serves as") and record["arms"]["b"]["died"] is None
+    assert record.cut == "2 running, 0 queued"
+    died, tail = record.arms["a"].died, record.arms["a"].log_tail or ""
+    assert died is not None and died.code == -signal.SIGKILL
+    assert tail.startswith("a serves as") and record.arms["b"].died is None
     assert any("arm a DIED (" in line and "SIGKILL" in line and line.endswith(tail) for line in told)
     assert requests_of(record)[1] == 21
+
+
+def test_the_router_asks_for_the_key_of_its_servers_and_shows_it_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_KEY", "secret")
+    answers: list[str] = []
+
+    def user(url: str) -> None:
+        answers.extend(generate(url) for _ in range(4))
+        auth.use("wrong")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            generate(url)
+        auth.use("secret")
+
+    auth.use("secret")  # as the command does, for its own requests
+    try:
+        code, record, _ = serve(tmp_path, "1/2", user, flags=["--api-key", "secret"])
+    finally:
+        auth.use(None)
+    assert code == 0 and sorted(answers) == ["a", "a", "b", "b"]
+    given = {"env": {}, "log": tmp_path / "log", "host": "127.0.0.1", "port": 1, "drain_s": 1.0}
+    assert "secret" not in " ".join(Router(["http://127.0.0.1:2"], **given, key="secret").argv)
+    assert "secret" not in json.dumps(record.as_json())
+    assert "secret" not in (tmp_path / "router.log").read_text()
+
+
+def test_servers_without_a_key_are_routed_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of the environment is for servers of other commands."""
+    monkeypatch.setenv("SGLANG_HISA_API_KEY", "other")
+    answers: list[str] = []
+
+    def user(url: str) -> None:
+        auth.use("")  # a user without a key
+        answers.extend(generate(url) for _ in range(2))
+
+    try:
+        assert serve(tmp_path, "1/2", user)[0] == 0
+    finally:
+        auth.use(None)
+    assert sorted(answers) == ["a", "b"]
 
 
 def test_a_taken_port_is_said_before_any_server_starts(tmp_path: Path) -> None:
@@ -163,5 +218,5 @@ def test_a_taken_port_is_said_before_any_server_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert make(tmp_path, "1/2", port, told.append, 1).run() == 1
-    assert [report.load(tmp_path)["stopped_by"]] == told and f"port {port} of 127.0.0.1 is taken" in told[0]
+    assert [LiveRecord.load(tmp_path).stopped_by] == told and f"port {port} of 127.0.0.1 is taken" in told[0]
     assert not list(tmp_path.glob("*.log"))

@@ -1,5 +1,8 @@
 """Made-up load records: every request's time is given."""
 
+from sglang_hisa.launch.common.typed import read
+from sglang_hisa.launch.load.points import Request
+
 
 def answer(ttft, itl=0.02, error=None, **more):
     """A request as the record keeps it; ``ttft`` None: no first token was seen."""
@@ -9,8 +12,13 @@ def answer(ttft, itl=0.02, error=None, **more):
     return {**times, "input": 8192, "output": 0 if error else 5, "cached": 0, "error": error, **more}
 
 
+def request(ttft, **more):
+    """:func:`answer` as its reader has it."""
+    return read(Request, answer(ttft, **more))
+
+
 def make(points, *, slo=None, kind="concurrency", turns=1, **more):
-    """A record of ``points``: load -> requests; each point took 10 s."""
+    """The JSON of a record of ``points``: load -> requests; each point took 10 s."""
     work = {"name": "random", "input_tokens": 8192, "output_tokens": 5, "groups": 4, "prefix_tokens": 0}
     sweep = {"kind": kind, "loads": list(points), "requests": None, "seconds": 60, "limit_s": 900, "seed": 1}
     return {

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from sglang_hisa.launch.cli import make_parser
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import compare
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.load.records import answer, make
 
 STOCK = {1: 0.0128, 16: 0.0158, 64: 0.0255}
 PAPER = {1: 0.0123, 16: 0.0134, 64: 0.0155, 128: 0.025}
 
 
-def run(itl: dict[int, float], preset: str | None, **more: Any) -> dict[str, Any]:
-    """A record with these ITLs at steady state."""
-    record = make({load: [answer(1.0, x)] * 20 for load, x in itl.items()}, slo={"itl": 0.02}, **more)
+def run(itl: dict[int, float], preset: str | None, slo: float = 0.02) -> dict[str, Any]:
+    """The JSON of a record with these ITLs at steady state."""
+    record = make({load: [answer(1.0, x)] * 20 for load, x in itl.items()}, slo={"itl": slo})
     for kept in record["points"]:
         load, x = kept["load"], itl[kept["load"]]
         kept["steady"] = {
@@ -29,35 +31,30 @@ def run(itl: dict[int, float], preset: str | None, **more: Any) -> dict[str, Any
     return record
 
 
-def points(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"load": kept["load"], "steady": kept["steady"]} for kept in record["points"]]
+def both(slo: float = 0.02) -> list[LoadRecord]:
+    return [read(LoadRecord, run(STOCK, None, slo)), read(LoadRecord, run(PAPER, "paper", slo))]
 
 
 def test_users_lie_on_the_line_between_two_loads() -> None:
     """20 ms lie (20 - 15.8) / (25.5 - 15.8) of the way from 16 to 64."""
-    assert compare.users(points(run(STOCK, None)), 0.02) == (pytest.approx(16 + 48 * 4.2 / 9.7), False)
-    assert compare.users(points(run(PAPER, None)), 0.02) == (pytest.approx(64 + 64 * 4.5 / 9.5), False)
-    assert compare.users(points(run(STOCK, None)), 0.03) == (64, True)
-    assert compare.users(points(run(STOCK, None)), 0.0128) == (1, False)
-    assert compare.users(points(run(STOCK, None)), 0.01) is None
-    assert compare.users([{"load": 4, "steady": None}], 1) is None
+    assert compare.users(list(STOCK.items()), 0.02) == (pytest.approx(16 + 48 * 4.2 / 9.7), False)
+    assert compare.users(list(PAPER.items()), 0.02) == (pytest.approx(64 + 64 * 4.5 / 9.5), False)
+    assert compare.users(list(STOCK.items()), 0.03) == (64, True)
+    assert compare.users(list(STOCK.items()), 0.0128) == (1, False)
+    assert compare.users(list(STOCK.items()), 0.01) is None
+    assert compare.users([(4, None)], 1) is None
 
 
 def test_verdicts_say_the_ratio_and_when_it_is_a_bound() -> None:
-    records = [run(STOCK, None), run(PAPER, "paper")]
-    users, good = compare.verdicts(records)
+    users, good = compare.verdicts(both())
     assert users == "users at ITL ≤ 20 ms, all of them decoding: stock 36.8, paper 94.3 (2.56×)"
     assert good.endswith("stock 16, paper 64 (4.00×)")
-    for record in records:
-        record["slo"] = {"itl": 0.0252}
-    assert compare.verdicts(records)[0].endswith("stock 62.5, paper at least 128 (at least 2.05×)")
-    for record in records:
-        record["slo"] = {"itl": 0.03}
-    assert compare.verdicts(records)[0].endswith("paper at least 128 (no ratio: both are bounds)")
+    assert compare.verdicts(both(0.0252))[0].endswith("stock 62.5, paper at least 128 (at least 2.05×)")
+    assert compare.verdicts(both(0.03))[0].endswith("paper at least 128 (no ratio: both are bounds)")
 
 
 def test_rows_have_ratios_to_the_first_run() -> None:
-    rows = compare.rows([run(STOCK, None), run(PAPER, "paper")])
+    rows = compare.rows(both())
     assert [row[:2] for row in rows] == [
         *(("1", "stock"), ("1", "paper"), ("16", "stock"), ("16", "paper"), ("64", "stock"), ("64", "paper")),
         ("128", "paper"),
@@ -79,7 +76,7 @@ def test_rows_have_ratios_to_the_first_run() -> None:
 def test_other_loads_or_machines_are_not_compared(change: Any, why: str) -> None:
     other = run(PAPER, "paper")
     change(other)
-    (found,) = compare.problems([run(STOCK, None), other])
+    (found,) = compare.problems([read(LoadRecord, run(STOCK, None)), read(LoadRecord, other)])
     assert found.startswith(why)
 
 

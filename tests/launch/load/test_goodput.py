@@ -3,36 +3,41 @@
 import pytest
 
 from sglang_hisa.launch.load import goodput
-from tests.launch.load.records import answer, make
+from sglang_hisa.launch.load.points import Kept, Request
+from tests.launch.load.records import request
 
-GOOD, LATE, STUTTER = answer(1.9), answer(2.1), answer(0.5, itl=0.06)
+GOOD, LATE, STUTTER = request(1.9), request(2.1), request(0.5, itl=0.06)
+
+
+def kept(*requests: Request, load: float = 1) -> Kept:
+    """A load that took 10 s."""
+    return Kept(load, 10.0, requests)
 
 
 def test_a_good_request_meets_every_limit() -> None:
-    (kept,) = make({4: [GOOD] * 5 + [LATE] * 2 + [STUTTER]})["points"]
-    found = goodput.point(kept, {"ttft": 2, "itl": 0.05})
-    assert found["goodput_share"] == 5 / 8 and found["goodput_s"] == 5 / 10
-    assert found["met"] == {"ttft": 6 / 8, "itl": 7 / 8}
-    assert found["requests_s"] == 0.8 and found["output_tok_s"] == 4.0
+    found = goodput.point(kept(*[GOOD] * 5, *[LATE] * 2, STUTTER), {"ttft": 2, "itl": 0.05})
+    assert found.goodput_share == 5 / 8 and found.goodput_s == 5 / 10
+    assert found.met == {"ttft": 6 / 8, "itl": 7 / 8}
+    assert found.requests_s == 0.8 and found.output_tok_s == 4.0
 
 
 def test_failed_and_unseen_requests_are_not_good() -> None:
-    failed, unseen = answer(None, error="boom"), answer(None)
-    found = goodput.point(make({1: [GOOD, failed, unseen, GOOD]})["points"][0], {"e2e": 1000})
-    assert (found["sent"], found["failed"], found["unseen"]) == (4, 1, 1)
-    assert found["goodput_share"] == 0.5 and found["met"] == {"e2e": 0.5}
-    assert found["requests_s"] == 0.3  # the unseen one was answered
-    assert found["ttft"]["p50"] == 1.9
+    failed, unseen = request(None, error="boom"), request(None)
+    found = goodput.point(kept(GOOD, failed, unseen, GOOD), {"e2e": 1000})
+    assert (found.sent, found.failed, found.unseen) == (4, 1, 1)
+    assert found.goodput_share == 0.5 and found.met == {"e2e": 0.5}
+    assert found.requests_s == 0.3  # the unseen one was answered
+    assert found.ttft.p50 == 1.9
 
 
 def test_a_limit_itself_is_met() -> None:
-    assert goodput.meets(answer(2.0, itl=0.05), {"ttft": 2, "itl": 0.05})
-    assert not goodput.meets(answer(2.0001), {"ttft": 2})
+    assert request(2.0, itl=0.05).meets({"ttft": 2, "itl": 0.05})
+    assert not request(2.0001).meets({"ttft": 2})
 
 
 def test_without_limits_there_is_no_goodput_and_no_knee() -> None:
-    stats = goodput.compute(make({1: [GOOD], 2: [LATE]}, slo={}))
-    assert [p["goodput_share"] for p in stats["points"]] == [None, None] and stats["knee"] is None
+    stats = goodput.compute([kept(GOOD), kept(LATE, load=2)], {})
+    assert [p.goodput_share for p in stats.points] == [None, None] and stats.knee is None
 
 
 @pytest.mark.parametrize(
@@ -45,8 +50,8 @@ def test_without_limits_there_is_no_goodput_and_no_knee() -> None:
     ],
 )
 def test_knee(shares: dict[float, int], expected: float | None) -> None:
-    record = make({load: [GOOD] * good + [LATE] * (10 - good) for load, good in shares.items()})
-    assert goodput.compute(record)["knee"] == expected
+    points = [kept(*[GOOD] * good, *[LATE] * (10 - good), load=load) for load, good in shares.items()]
+    assert goodput.compute(points, {"ttft": 2.0, "itl": 0.05}).knee == expected
 
 
 def test_quantile_is_a_measured_value() -> None:
@@ -66,8 +71,8 @@ def test_requests_of_a_benchmark_result() -> None:
         "cached_tokens": [64, 0, 0, 0],
     }
     first, unseen, failed, single = goodput.requests(result)
-    assert first["itl"] == 0.5 and first["tpot"] == pytest.approx(sum(gaps) / 100)
-    assert first["e2e"] == pytest.approx(0.25 + sum(gaps)) and first["cached"] == 64
-    assert unseen["ttft"] is unseen["e2e"] is unseen["error"] is None
-    assert failed["error"].endswith("boom") and failed["itl"] is None
-    assert (single["itl"], single["tpot"], single["e2e"]) == (0.0, 0.0, 0.3)
+    assert first.itl == 0.5 and first.tpot == pytest.approx(sum(gaps) / 100)
+    assert first.e2e == pytest.approx(0.25 + sum(gaps)) and first.cached == 64
+    assert unseen.ttft is unseen.e2e is unseen.error is None
+    assert failed.error == "Traceback\nboom" and failed.itl is None
+    assert (single.itl, single.tpot, single.e2e) == (0.0, 0.0, 0.3)

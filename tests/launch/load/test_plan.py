@@ -7,7 +7,7 @@ from sglang_hisa.launch.load import plan
 from sglang_hisa.launch.load.plan import Sweep, Workload
 from sglang_hisa.launch.load.sweep import child_env
 
-SERVER = {"model": "org/m", "tokenizer": "org/t"}
+SERVER = ("org/m", "org/t")
 
 
 def sweep(kind: str, loads: str, requests: int | None = None) -> Sweep:
@@ -84,7 +84,7 @@ def test_every_point_has_a_bounded_number_of_requests() -> None:
 
 def test_random_prompts_have_exact_lengths() -> None:
     work = Workload("random", 8192, 128)
-    flags = plan.flags("http://localhost:1", SERVER, work, sweep("concurrency", "2,8"), 1)
+    flags = plan.flags("http://localhost:1", *SERVER, work, sweep("concurrency", "2,8"), 1)
     assert value(flags, "--random-input-len") == "8192" and "--tokenize-prompt" in flags
     assert value(flags, "--max-concurrency") == "8" and value(flags, "--num-prompts") == "32"
     assert value(flags, "--seed") == "8" and value(flags, "--warmup-requests") == "0"
@@ -93,7 +93,7 @@ def test_random_prompts_have_exact_lengths() -> None:
 
 def test_shared_prefixes_and_turns() -> None:
     work = Workload("multi-turn", 1000, 20, groups=3, prefix_tokens=700, turns=4)
-    flags = plan.flags("http://localhost:1", SERVER, work, sweep("rate", "0.5", requests=7), 0)
+    flags = plan.flags("http://localhost:1", *SERVER, work, sweep("rate", "0.5", requests=7), 0)
     assert value(flags, "--gsp-system-prompt-len") == "700" and value(flags, "--gsp-question-len") == "300"
     assert value(flags, "--gsp-num-groups") == "3" and value(flags, "--gsp-prompts-per-group") == "3"
     assert value(flags, "--gsp-num-turns") == "4" and value(flags, "--backend") == "sglang-oai-chat"

@@ -9,6 +9,7 @@ import pytest
 
 from sglang_hisa.launch.load import plan, prompts
 from sglang_hisa.launch.load.prompts import Prompt
+from sglang_hisa.launch.load.record import KeptWorkload
 
 LINES = [
     json.dumps({"prompt": "What is DSA?", "output_tokens": 50}),
@@ -54,10 +55,8 @@ def test_each_load_goes_on_where_the_one_before_ended() -> None:
 
 def test_a_record_says_which_prompts_without_them() -> None:
     work = plan.Workload("file", 0, 100, prompts=WANTED)
-    sweep = plan.Sweep("concurrency", (1.0, 2.0), 3, 60, 900, 7)
-    kept = plan.as_json(work, sweep)["workload"]
-    assert kept["prompts"] == 5 and len(kept["sha256"]) == 64 and "DSA" not in json.dumps(kept)
-    other = plan.as_json(plan.Workload("file", 0, 100, prompts=WANTED[1:]), sweep)["workload"]
-    assert other["sha256"] != kept["sha256"]
+    kept = KeptWorkload.of(work)
+    assert kept.prompts == 5 and len(kept.sha256 or "") == 64 and "DSA" not in str(kept)
+    assert KeptWorkload.of(plan.Workload("file", 0, 100, prompts=WANTED[1:])).sha256 != kept.sha256
     with pytest.raises(ValueError, match="has prompts"):
         plan.Workload("file", 0, 100)

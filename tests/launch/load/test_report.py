@@ -10,18 +10,20 @@ import pytest
 from rich.console import Console
 
 from sglang_hisa.launch.cli import main
+from sglang_hisa.launch.common.typed import read
 from sglang_hisa.launch.load import point_tables, report
+from sglang_hisa.launch.load.record import LoadRecord
 from tests.launch.load.records import answer, make
 
 
 def terminal(record):
     console = Console(file=io.StringIO(), width=200)
-    point_tables.print_report(record, console)
+    point_tables.print_report(read(LoadRecord, record), console)
     return console.file.getvalue()
 
 
 def forms(record, folder):
-    report.write(record, folder)
+    report.write(read(LoadRecord, record), folder)
     page = (folder / "report.html").read_text()
     return terminal(record), (folder / "report.md").read_text().replace("\\", ""), page
 
@@ -72,7 +74,7 @@ def test_conversations_and_rates_are_named():
 
 
 def test_plots_show_lines_and_the_page_holds_them(tmp_path):
-    report.write(make(points(10, 9, 5)), tmp_path)
+    report.write(read(LoadRecord, make(points(10, 9, 5))), tmp_path)
     for name in ("ttft.png", "throughput.png"):
         rgb = matplotlib.image.imread(tmp_path / name)[..., :3]
         assert int(((rgb.max(-1) - rgb.min(-1)) > 0.2).sum()) > 500
@@ -83,12 +85,12 @@ def test_plots_show_lines_and_the_page_holds_them(tmp_path):
 def test_a_record_with_little_in_it_is_reported(given, tmp_path):
     given["plan"]["sweep"]["loads"] = [1]
     assert ("No knee" if given["points"] else "No load was measured") in terminal(given)
-    report.write(given, tmp_path)
+    report.write(read(LoadRecord, given), tmp_path)
 
 
 def test_without_matplotlib_the_page_says_that_plots_are_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    report.write(make(points(10)), tmp_path)
+    report.write(read(LoadRecord, make(points(10))), tmp_path)
     assert "matplotlib is missing" in (tmp_path / "report.html").read_text()
     assert not list(tmp_path.glob("*.png"))
 
@@ -104,10 +106,10 @@ def test_hostile_text_is_shown_as_text(tmp_path):
 
 
 def test_from_renders_again_under_other_limits(tmp_path, capsys):
-    report.write(make(points(10, 5)), tmp_path)
+    report.write(read(LoadRecord, make(points(10, 5))), tmp_path)
     assert main(["load", "--from", str(tmp_path), "--slo", "ttft=4", "--out", str(tmp_path / "new")]) == 0
     assert "at least 2 at once" in " ".join(capsys.readouterr().out.split())
-    assert report.load(tmp_path / "new")["slo"] == {"ttft": 4.0}
+    assert report.load(tmp_path / "new").slo == {"ttft": 4.0}
     (tmp_path / "report.json").write_text('{"kind": "hisa-ab", "schema_version": 1}')
     with pytest.raises(SystemExit) as stop:
         main(["load", "--from", str(tmp_path)])

@@ -47,7 +47,7 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
 def test_the_records_script_says_what_it_can_do() -> None:
     words = [LAUNCH / "records_h100.sh", "nope", "out"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 41
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 48
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:
@@ -64,6 +64,26 @@ def test_lists_of_steps_run_side_by_side_on_a_gpu_each(tmp_path: Path) -> None:
     assert said == ["GPU 0, nope: exit 2", "GPU 0, tune: exit 0", "GPU 1, acceptance: exit 0"]
     assert "bench tune" in (tmp_path / "tune.log").read_text()
     assert "sglang_hisa.launch.acceptance" in (tmp_path / "acceptance.log").read_text()
+
+
+def test_lists_of_steps_run_side_by_side_on_one_gpu(tmp_path: Path) -> None:
+    """Each says what it did in a log of its own, although the steps are the same."""
+    env = {**os.environ, "PYTHON": "/bin/echo"}
+    words = [LAUNCH / "records_h100.sh", "--beside", str(tmp_path), "stress23 stress23-abort", "stress23"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
+    said = sorted(line.split(" after ")[0] for line in done.stdout.splitlines())
+    assert said == ["list 0, stress23-abort: exit 0", "list 0, stress23: exit 0", "list 1, stress23: exit 0"]
+    logs = {log.name: log.read_text() for log in tmp_path.glob("*.log")}
+    assert set(logs) == {"stress23.0.log", "stress23.1.log", "stress23-abort.0.log"}
+    plain, delayed = logs["stress23.0.log"], logs["stress23-abort.0.log"]
+    assert "--scenes radix abort pause warm" in plain and "--jitter" not in plain
+    assert "--scenes abort pause " in delayed and "--jitter 10" in delayed and "--enable-hier" in delayed
+
+
+def test_a_stress_step_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    words = [LAUNCH / "records_h100.sh", "stress23-nope", str(tmp_path)]
+    env = {**os.environ, "PYTHON": "/bin/echo"}
+    assert subprocess.run(words, env=env, capture_output=True, timeout=60).returncode == 2
 
 
 def test_a_step_of_a_list_is_ended_after_its_seconds(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from sglang_hisa.launch.common import flags
 from sglang_hisa.launch.common.provenance import Provenance
 from sglang_hisa.launch.common.record import Record, Row
 from sglang_hisa.launch.pages import tables
-from sglang_hisa.launch.pages.reader import Reader
 
 PREFILL_GRAPHS_OFF = ("--disable-prefill-cuda-graph", "--cuda-graph-backend-prefill disabled")
 COMMANDS = {
@@ -40,37 +39,42 @@ def started_with(command):
     return {flag: value for flag, _, value in pairs if flag not in own_options(name)}
 
 
-def drawn_from(table):
+MARKS = re.findall(
+    r"<!-- table:(\w+) ?([^\n]*?) ?-->", "".join((tables.ROOT / page).read_text() for page in tables.PAGES)
+)
+"""Each table of the pages: its name, and what is wanted."""
+
+
+def drawn_from(table, wanted):
     """The commands of the records that a table reads, by the record's name."""
-    reader = Reader()
-    tables.TABLES[table](reader)
     found = {}
-    for name in reader.records:
+    for name in (name for _, records in tables.TABLES[table](wanted) for name in records):
         record = json.loads((tables.ROOT / f"launch/results/{name}.json").read_text())
         rows = [row for row in record.get("rows", []) if "provenance" in row] or [record]
         found[name] = [row["provenance"]["command"] for row in rows]
     return found
 
 
-def in_its_page(table):
+def in_its_page(table, wanted):
     """What readers see of a table."""
+    mark = re.escape(f"<!-- table:{table} {wanted}".strip() + " -->\n")
     for page in tables.PAGES:
         text = (tables.ROOT / page).read_text()
-        if found := re.search(rf"<!-- table:{table} -->\n(.*?)<!-- end -->", text, re.DOTALL):
+        if found := re.search(rf"{mark}(.*?)<!-- end -->", text, re.DOTALL):
             return found[1]
-    raise AssertionError(f"no page has table {table}")
+    raise AssertionError(f"no page has table {table} {wanted}")
 
 
-@pytest.mark.parametrize("table", tables.TABLES)
-def test_a_table_names_the_flags_by_which_its_records_differ(table):
-    text = in_its_page(table)
+@pytest.mark.parametrize(("table", "wanted"), MARKS)
+def test_a_table_names_the_flags_by_which_its_records_differ(table, wanted):
+    text = in_its_page(table, wanted)
     served = {
         name: made
-        for name, commands in drawn_from(table).items()
+        for name, commands in drawn_from(table, wanted).items()
         if (made := [given for command in commands if (given := started_with(command)) is not None])
     }
     one = {name: made[0] for name, made in served.items() if len(made) == 1}
-    for flag in {flag for given in one.values() for flag in given}:
+    for flag in {flag for given in one.values() for flag in given} - {*flags.BOUNDS}:
         values = {name: given.get(flag) for name, given in one.items()}
         if len(set(values.values())) > 1:
             assert f"`{flag}`" in text, f"{table}: {flag} differs: {values}"
@@ -86,8 +90,8 @@ def test_a_table_names_the_flags_by_which_its_records_differ(table):
 
 def test_tables_of_several_records_were_compared():
     """The test above saw what it is for."""
-    several = {table for table in tables.TABLES if len(drawn_from(table)) > 1}
-    assert {"ab_rank", "ab_busy", "ab_256k", "ab_4l", "goals", "pairs"} <= several
+    several = {mark for mark in MARKS if len(drawn_from(*mark)) > 1}
+    assert {("ab", "v32-tp8-rank"), ("ab", "v32-4l"), ("goals", ""), ("sums", "quality-pairs*")} <= several
 
 
 def ab(*given):
@@ -103,6 +107,13 @@ def test_a_new_record_without_the_flag_beside_an_old_one():
         f"<sub>Servers of these records differ in `{OFF}` (not SGLang's default, which captures CUDA graphs "
         "of prefill steps, too) – with: `old`; without: `new`, `newer`.</sub>"
     )
+
+
+def test_what_a_server_can_hold_at_most_is_no_difference():
+    sizes = ("--context-length", "8000", "--max-total-tokens", "9000")
+    assert flags.note({"a": ab(), "b": ab(*sizes)}) == ""
+    text = flags.note({"a": ab("--chunked-prefill-size", "1"), "b": ab(*sizes)})
+    assert "`--chunked-prefill-size` – 1: `a`; without: `b`" in text and "8000" not in text
 
 
 def test_values_that_differ_and_what_all_have():

@@ -32,10 +32,11 @@ def forget_seals(honest):
     sealed = []
 
     def seal_tokens(self, layer_id, slots):
-        if layer_id != 1 or len(sealed) < HONEST:
-            honest(self, layer_id, slots)
-        if layer_id == 1:
-            sealed.extend(slots[slots % PAGE == PAGE - 1].tolist())
+        for layer in self.served(range(99)) if layer_id is None else [layer_id]:
+            if layer != 1 or len(sealed) < HONEST:
+                honest(self, layer, slots)
+            if layer == 1:
+                sealed.extend(slots[slots % PAGE == PAGE - 1].tolist())
 
     return seal_tokens
 

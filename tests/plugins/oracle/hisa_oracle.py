@@ -33,7 +33,7 @@ def candidate_blocks(summary_scores, length, budget):
     block = SET["block"]
     count = -(-length // block)
     keep = max(-(-budget // block), -(-SET["topk"] // block) + 1)
-    local = SET["local"] + SET["group"] - 1  # of any row, so that it is that of both rows of a pair
+    local = SET["local"] + SET["group"] - 1  # of any row, so that it is that of all rows of a group
     keep = max(keep, -(-SET["sink"] // block) + -(-local // block) + 1)
     everything = torch.ones(count, dtype=torch.bool)
     if not budget or keep >= count:
@@ -139,7 +139,7 @@ def verify(
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
     weights = weights.squeeze(-1)
-    rows = lengths.shape[0]
+    rows, before = lengths.shape[0], COUNTS["pruned"]
     COUNTS["largest_step"] = max(COUNTS["largest_step"], rows)
     seen = {"layers": layer_id, "heads": q.shape[1], "fused": indexer.use_dsa_indexer_fusion}
     seen["pools"] = len(pool.index_k_with_scale_buffer)  # their layers: the target's, a draft model's
@@ -178,9 +178,27 @@ def verify(
         done = stored[stored % PAGE == PAGE - 1] // PAGE  # whatever the rows may see of them
         COUNTS["completed"] += done.numel()
         pages = torch.unique(torch.cat((pages, done)))
-        COUNTS["pages"] += pages.numel()
-        COUNTS["stale"] += stale_pages(summaries, layer_id, pages).numel()
+        paged = not forward_batch.forward_mode.is_extend_without_speculative()
+        check_summaries(summaries, layer_id, pages, reads=paged or COUNTS["pruned"] > before)
     write()
+
+
+WAITING = []
+"""Layers and pages of the extend step under way that are checked with its last layer."""
+
+
+def check_summaries(summaries, layer_id, pages, reads):
+    """Of a layer's pages after its choice. An extend step that prunes nothing reads no summary: of its later
+    layers they need be there only after the last one's store."""
+    from sglang_hisa.patches import runtime
+
+    served = summaries.served(runtime.current().layers)
+    WAITING.append((summaries, layer_id, pages))
+    if reads or summaries.draft or layer_id in (served[0], served[-1]):
+        for pool, layer, of_layer in WAITING:
+            COUNTS["pages"] += of_layer.numel()
+            COUNTS["stale"] += stale_pages(pool, layer, of_layer).numel()
+        WAITING.clear()
 
 
 def around_paged(original, self, forward_batch, layer_id, q_fp8, weights, metadata):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from sglang_hisa.pairs import arrange, last_of_each, places
+from sglang_hisa.groups import arrange, last_of_each, places
 
 
 class Run(NamedTuple):

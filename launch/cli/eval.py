@@ -25,7 +25,7 @@ lost and won against the first arm are counted pair by pair (McNemar's exact tes
 
 The questions are in the language that launch/research/train taught the model: records for
 launch/research/retriever (in a checkout), sentences in prose, with multi-value and multi-query too, for
-launch/research/prose and any folder that has its prose.txt. Any other model answers by chance.
+a folder with its prose.txt. Any other model answers by chance.
 
 For real models: --ruler2 (asked and graded by sgl-eval) and --longbench (by EleutherAI's lm-eval; the mean of
 scores between 0 and 1 with bootstrapped intervals, and the difference to the first arm on the same prompts

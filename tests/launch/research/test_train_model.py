@@ -103,10 +103,10 @@ def test_a_batch_without_answers_has_no_loss() -> None:
     """The mean over no token is not a number, and one such step would end a training."""
     trained, text = model(), tokens(2, 65)
     marks = torch.zeros_like(text, dtype=torch.bool)
-    loss, right = answer_loss(trained, text, marks, None)
+    loss, right = answer_loss(trained, text, marks, marks, None)
     assert loss.item() == right.item() == 0
     marks[1, [7, 64]] = True
-    loss, right = answer_loss(trained, text, marks, None)
+    loss, right = answer_loss(trained, text, marks, marks, None)
     logits = trained.lm_head(trained.hidden(text, None)[1, [6, 63]])
     expected = -logits.log_softmax(dim=-1)[[0, 1], text[1, [7, 64]]].mean()
     torch.testing.assert_close(loss, expected)

@@ -30,10 +30,12 @@ def given(monkeypatch):
     summaries = SimpleNamespace(layer=lambda layer_id: None, backend="torch")
     plan = SimpleNamespace(rows=SimpleNamespace(lengths=torch.ones(ROWS)))
     monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
-    for name, stock in (("_decode_step", 3), ("_prefill_step", 3)):
-        monkeypatch.setattr(
-            indexer, name, lambda *args, at=stock: Step(plan, Setup(None, args[at], ""), None)
-        )
+
+    def step(state, batch, metadata, stock, *rest):
+        return Step(plan, Setup(None, stock, ""), None)
+
+    monkeypatch.setattr(indexer, "_decode_step", step)
+    monkeypatch.setattr(indexer, "_prefill_step", step)
     monkeypatch.setattr(indexer, "_count_rows", lambda *args: None)
     monkeypatch.setattr(indexer, "SglangKernels", lambda *args, **how: how)
     monkeypatch.setattr(indexer.paths, "select", select)

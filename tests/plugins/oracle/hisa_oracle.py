@@ -190,8 +190,8 @@ WAITING = []
 
 
 def check_summaries(summaries, layer_id, pages, reads):
-    """Of a layer's pages after its choice. An extend step left to stock DSA reads none: of its later layers they
-    need be there only after the last one's store."""
+    """Of a layer's pages after its choice. An extend step left to stock DSA reads none: of its later layers
+    they need be there only after the last one's store."""
     from sglang_hisa.patches import runtime
 
     served = summaries.served(runtime.current().layers)

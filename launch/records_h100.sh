@@ -25,6 +25,8 @@
 #   tail        the retriever's answers, by how much of a prompt's end keeps everything -> OUT/quality-tail
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
+#   prose       the second trained model, made anew               -> OUT/prose
+#   prose-answers      its answers, with the arms of frontier-answers -> OUT/quality-prose
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
@@ -87,7 +89,7 @@ if [[ $step = --lanes || $step = --beside ]] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,67p' "$0" >&2; exit 2; }
+usage() { sed -n '2,/^set /{/^#/p}' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -115,8 +117,9 @@ many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer
     --output-tokens 64
 }
 
+model=retriever
 answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
-  "${hisa[@]}" eval "$(dirname "$0")/research/retriever" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
+  "${hisa[@]}" eval "$(dirname "$0")/research/$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
     --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
     --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
     --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup
@@ -129,7 +132,7 @@ case $step in
     mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
     together=(--rounds 2)
     [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
-    running=128 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95)
+    running=64 more=(--cuda-graph-max-bs-decode 64) # a larger --mem-fraction-static would have stock cut its scores
     ab v32-tp8-rank 133200 170000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
       --cells '8k:1 32k:1 128k:1 128k+64:64,1,16' --output-tokens 64 --warmup-tokens 24k ;;
   ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
@@ -173,13 +176,16 @@ case $step in
     small='paper-4to1:block=64:dense_tail_tokens'
     answers quality-tail "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" ;;
   frontier) "$python" -m sglang_hisa.launch.bench.frontier --out "$out/frontier-h200.json" ;;
-  frontier-answers) # arms named by candidates x share of the heads (L4x2: a quarter of the context, half of the heads)
+  prose) "$python" -m sglang_hisa.launch.research.train "$out/prose" --corpus prose --recipe-minutes 8 ;;
+  frontier-answers | prose-answers) # arms named by candidates x share of the heads (L4x2: a quarter of the context, half of the heads)
     part='balanced:prefill_tokens=4096:prefill_fraction' all='prefill_heads=1:prefill_group=2'
     half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
-    answers quality-frontier "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
+    name=quality-frontier
+    [ "$step" = frontier-answers ] || name=quality-prose model=prose
+    answers $name "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
     )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
-  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads
-    paper='paper:dense_tail_tokens=1024:prefill_fraction'
+  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
+    paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
     answers quality-frontier-paper "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's

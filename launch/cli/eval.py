@@ -12,6 +12,8 @@ from sglang_hisa.launch.cli import preflight, records, usage
 from sglang_hisa.launch.common import auth, server
 from sglang_hisa.launch.common.arms import Arm, parse_arm
 from sglang_hisa.launch.common.help import Help
+from sglang_hisa.launch.eval import families
+from sglang_hisa.launch.eval.families import Family
 
 if TYPE_CHECKING:
     from sglang_hisa.launch.eval.record import EvalRecord
@@ -21,8 +23,9 @@ Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3
 RULER) and counts exact answers, with Wilson's 95 % intervals. Every arm gets the same prompts, so answers
 lost and won against the first arm are counted pair by pair (McNemar's exact test).
 
-The questions are in the grammar that launch/research/train teaches (launch/research/retriever, in a checkout,
-has learned it); any other model answers by chance.
+The questions are in the language that launch/research/train taught the model: records for
+launch/research/retriever (in a checkout), sentences in prose, with multi-value and multi-query too, for
+a folder with its prose.txt. Any other model answers by chance.
 
 For real models: --ruler2 (asked and graded by sgl-eval) and --longbench (by EleutherAI's lm-eval; the mean of
 scores between 0 and 1 with bootstrapped intervals, and the difference to the first arm on the same prompts
@@ -68,7 +71,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="stock,balanced,paper",
         help="stock, presets, [name=]preset:key=value...; the first is the baseline",
     )
-    parser.add_argument("--tasks", help="needle,multikey-1,multikey-2,multikey-3,tracking (default: all)")
+    parser.add_argument(
+        "--tasks",
+        help="needle,multikey-1,multikey-2,multikey-3,tracking; prose: multivalue,multiquery (default: all)",
+    )
     suites = parser.add_mutually_exclusive_group()
     suites.add_argument(
         "--longbench",
@@ -80,7 +86,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="RULER2's tasks for real models, asked and graded by sgl-eval (downloads their texts)",
     )
-    parser.add_argument("--contexts", help="prompt lengths in tokens (bytes; default: 4k,8k,16k,32k)")
+    parser.add_argument(
+        "--contexts", help="prompt lengths in tokens (records: bytes; default: 4k,8k,16k,32k)"
+    )
     parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
     parser.add_argument("--at-once", type=int, default=8, metavar="N", help="questions in flight")
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
@@ -96,7 +104,6 @@ def run(args: argparse.Namespace) -> int:
     from sglang_hisa.launch.ab.plan import parse_tokens
     from sglang_hisa.launch.eval import longbench, report, ruler
     from sglang_hisa.launch.eval.suite import Plan, Run, run_arms, run_urls
-    from sglang_hisa.launch.eval.tasks import TASKS
 
     if args.source is not None:
         record = records.open_kept(args, report.load)
@@ -112,8 +119,9 @@ def run(args: argparse.Namespace) -> int:
         usage.refuse_idle(args, idle, "on servers that run already")
     try:
         arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
+        family = _family(urls, args.target[0])
         suite = "longbench" if args.longbench else "ruler2" if args.ruler2 else "own"
-        usual = {"longbench": longbench.TASKS, "ruler2": ruler.TASKS, "own": TASKS}[suite]
+        usual = {"longbench": longbench.TASKS, "ruler2": ruler.TASKS, "own": family.tasks}[suite]
         known = usual + longbench.EVEN if args.longbench else usual
         tasks = args.tasks.split(",") if args.tasks else list(usual)
         lengths = args.contexts or ("128k" if args.longbench else "4k,8k,16k,32k")
@@ -126,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(ruler.MISSING)
         if args.longbench and not longbench.installed():
             raise ValueError(longbench.MISSING)
-        if min(contexts) < 128 or args.samples < 1 or args.at_once < 1:
-            raise ValueError("contexts are at least 128, --samples and --at-once at least 1")
+        if min(contexts) < family.least or args.samples < 1 or args.at_once < 1:
+            raise ValueError(f"contexts are at least {family.least}, --samples and --at-once at least 1")
     except (ConfigError, ValueError) as error:
         args.usage_error(str(error))
     plan = Plan(
@@ -138,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         args.at_once,
         args.seed,
         suite,
+        family,
     )
     if not urls:
         hisa = any(arm.setting for arm in plan.arms)
@@ -153,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         if urls:
             code = run_urls(asked, [url.rstrip("/") for url in urls])
         else:
-            more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": 64}[suite]
+            more = {"longbench": longbench.ROOM, "ruler2": 2 * ruler.ANSWER, "own": family.room}[suite]
             context = max(contexts) + more
             if args.cpu:
                 first = server.cpu_flags(args.target[0], context=context, pool_tokens=2 * context)
@@ -170,6 +179,16 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         code = 130
     return _show(asked.record(), args.out) or code
+
+
+def _family(urls: list[str], model: str) -> Family:
+    """Of the model, or of what the first server names; a dead one is an error once it is asked."""
+    from sglang_hisa.launch.eval import client
+
+    try:
+        return families.of_model(client.model_name(urls[0].rstrip("/")) if urls else model)
+    except OSError:
+        return families.RECORDS
 
 
 def _show(record: EvalRecord, folder: Path) -> int:

@@ -72,6 +72,8 @@ class KeptPlan:
     settings: dict[str, str | None] = field(default_factory=dict)
     suite: str = "own"
     """``own``, ``ruler2`` (asked by sgl-eval) or ``longbench`` (by lm-eval)."""
+    family: str = "records"
+    """Of our own questions (:mod:`.families`)."""
 
     @property
     def scored(self) -> bool:

@@ -19,8 +19,9 @@ from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.server import ServerFailed, ServerProcess
 from sglang_hisa.launch.eval import client, longbench, report, ruler, stats
 from sglang_hisa.launch.eval.child import Job
+from sglang_hisa.launch.eval.families import RECORDS, Family
 from sglang_hisa.launch.eval.record import Answer, EvalArm, EvalRecord, KeptPlan
-from sglang_hisa.launch.eval.tasks import DEPTHS, Sample, make
+from sglang_hisa.launch.eval.tasks import DEPTHS, Sample
 from sglang_hisa.launch.load.sweep import child_env
 
 
@@ -36,11 +37,13 @@ class Plan:
     seed: int
     suite: str = "own"
     """``own``, ``ruler2`` (asked by sgl-eval) or ``longbench`` (by lm-eval)."""
+    family: Family = RECORDS
+    """Of our own questions."""
 
     def questions(self) -> list[tuple[int, Sample]]:
         """Short contexts first: where time ends early, they are complete."""
         return [
-            (n, make(task, context, depth, 1000 * self.seed + n))
+            (n, self.family.make(task, context, depth, 1000 * self.seed + n))
             for context in sorted(self.contexts)
             for task in self.tasks
             for depth in DEPTHS
@@ -51,7 +54,7 @@ class Plan:
         """The ``plan`` of the record."""
         settings = {arm.name: arm.setting for arm in self.arms}
         asked = (self.tasks, self.contexts, self.samples, self.seed)
-        return KeptPlan(tuple(settings), self.arms[0].name, *asked, settings, self.suite)
+        return KeptPlan(tuple(settings), self.arms[0].name, *asked, settings, self.suite, self.family.name)
 
 
 @dataclass

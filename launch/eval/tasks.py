@@ -23,7 +23,7 @@ KEY, HOPS, OTHERS = 3, 3, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One question. ``context`` is the prompt's length in bytes; the byte tokenizer makes each a token."""
+    """One question. ``context`` is the prompt's length in tokens; here, where each is a byte, in bytes."""
 
     task: str
     context: int

@@ -40,7 +40,7 @@ class Way:
     def arithmetic(self, context: int, heads: int) -> float:
         """Products, as a share of those of stock DSA with ``heads`` heads; pages' summaries counted."""
         tokens = min(self.tokens, context)
-        total = tokens * (self.heads or heads) + self.rescored * heads
+        total: float = tokens * (self.heads or heads) + self.rescored * heads
         if self.tokens < context:
             total += context / PAGE * (self.coarse_heads or heads)
         return total / (context * heads)
@@ -84,6 +84,14 @@ class Place:
         query, weights, _ = self.parts
         dots = torch.relu(torch.einsum("rhd,nd->rhn", query, self.summaries)).sum(dim=2)
         return dots * weights.abs()
+
+    @cached_property
+    def by_head(self) -> torch.Tensor:
+        """Share of each head in the scores of stock's tokens, signs aside, ``[rows, heads]``."""
+        query, weights, key = self.parts
+        dots = torch.relu(torch.einsum("rhd,nd->rhn", query, key))
+        sums = torch.einsum("rhn,rn->rh", dots, self.stock.float()) * weights.abs()
+        return sums / sums.sum(dim=1, keepdim=True)
 
     def scores(self, heads: int, router: str) -> torch.Tensor:
         """Token scores of the best ``heads``, ``[rows, context]``."""

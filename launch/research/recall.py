@@ -20,10 +20,8 @@ from rich.progress import track
 
 from sglang_hisa.launch.common import figures
 from sglang_hisa.launch.common.provenance import provenance
-from sglang_hisa.launch.eval import tasks
-from sglang_hisa.launch.research.rows import Parts, layers_of, load_model, prompts
+from sglang_hisa.launch.research.rows import Parts, Trained, layers_of, load
 from sglang_hisa.launch.research.scorers import VARIANTS, Variant, token_scores
-from sglang_hisa.launch.research.train.model import Model
 
 TASKS = ("needle", "multikey-2", "multikey-3", "tracking")
 K = 1024
@@ -62,12 +60,12 @@ def compare(parts: Parts, budget: int, topk: int) -> dict[str, tuple[float, floa
 
 
 def measure(
-    model: Model, asked: list[str], context: int, budgets: list[int], topk: int, samples: int, seed: int
+    trained: Trained, asked: list[str], context: int, budgets: list[int], topk: int, samples: int, seed: int
 ) -> list[dict[str, Any]]:
     """A row for each variant, budget and layer, over all tasks and depths."""
     sums: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
-    for sample in track(prompts(asked, context, samples, seed), "prompts"):
-        for number, parts in enumerate(layers_of(model, sample)):
+    for sample in track(trained.prompts(asked, context, samples, seed), "prompts"):
+        for number, parts in enumerate(layers_of(trained, sample)):
             for budget in budgets:
                 for name, pair in compare(parts, budget, topk).items():
                     sums.setdefault((name, budget, number), []).append(pair)
@@ -118,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="record (.json; .png beside it)"
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=tasks.TASKS, metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
     parser.add_argument("--context", type=int, default=16 * K, help="tokens of a prompt (16384)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[3 * K, 4 * K, 6 * K, 8 * K, 12 * K])
     parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
@@ -131,10 +129,13 @@ def main(argv: list[str] | None = None) -> int:
         or not 0 < args.topk < args.context
     ):
         parser.error(f"budgets must lie between {least} and the context, --topk below the context")
+    trained = load(args.model)
+    if problem := trained.unknown(args.tasks):
+        parser.error(problem)
     record = {"schema_version": 1, "kind": "hisa-recall", "provenance": provenance(), "context": args.context}
     record |= {key: getattr(args, key) for key in ("tasks", "budgets", "topk", "samples", "seed")}
     given = (args.tasks, args.context, args.budgets, args.topk, args.samples, args.seed)
-    record["rows"] = measure(load_model(args.model), *given)
+    record["rows"] = measure(trained, *given)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     plot(record, args.out.with_suffix(".png"))
     return 0

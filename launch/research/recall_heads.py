@@ -20,12 +20,10 @@ import torch
 from rich.progress import track
 
 from sglang_hisa.launch.common.provenance import provenance
-from sglang_hisa.launch.eval import tasks
 from sglang_hisa.launch.eval.tasks import Sample
 from sglang_hisa.launch.research.heads import Place, Way, ways
-from sglang_hisa.launch.research.rows import Parts, load_model, projections, prompts
+from sglang_hisa.launch.research.rows import Parts, Trained, load, projections
 from sglang_hisa.launch.research.scorers import fp8
-from sglang_hisa.launch.research.train.model import Model
 
 TASKS = ("needle", "multikey-2", "multikey-3", "tracking")
 K = 1024
@@ -38,9 +36,9 @@ OTHERS = (0.75,)
 def places(parts: Parts, sample: Sample, topk: int) -> Iterator[tuple[str, slice, Place]]:
     """Kind, which of its rows count, and the place: where the answer is predicted, and others."""
     query, weights, key = parts
-    first = len(sample.prompt) - 1
+    first = sample.context - 1
     start = first // GROUP * GROUP
-    spans = [("answer", start, first + len(sample.answer), slice(first - start, None))]
+    spans = [("answer", start, query.shape[0] - 1, slice(first - start, None))]
     for share in OTHERS:
         at = int(first * share) // GROUP * GROUP
         spans.append(("other", at, at + GROUP, slice(None)))
@@ -52,15 +50,15 @@ def places(parts: Parts, sample: Sample, topk: int) -> Iterator[tuple[str, slice
 
 @torch.no_grad()
 def measure(
-    model: Model, asked: list[str], context: int, topk: int, samples: int, seed: int
+    trained: Trained, asked: list[str], context: int, topk: int, samples: int, seed: int
 ) -> list[dict[str, Any]]:
     """A row for each way, kind of rows and layer, over all tasks and depths."""
     sums: dict[tuple[Way, str, int], list[tuple[float, float]]] = {}
-    heads = model.shape.index_heads
+    heads = trained.model.shape.index_heads
     asked_of = list(ways(context, heads, topk))
-    questions = prompts(asked, context, samples, seed)
+    questions = trained.prompts(asked, context, samples, seed)
     for sample in track(questions, f"{context // K}K prompts"):
-        for layer, parts in enumerate(projections(model, sample)):
+        for layer, parts in enumerate(projections(trained, sample)):
             for kind, rows, place in places(parts, sample, topk):
                 for way in asked_of:
                     sums.setdefault((way, kind, layer), []).append(place.kept(way, rows))
@@ -96,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path, help="folder of a trained model")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=tasks.TASKS, metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
     parser.add_argument("--contexts", type=int, nargs="+", default=[8 * K], help="tokens of a prompt (8192)")
     parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
@@ -105,13 +103,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 0 < args.topk < min(args.contexts) // 2:
         parser.error("--topk must be below half of the shortest context")
+    trained = load(args.model)
+    if problem := trained.unknown(args.tasks):
+        parser.error(problem)
+    trained.model.to(args.device)
     record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-recall-heads", "provenance": provenance()}
     record |= {key: getattr(args, key) for key in ("tasks", "contexts", "topk", "samples", "seed")}
     record["rows"] = []
-    model = load_model(args.model).to(args.device)
-    record["heads"] = model.shape.index_heads
+    record["heads"] = trained.model.shape.index_heads
     for context in args.contexts:
-        rows = measure(model, args.tasks, context, args.topk, args.samples, args.seed)
+        rows = measure(trained, args.tasks, context, args.topk, args.samples, args.seed)
         record["rows"] += rows
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         for name, arithmetic, keys, mass in table(rows):

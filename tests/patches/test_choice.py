@@ -7,6 +7,8 @@ import torch
 
 from sglang_hisa.config import from_mapping
 from sglang_hisa.patches import indexer, runtime
+from sglang_hisa.patches.steps import Step
+from sglang_hisa.plan import Setup
 
 ROWS, TOPK = 2, 4
 
@@ -28,27 +30,32 @@ def given(monkeypatch):
     summaries = SimpleNamespace(layer=lambda layer_id: None, backend="torch")
     plan = SimpleNamespace(rows=SimpleNamespace(lengths=torch.ones(ROWS)))
     monkeypatch.setattr(indexer, "_summaries", lambda layer_id: (summaries, pool))
-    monkeypatch.setattr(indexer, "_cached_step", lambda *args: indexer.Step(plan))
-    monkeypatch.setattr(indexer, "output_of", lambda *args: None)
+
+    def step(state, batch, metadata, stock, *rest):
+        return Step(plan, Setup(None, stock, ""), None)
+
+    monkeypatch.setattr(indexer, "_decode_step", step)
+    monkeypatch.setattr(indexer, "_prefill_step", step)
+    monkeypatch.setattr(indexer, "_count_rows", lambda *args: None)
     monkeypatch.setattr(indexer, "SglangKernels", lambda *args, **how: how)
     monkeypatch.setattr(indexer.paths, "select", select)
     return seen
 
 
 def asked(rows):
-    metadata = SimpleNamespace(get_dsa_extend_len_cpu=lambda: [1] * ROWS)
+    metadata = SimpleNamespace(get_dsa_extend_len_cpu=lambda: [1] * ROWS, attn_metadata=object())
     layer = SimpleNamespace(index_topk=TOPK)
     return layer, torch.zeros(rows, 1, 128), torch.zeros(rows, 1, 1), metadata
 
 
 def decode(rows):
     layer, q, weights, metadata = asked(rows)
-    return indexer.around_topk_paged(None, layer, None, 0, q, weights, metadata)
+    return indexer.around_topk_paged(None, layer, SimpleNamespace(), 0, q, weights, metadata)
 
 
 def prefill(rows, result=None):
     layer, q, weights, metadata = asked(rows)
-    return indexer.around_topk_ragged(None, layer, False, None, 0, q, weights, metadata, result)
+    return indexer.around_topk_ragged(None, layer, False, SimpleNamespace(), 0, q, weights, metadata, result)
 
 
 @pytest.mark.parametrize("hook", [decode, prefill])

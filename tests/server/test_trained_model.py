@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
+from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.export import export
 from sglang_hisa.launch.research.train.model import Model
+from sglang_hisa.launch.research.train.prose.course import PROSE
 from sglang_hisa.launch.research.train.records import RECORDS
-from sglang_hisa.launch.research.train.shape import Shape
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800), pytest.mark.once("0.5.23")]
 TOPK = 64
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+@pytest.fixture(scope="module", params=[RECORDS, PROSE], ids=["records", "prose"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     """Random weights of the full size; gains and biases too, which a fresh model has at 1 and 0."""
+    course: Course = request.param
     torch.manual_seed(5)
-    model = Model(Shape(index_topk=TOPK))
+    model = Model(replace(course.shape, index_topk=TOPK))
     with torch.no_grad():
         for value in model.parameters():
             if value.dim() == 1:
                 value += 0.3 * torch.randn_like(value)
     folder = export(model, tmp_path_factory.mktemp("trained"))
-    RECORDS.write(folder)
+    course.write(folder)
     assert (folder / "model.safetensors").stat().st_size < 12e6
     return model.to(torch.bfloat16).float(), folder
 

@@ -12,8 +12,9 @@ import torch
 from sglang_hisa.launch.research.train.recipe import Stage
 from sglang_hisa.launch.research.train.shape import Shape
 
-Batch = tuple[torch.Tensor, torch.Tensor, bool]
-"""Tokens and answer marks, ``[b, length]``; is its accuracy a goal?"""
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Tokens, answer marks, and those of the answers whose accuracy is the stage's goal, all ``[b, length]``;
+None: no goal."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ def batch(stage: Stage, source: random.Random, noise: torch.Generator) -> Batch:
     rows = max(1, stage.tokens // length)
     # Copies have so many answers that they would drown the first questions.
     if length >= 256 and source.random() < COPYING:
-        return *data.copying(rows, length, noise), False
+        return *data.copying(rows, length, noise), None
     mix = mix_for(length, source)
-    return *data.retrieval(rows, length, mix, noise), not mix.doubled
+    tokens, marks = data.retrieval(rows, length, mix, noise)
+    return tokens, marks, None if mix.doubled else marks
 
 
 def write(out: Path) -> None:

@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.export import export
@@ -46,6 +48,8 @@ def train(
         ValueError: the checkpoint is of another shape.
     """
     here = provenance()
+    # A cuDNN older than PyTorch's own (9.19 under 2.14) fails in the backward pass of its attention.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
     def keep() -> None:
         export(trainer.model, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,21 @@ class Shape:
     index_dim: int = 128
     rope_theta: float = 10000.0
     eps: float = 1e-6
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape:
+        """Of a ``config.json`` that :meth:`config` made."""
+        return cls(
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            mlp=config["intermediate_size"],
+            q_rank=config["q_lora_rank"],
+            index_heads=config["index_n_heads"],
+            index_topk=config["index_topk"],
+            vocab=config["vocab_size"],
+            context=config["max_position_embeddings"],
+        )
 
     def config(self) -> dict[str, Any]:
         """``config.json``. A yarn factor of 1 is plain rope; SGLang's CPU rope takes nothing but yarn."""

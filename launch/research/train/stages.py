@@ -16,15 +16,20 @@ INDEX_ROWS = 256
 
 
 def answer_loss(
-    model: Model, tokens: torch.Tensor, marks: torch.Tensor, topk: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and accuracy over the marked tokens."""
+    model: Model, tokens: torch.Tensor, marks: torch.Tensor, goal: torch.Tensor | None, topk: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Cross-entropy over the marked tokens, accuracy over those of ``goal``; 0, not the mean of nothing,
+    where there are none."""
     states = model.hidden(tokens, topk)
     wanted = marks[:, 1:]
     logits = model.lm_head(states[:, :-1][wanted]).float()
     truth = tokens[:, 1:][wanted]
-    right = (logits.argmax(dim=-1) == truth).float().mean()
-    return F.cross_entropy(logits, truth), right
+    right = logits.argmax(dim=-1) == truth
+    loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, truth.numel())
+    if goal is None:
+        return loss, None
+    judged = right[goal[:, 1:][wanted]]
+    return loss, judged.float().sum() / max(1, judged.numel())
 
 
 def index_rows(marks: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
@@ -48,17 +53,17 @@ def step(
     Dense: the model on answers. Index: the indexers alone, towards dense attention. Sparse: both, each
     from its own loss.
     """
-    tokens, marks, judged = course.batch(stage, source, noise)
+    tokens, marks, goal = course.batch(stage, source, noise)
     topk = model.shape.train_topk if stage.kind not in (DENSE, INDEX) else None
     accuracy = None
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
         loss = torch.zeros((), device=tokens.device)
         if stage.kind != INDEX:
-            loss, accuracy = answer_loss(model, tokens, marks, topk)
+            loss, accuracy = answer_loss(model, tokens, marks, goal, topk)
         if stage.kind != DENSE:
             loss = loss + model.index_loss(tokens, index_rows(marks, noise), topk)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
     optimiser.step()
-    return loss.detach(), accuracy if judged else None
+    return loss.detach(), accuracy

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sglang_hisa import PAGE
+from sglang_hisa.launch.research.head_mass import shares
 from sglang_hisa.launch.research.heads import Place, Way, ways
 from sglang_hisa.launch.research.recall_heads import table
 from sglang_hisa.launch.research.scorers import fp8, token_scores
@@ -103,3 +104,22 @@ def test_table_is_in_the_order_of_arithmetic():
         ("5", [0.9]),
         ("9", [0.5, 1.5]),
     ]
+
+
+def test_shares_of_heads_are_those_of_stocks_tokens(place):
+    query, weights, key = place.parts
+    found = shares(place, slice(1, None))
+    routed, most = [0.0] * HEADS, [0.0] * HEADS
+    for row in range(1, ROWS):
+        tokens = place.stock[row].nonzero().flatten()
+        sums = [
+            sum(abs(float(weights[row, h])) * max(0.0, float(key[t] @ query[row, h])) for t in tokens)
+            for h in range(HEADS)
+        ]
+        by_weight = sorted(range(HEADS), key=lambda h: -abs(float(weights[row, h])))
+        for count in range(HEADS):
+            routed[count] += sum(sums[h] for h in by_weight[: count + 1]) / sum(sums) / (ROWS - 1)
+            most[count] += sum(sorted(sums)[-count - 1 :]) / sum(sums) / (ROWS - 1)
+    assert found[0].tolist() == pytest.approx(routed, rel=1e-4)
+    assert found[1].tolist() == pytest.approx(most, rel=1e-4)
+    assert found[1, 2] > found[0, 2] + 0.01

@@ -17,6 +17,7 @@ from sglang_hisa.launch.research.train.model import Model
 from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, SPARSE, Stage
 from sglang_hisa.launch.research.train.records import RECORDS
 from sglang_hisa.launch.research.train.shape import Shape
+from sglang_hisa.launch.research.train.stages import answer_loss
 from sglang_hisa.launch.research.train.trainer import Trainer
 
 SMALL = Shape(
@@ -96,6 +97,20 @@ def test_the_index_loss_trains_indexers_alone() -> None:
     assert torch.equal(seen.sum(dim=-1), rows + 1)
     torch.testing.assert_close(target.sum(dim=-1), torch.ones(2, 3))
     assert (target[~seen] == 0).all() and loss > 0
+
+
+def test_a_batch_without_answers_has_no_loss() -> None:
+    """The mean over no token is not a number, and one such step would end a training."""
+    trained, text = model(), tokens(2, 65)
+    marks = torch.zeros_like(text, dtype=torch.bool)
+    loss, right = answer_loss(trained, text, marks, marks, None)
+    assert loss.item() == right.item() == 0
+    marks[1, [7, 64]] = True
+    loss, right = answer_loss(trained, text, marks, marks, None)
+    logits = trained.lm_head(trained.hidden(text, None)[1, [6, 63]])
+    expected = -logits.log_softmax(dim=-1)[[0, 1], text[1, [7, 64]]].mean()
+    torch.testing.assert_close(loss, expected)
+    assert right.item() in (0, 0.5, 1)
 
 
 def test_a_resumed_run_goes_on_as_the_first_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ heads that score tokens of pruned prefill rows (heads), and where to write the c
 
 import json
 import os
+from enum import StrEnum
 
 import torch
 from hisa_rebuild import stale_pages
@@ -139,7 +140,7 @@ def verify(
     buffer = pool.get_index_k_with_scale_buffer(layer_id=layer_id)
     table = metadata.get_page_table_64()
     weights = weights.squeeze(-1)
-    rows, before = lengths.shape[0], COUNTS["pruned"]
+    rows = lengths.shape[0]
     COUNTS["largest_step"] = max(COUNTS["largest_step"], rows)
     seen = {"layers": layer_id, "heads": q.shape[1], "fused": indexer.use_dsa_indexer_fusion}
     seen["pools"] = len(pool.index_k_with_scale_buffer)  # their layers: the target's, a draft model's
@@ -178,8 +179,9 @@ def verify(
         done = stored[stored % PAGE == PAGE - 1] // PAGE  # whatever the rows may see of them
         COUNTS["completed"] += done.numel()
         pages = torch.unique(torch.cat((pages, done)))
-        paged = not forward_batch.forward_mode.is_extend_without_speculative()
-        check_summaries(summaries, layer_id, pages, reads=paged or COUNTS["pruned"] > before)
+        extend = forward_batch.forward_mode.is_extend_without_speculative()
+        stock = isinstance(forward_batch._hisa_forward.step, StrEnum)  # the reason for it
+        check_summaries(summaries, layer_id, pages, reads=not (extend and stock))
     write()
 
 
@@ -188,8 +190,8 @@ WAITING = []
 
 
 def check_summaries(summaries, layer_id, pages, reads):
-    """Of a layer's pages after its choice. An extend step that prunes nothing reads no summary: of its later
-    layers they need be there only after the last one's store."""
+    """Of a layer's pages after its choice. An extend step left to stock DSA reads none: of its later layers
+    they need be there only after the last one's store."""
     from sglang_hisa.patches import runtime
 
     served = summaries.served(runtime.current().layers)

@@ -47,7 +47,8 @@ def draw(v: Vocabulary, rows: int, count: int, mix: Mix, random: torch.Generator
     """``count`` different names a row, with chains of at most ``HOPS`` links that end at a value."""
     made = {"generator": random, "device": random.device}
     codes = torch.rand((rows, mix.alphabet**2), **made).topk(count, dim=1).indices
-    values = v.pairs[torch.randint(0, 100, (2, rows, count, 3), **made)]
+    digits = torch.randint(0, 100, (2, rows, count, 3), **made)
+    values = torch.cat((v.first_pairs[digits[..., :1]], v.pairs[digits[..., 1:]]), dim=-1)
     chance = torch.rand((2, rows, count), **made)
     may_link = torch.arange(count, device=random.device) % (HOPS + 1) > 0
     linked = (chance[0] < mix.linked) & may_link
@@ -70,25 +71,32 @@ def _stack(items: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([torch.nn.functional.pad(i, (0, width - i.shape[-1]), value=-1) for i in items], dim=1)
 
 
-def haystack(v: Vocabulary, facts: Facts, filler: int, random: torch.Generator) -> torch.Tensor:
-    """Facts and links in random order between ``filler`` sentences that follow one another, as items.
+def haystack(v: Vocabulary, facts: Facts, room: int, random: torch.Generator) -> torch.Tensor:
+    """Facts and links in random order between sentences that follow one another, as items of at most ``room``
+    tokens if the facts leave any.
 
     Of two values of one name the first stands first.
     """
     made = {"generator": random, "device": random.device}
-    rows = facts.linked.shape[0]
-    start = torch.randint(0, len(v.prose), (rows, 1), **made)
-    text = v.prose[(start + torch.arange(filler, device=random.device)) % len(v.prose)]
     other = facts.names.roll(1, dims=1)
     link = _say(v, ["of", facts.names, "is", "that", other, "end"])
-    first, second = (_say(v, ["of", facts.names, "is", "space", one, "end"]) for one in facts.values)
+    first, second = (_say(v, ["of", facts.names, "is", one, "end"]) for one in facts.values)
     link = link.masked_fill(~facts.linked[..., None], -1)
     first = first.masked_fill(facts.linked[..., None], -1)
     second = second.masked_fill(~facts.doubled[..., None], -1)
+    told = _stack([link, first, second])
+    left = room - (told >= 0).sum(dim=(1, 2))[:, None]
+
+    rows, filler = len(told), 2 * room // v.sentence
+    start = torch.randint(0, len(v.prose), (rows, 1), **made)
+    text = v.prose[(start + torch.arange(filler, device=random.device)) % len(v.prose)]
+    fits = (text >= 0).sum(dim=2).cumsum(dim=1) <= left
+    # What does not fit comes last, where it takes no place from the rest.
+    among = torch.rand((rows, filler), **made).masked_fill(~fits, 2.0)
+    among = among.sort(dim=1).values
     place = torch.rand((2, *facts.linked.shape), **made).sort(dim=0).values
-    among = torch.rand((rows, filler), **made).sort(dim=1).values
     order = torch.cat((place[0], place[0], place[1], among), dim=1).argsort(dim=1)[..., None]
-    items = _stack([link, first, second, text])
+    items = _stack([told, text.masked_fill(~fits[..., None], -1)])
     return items.gather(1, order.expand_as(items))
 
 
@@ -114,9 +122,9 @@ def questions(
         step = _say(v, ["that", of(facts.names, at), "end", "of", of(facts.names, at), "is"])
         plain.append(step.masked_fill(~linked[..., None], -1))
         linked = linked & facts.linked.gather(1, at)
-    plain.append(_say(v, ["space", of(first, at), "end"]))
+    plain.append(_say(v, [of(first, at), "end"]))
     twice = facts.doubled.gather(1, about)
-    again = _say(v, ["space", of(first, about), "end", "of", name, "is", "space", of(second, about), "end"])
+    again = _say(v, [of(first, about), "end", "of", name, "is", of(second, about), "end"])
 
     # Of two names: the first one's value, the sentence's beginning for the second, its value.
     other = about.roll(1, dims=1)
@@ -125,7 +133,7 @@ def questions(
     both &= torch.rand(about.shape, **made) < mix.paired
     two = of(facts.names, other)
     ask_two = _say(v, ["what all", name, "and", two, "ask", "of", name, "is"])
-    tell_two = _say(v, ["space", of(first, about), "end", "of", two, "is", "space", of(first, other), "end"])
+    tell_two = _say(v, [of(first, about), "end", "of", two, "is", of(first, other), "end"])
 
     kinds = [
         (torch.cat(plain, dim=-1), asked.shape[-1], ~twice & ~both),
@@ -160,11 +168,11 @@ def retrieval(
     room = length - asked
     count = max(2, min(int(room * mix.density) // v.fact, mix.alphabet**2))
     facts = draw(v, rows, count, mix, random)
-    hay = haystack(v, facts, max(0, (room - count * v.fact) // v.sentence), random)
+    hay = haystack(v, facts, room, random)
     asks, wanted = questions(v, facts, -(-asked // one), mix, random)
     marks = torch.zeros_like(hay, dtype=torch.bool)
     width = max(hay.shape[-1], asks.shape[-1])
     pad = torch.nn.functional.pad
     items = torch.cat([pad(i, (0, width - i.shape[-1]), value=-1) for i in (hay, asks)], dim=1)
     marks = torch.cat([pad(m, (0, width - m.shape[-1])) for m in (marks, wanted)], dim=1)
-    return lay_out(items, marks, length, int(v.said["space"]))
+    return lay_out(items, marks, length, int(v.said["end"]))

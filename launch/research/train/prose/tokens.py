@@ -9,7 +9,7 @@ from typing import Any
 from sglang_hisa.launch.eval import sentences as s
 
 SPECIAL = ("<unk>", "<s>", "</s>")
-PIECES = r" ?[A-Za-z]+|\d\d?| ?[^A-Za-z\d\s]|\s"
+PIECES = r" ?[A-Za-z]+| ?\d\d?| ?[^A-Za-z\d\s]|\s"
 """What is one token where the vocabulary has it."""
 
 
@@ -17,7 +17,12 @@ def _whole() -> list[str]:
     """Texts that are one token each."""
     words = (s.OF + s.IS + s.THAT + s.WHAT + s.WHAT_ALL + s.AND).split()
     words += [*s.ADJECTIVES, *s.NOUNS]
-    return [*(f" {word}" for word in words), s.END, s.ASK, *(f"{pair:02}" for pair in range(100))]
+    return [
+        *(f" {word}" for word in words),
+        s.END,
+        s.ASK,
+        *(f"{space}{pair:02}" for space in (" ", "") for pair in range(100)),
+    ]
 
 
 def make_tokenizer(prose: Sequence[str], vocab: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,26 +13,31 @@ from sglang_hisa.launch.eval import sentences as s
 LONGEST = 64
 """Tokens of the longest sentence that is used."""
 _SAID = {
-    "of": s.OF, "is": s.IS, "that": s.THAT, "end": s.END, "space": " ", "and": s.AND, "ask": s.ASK,
+    "of": s.OF, "is": s.IS, "that": s.THAT, "end": s.END, "and": s.AND, "ask": s.ASK,
     "what": s.WHAT, "what all": s.WHAT_ALL,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All int64. ``prose``: ``[sentences, LONGEST]``, -1 where one ends; ``said``: the words of facts and
-    questions."""
+    """All int64. ``first_pairs``: of digits, with the space before a value. ``prose``: ``[sentences,
+    LONGEST]``, -1 where one ends; ``said``: the words of facts and questions."""
 
     adjectives: torch.Tensor
     nouns: torch.Tensor
+    first_pairs: torch.Tensor
     pairs: torch.Tensor
     prose: torch.Tensor
     said: dict[str, torch.Tensor]
 
+    def without(self, *parts: str) -> Vocabulary:
+        """Fewer words of facts, "of" or "is": a fact without both is a name, a value and a full stop."""
+        return replace(self, said={**self.said, **{part: self.said[part][:0] for part in parts}})
+
     @property
     def fact(self) -> int:
         """Tokens of a fact."""
-        return sum(len(self.said[part]) for part in ("of", "is", "space", "end")) + 2 + 3
+        return sum(len(self.said[part]) for part in ("of", "is", "end")) + 2 + 3
 
     @property
     def question(self) -> int:
@@ -41,8 +46,8 @@ class Vocabulary:
 
     @property
     def sentence(self) -> int:
-        """Mean tokens of a sentence, rounded up, so that no question is cut off."""
-        return -(-int((self.prose >= 0).sum()) // len(self.prose))
+        """Mean tokens of a sentence."""
+        return int((self.prose >= 0).sum()) // len(self.prose)
 
 
 def usable(tokenizer: Any, prose: Sequence[str]) -> list[str]:
@@ -67,6 +72,7 @@ def vocabulary(tokenizer: Any, prose: Sequence[str], device: torch.device) -> Vo
     return Vocabulary(
         each([f" {word}" for word in s.ADJECTIVES]),
         each([f" {word}" for word in s.NOUNS]),
+        each([f" {pair:02}" for pair in range(100)]),
         each([f"{pair:02}" for pair in range(100)]),
         table,
         {part: torch.tensor(ids(text), device=device) for part, text in _SAID.items()},

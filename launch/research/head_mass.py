@@ -1,0 +1,96 @@
+"""How many index heads carry the score: the share of a row's best heads in it, offline.
+
+python -m sglang_hisa.launch.research.head_mass launch/research/retriever launch/research/prose --out FILE
+
+Of rows that predict the answers of `hisa eval`'s questions, and others: the share that few heads have in the
+scores of the tokens that stock chooses. ``routed``: heads of the largest weights, which `prefill_heads`
+takes; ``most``: those that have the most, which nobody knows before they are scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.research.heads import Place
+from sglang_hisa.launch.research.recall_heads import places
+from sglang_hisa.launch.research.rows import Trained, load, projections
+
+TASKS = ("needle", "multikey-2")
+K = 1024
+
+
+def shares(place: Place, rows: slice) -> torch.Tensor:
+    """Sums of the best 1, 2, ... heads, means over ``rows``: by weight, and the most, ``[2, heads]``."""
+    by_head = place.by_head[rows]
+    order = place.parts[1][rows].abs().argsort(dim=1, descending=True)
+    found = torch.stack((by_head.gather(1, order), by_head.sort(dim=1, descending=True).values))
+    return found.cumsum(dim=2).mean(dim=1)
+
+
+@torch.no_grad()
+def measure(
+    trained: Trained, asked: list[str], context: int, topk: int, samples: int, seed: int
+) -> list[dict[str, Any]]:
+    """A row for each kind of rows, layer, and number of heads that is a power of two."""
+    sums: dict[tuple[str, int], list[torch.Tensor]] = {}
+    for sample in track(trained.prompts(asked, context, samples, seed), "prompts"):
+        for layer, parts in enumerate(projections(trained, sample)):
+            for kind, rows, place in places(parts, sample, topk):
+                sums.setdefault((kind, layer), []).append(shares(place, rows))
+    heads = trained.model.shape.index_heads
+    counts = [1 << n for n in range(heads.bit_length()) if 1 << n <= heads]
+    return [
+        {
+            **{"kind": kind, "layer": layer, "heads": count, "of": heads, "places": len(found)},
+            "routed": float(torch.stack(found).mean(dim=0)[0, count - 1]),
+            "most": float(torch.stack(found).mean(dim=0)[1, count - 1]),
+        }
+        for (kind, layer), found in sorted(sums.items())
+        for count in counts
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the record and print the answers' shares."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="folders of trained models")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
+    parser.add_argument("--context", type=int, default=8 * K, help="tokens of a prompt (8192)")
+    parser.add_argument("--topk", type=int, default=512, help="tokens that a row attends to (512)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
+    parser.add_argument("--seed", type=int, default=77, help="of the prompts")
+    args = parser.parse_args(argv)
+    if not 0 < args.topk < args.context // 2:
+        parser.error("--topk must be below half of the context")
+    record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-head-mass", "provenance": provenance()}
+    record |= {key: getattr(args, key) for key in ("tasks", "context", "topk", "samples", "seed")}
+    record["rows"] = []
+    for folder in args.models:
+        trained = load(folder)
+        if problem := trained.unknown(args.tasks):
+            parser.error(f"{folder}: {problem}")
+        found = measure(trained, args.tasks, args.context, args.topk, args.samples, args.seed)
+        record["rows"] += [{"model": folder.name, **row} for row in found]
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        for row in found:
+            if row["kind"] == "answer":
+                print(
+                    f"{folder.name:12} layer {row['layer']} {row['heads']:3} of {row['of']:3} heads: "
+                    f"routed {row['routed']:.3f}, most {row['most']:.3f}"
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

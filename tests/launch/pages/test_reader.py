@@ -97,16 +97,20 @@ def test_a_record_of_another_gpu_has_a_table_of_its_own_and_columns_beside_the_g
 
 def test_heads_are_shown_at_the_longest_context(folder):
     made = json.loads((KEPT / "recall-heads.json").read_text())
+    (folder / "recall-heads.json").write_text(json.dumps(made))
+    ((shown, _),) = tables.TABLES["heads"]("")
+    before = tables_of(shown)[0]
+    assert "candidates of 64K" in before[0]
     longer = [
-        {**row, "context": 16384, "tokens": 2 * row["tokens"], "mass": row["mass"] / 2}
+        {**row, "context": 2 * row["context"], "tokens": 2 * row["tokens"], "mass": row["mass"] / 2}
         for row in made["rows"]
     ]
     (folder / "recall-heads.json").write_text(json.dumps({**made, "rows": longer + made["rows"]}))
     ((text, _),) = tables.TABLES["heads"]("")
     rows = tables_of(text)[0]
-    assert [row["candidates of 16K"] for row in rows][:4] == ["2K", "2K", "4K", "2K"]
-    assert rows[-1]["candidates of 16K"] == "all" and rows[-1]["layer 0"] == "0.50"
-    assert len(rows) == 16
+    assert [row["candidates of 128K"] for row in rows][:4] == ["8K", "8K", "16K", "8K"]
+    assert rows[-1]["candidates of 128K"] == "all" and rows[-1]["layer 0"] == "0.50"
+    assert len(rows) == len(before)
 
 
 def test_a_mark_without_records_is_an_error_that_names_it():

@@ -51,8 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     with TemporaryDirectory() as models:
-        given = (args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
-        machine = whole.Big(*given, gpu_mib=mib, plugin=args.whole) if args.whole else Machine(*given)
+        make: Callable[..., Machine] = Machine
+        if args.whole:
+            make = partial(whole.Big, gpu_mib=mib, plugin=args.whole)
+        machine = make(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
         runs, usual = ({}, list(SIDES)) if args.disaggregate else _runs(args, machine)
         known = list(runs) or usual
         if strange := sorted({*(args.cases or ())} - {*known}):
@@ -66,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
         if args.disaggregate:
             chosen = [name for name in chosen if not (args.missing and name in right(record))]
-            run_pd(machine, args.disaggregate, max(2, args.gpus), chosen, keep)
+            if chosen:
+                run_pd(machine, args.disaggregate, max(2, args.gpus), chosen, keep)
         else:
             mine = {name: runs[name] for name in chosen}
             chosen = one_by_one(mine, record, keep, tell, args.seconds, args.missing)
@@ -131,8 +134,10 @@ def _runs(args: argparse.Namespace, machine: Machine) -> tuple[Runs, list[str]]:
     """How to run every case that may be named, and the names of those that run by default."""
     runs: Runs
     if isinstance(machine, whole.Big):
-        given = (machine, args.backend, args.gpus)
-        runs = {name: partial(whole.run_whole, name, *given) for name in whole.cases(args.gpus)}
+        runs = {
+            name: partial(whole.run_whole, name, machine, args.backend, args.gpus)
+            for name in whole.cases(args.gpus)
+        }
     elif args.ranks:
         runs = {name: partial(run_rank, name, machine, args.ranks, max(2, args.gpus)) for name in RANKS}
     elif args.chunks:

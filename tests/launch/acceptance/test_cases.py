@@ -392,6 +392,7 @@ def test_disaggregation(call, server: dict[str, Any]) -> None:
     if not server:
         facts = [row["facts"].get("equals_alone_beyond") for row in rows.values()]
         assert facts == [1, 1, None, None]
+        assert call("", "--disaggregate", "nixl", "--missing")[0] == 0 and not Server.started
 
 
 @pytest.mark.parametrize(

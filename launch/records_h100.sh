@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU records of launch/results, one step a call, each meant to end within fifteen minutes on one H100 or H200 (ab-grid takes
-# 22; chunks2, cover2, ranks2, pd2, ab-tp2 and live2 need two GPUs of one machine):
+# 22; ab-tp2 and live2 need two GPUs of one machine, gpus needs GPUS=2, 4 or 8 of them, two by default):
 #
 #   records_h100.sh STEP OUT
 #
@@ -42,10 +42,7 @@
 #   acceptance23   the same with SGLang 0.5.23 on an H200; several calls side by side share the cases -> OUT/coverage-h200-0.5.23.json
 #   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
 #   chunks23    the same with SGLang 0.5.23                       -> OUT/coverage-h200-0.5.23.json
-#   chunks2     DP attention: small chunks, decode beside a peer's prefill   -> OUT/two-gpu.json
-#   cover2      feature after feature on two GPUs                              -> OUT/two-gpu.json
-#   ranks2      what the two ranks choose, and ranks that differ  -> OUT/two-gpu.json
-#   pd2         a prefill and a decode server, through nixl       -> OUT/two-gpu.json
+#   gpus        the whole model, ranks, prefill and decode servers, times, features; until none is left -> OUT/two-gpu.json, OUT/eight-gpu.json
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
@@ -92,7 +89,7 @@ if [[ $step = --lanes || $step = --beside ]] && [ $# -gt 2 ]; then
   wait
   exit
 fi
-usage() { sed -n '2,70p' "$0" >&2; exit 2; }
+usage() { sed -n '2,67p' "$0" >&2; exit 2; }
 [ -n "$step" ] || usage
 [ -n "$out" ] || usage
 python=${PYTHON:-python3}
@@ -220,16 +217,11 @@ case $step in
       hicache fp8-kv keyless-layers plain dense-tail shared-layers no-overlap sleep ;;
   chunks23) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h200-0.5.23.json" --missing --seconds 420 --timeout 600 \
     --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
-  chunks | chunks2)
-    record=coverage-h100.json gpus=1
-    [ "$step" = chunks ] || record=two-gpu.json gpus=2
-    "$python" -m sglang_hisa.launch.acceptance --out "$out/$record" --gpus $gpus --missing \
-      --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
-  cover2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 --missing --seconds 420 ;;
-  ranks2) "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
-    --ranks "$(dirname "$0")/../tests/plugins/ranks" ;;
-  pd2) SGLANG_HOST_IP=127.0.0.1 "$python" -m sglang_hisa.launch.acceptance --out "$out/two-gpu.json" --gpus 2 \
-    --disaggregate nixl ;;
+  chunks) "$python" -m sglang_hisa.launch.acceptance --out "$out/coverage-h100.json" --missing \
+    --chunks "$(dirname "$0")/../tests/plugins/steps" ;;
+  gpus) # as SGLang has it by default
+    unset SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD
+    "$python" -m sglang_hisa.launch.whole --gpus "${GPUS:-2}" --out "$out" --plugins "$(dirname "$0")/../tests/plugins" ;;
   ab-tp2)
     more=(--tp 2 --enforce-disable-flashinfer-allreduce-fusion)
     ab v32-4l 133000 140000 ab-v32-4l-tp2 --together --arms stock,paper --cells '8k:1 128k:1' --rounds 4 \

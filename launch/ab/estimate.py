@@ -46,21 +46,21 @@ def _cell(cell: Cell) -> tuple[int, float]:
     return read, read / PROMPT_TOK_S + sent + waves * cell.output_tokens * TOKEN_S
 
 
-def work(plan: Plan, left: Sequence[tuple[int, int]], *, running: bool = False) -> Work:
-    """Of the rounds and cells that are ``left``; warm-ups (one for each start and cell) included.
+def work(plan: Plan, left: Sequence[tuple[int, int, str]], *, running: bool = False) -> Work:
+    """Of the rounds, cells and arms that are ``left``; warm-ups (one for each start and cell) included.
 
     ``running``: the servers are up already.
     """
-    rounds = {index for index, _ in left}
-    starts = len(plan.arms) if plan.together else sum(bool(rounds & set(every)) for _, every in visits(plan))
-    starts = starts if left else 0
+    rounds = {(index, arm) for index, _, arm in left}
+    needed = sum(any((index, arm.name) in rounds for index in every) for arm, every in visits(plan))
+    starts = (len(plan.arms) if left else 0) if plan.together else needed
     read, seconds = 0, 0.0
-    for _, number in left:
+    for _, number, _ in left:
         tokens, took = _cell(plan.cells[number])
-        read += tokens * len(plan.arms)
-        seconds += took * len(plan.arms)
+        read += tokens
+        seconds += took
     longest = 0
-    for number in {number for _, number in left}:
+    for number in {number for _, number, _ in left}:
         cell = plan.cells[number]
         warm = plan.warmup(cell)
         new = max(0, cell.prefix_tokens - longest) if cell.prefix_tokens else warm.input_tokens
@@ -70,7 +70,7 @@ def work(plan: Plan, left: Sequence[tuple[int, int]], *, running: bool = False) 
     wait = START_S if plan.together and starts else starts * START_S  # together they start side by side
     if running:
         starts, wait = 0, 0.0
-    return Work(starts, len(left) * len(plan.arms), read, seconds + wait)
+    return Work(starts, len(left), read, seconds + wait)
 
 
 def remaining(

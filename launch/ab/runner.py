@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -81,13 +82,15 @@ class Runner:
             measurements=(),
         )
         if (old := self.earlier) is not None:
+            # Answers are compared with those of a baseline of the same run.
+            alone = not (self.plan.together or self.prompts)
             self.record = replace(
                 self.record,
-                measurements=resume.kept(old, self.record),
+                measurements=resume.kept(old, self.record, alone),
                 arms=resume.arms(old, self.record),
                 resumed=(*(old.resumed or ()), old.provenance.date or ""),
             )
-        self._left = set(resume.left(self.record))
+        self._left = set(resume.left(self.record.plan, self.record.measurements))
         self._retracted = {name: arm.retractions or 0 for name, arm in self.record.arms.items()}
 
     def run(self) -> int:
@@ -114,20 +117,20 @@ class Runner:
     def _refuse(self, problems: Sequence[str]) -> None:
         self.record = replace(self.record, refusals=(*self.record.refusals, *problems))
 
-    def _cells(self, index: int) -> list[int]:
-        """Cells that are to be measured in a round: all, but for those of an earlier run."""
-        return [number for number in range(len(self.plan.cells)) if (index, number) in self._left]
+    def _cells(self, index: int, arm: Arm) -> list[int]:
+        """Cells that an arm is to be measured with in a round: all, but for those of an earlier run."""
+        return [n for n in range(len(self.plan.cells)) if (index, n, arm.name) in self._left]
 
     def _one_by_one(self, loads: Loads) -> None:
         for arm, every in visits(self.plan):
-            if not (rounds := [index for index in every if self._cells(index)]):
+            if not (rounds := [index for index in every if self._cells(index, arm)]):
                 continue
             with self._server(arm) as server:
                 self._started(arm, server)
                 loads.known.pop(arm, None)
                 warm: set[int] = set()
                 for index in rounds:
-                    for number in self._cells(index):
+                    for number in self._cells(index, arm):
                         self._measure(loads, arm, server, index, number, warmup=number not in warm)
                         warm.add(number)
                     self._compare(arm, server)
@@ -158,8 +161,9 @@ class Runner:
         So a prefix is read once, not once a round.
         """
         prefix = [cell.prefix_tokens for cell in self.plan.cells]
+        first = self.plan.arms[0]  # all arms have the same left
         return [
-            (index, [number for number in self._cells(index) if prefix[number] == length])
+            (index, [number for number in self._cells(index, first) if prefix[number] == length])
             for length in sorted(set(prefix))
             for index in range(self.plan.rounds)
         ]
@@ -174,9 +178,13 @@ class Runner:
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
     def _started(self, arm: Arm, server: ServerProcess) -> None:
-        arms, baseline = self.record.arms, self._infos.get(self.plan.arms[0].name)
-        info, problems = started(arm, server, arms, baseline, self.timeout, self.tell)
+        arms, first, kept = self.record.arms, self.plan.arms[0], self.folder / "baseline.json"
+        if arm != first and first.name not in self._infos and kept.is_file():  # of the run that goes on
+            self._infos[first.name] = json.loads(kept.read_text())
+        info, problems = started(arm, server, arms, self._infos.get(first.name), self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
+        if arm == first and not self.plan.together:
+            kept.write_text(json.dumps(info))
         problems = problems + validity.pool_problems(arm.name, arms[arm.name], self.plan.cells)
         if not problems and arms[arm.name].limits is None:
             problems = self._fits(arm, limits.ask(server.url, info))
@@ -252,11 +260,11 @@ class Runner:
         said = f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s{decode}"
         left = estimate.remaining(self._took, self._todo())
         self.tell(said if left is None else f"{said}; about {estimate.words(left)} left")
-        if validity.old_prompts(found, cell) or validity.prefix_problems(found, cell):
+        without = validity.recomputed(self.flags)
+        if validity.old_prompts(found, cell) or validity.prefix_problems(found, cell, without):
             raise Invalid  # the reason is among those of the record
 
     def _todo(self) -> list[tuple[str, int]]:
         """Arm and cell of every measurement that is still to do."""
         done = {(one.round, one.cell, one.arm) for one in self.record.measurements}
-        places = ((index, number, arm.name) for index, number in self._left for arm in self.plan.arms)
-        return [(arm, number) for index, number, arm in places if (index, number, arm) not in done]
+        return [(arm, number) for index, number, arm in self._left if (index, number, arm) not in done]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sglang_hisa import PAGE
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Measurement
 from sglang_hisa.launch.common import fresh, receipts
@@ -65,13 +66,20 @@ def old_prompts(one: Measurement, cell: Cell) -> list[str]:
     return [fresh.was_old(found, one.requests, _where(one, cell))] if found else []
 
 
-def prefix_problems(one: Measurement, cell: Cell) -> list[str]:
-    """A shared prefix must come from the radix cache, and must have got there by this cell's own warm-up."""
+def recomputed(flags: Sequence[str]) -> int:
+    """Tokens at the end of a shared prefix that a server with these flags computes for each request: with
+    drafts the cache's keys are pairs of tokens, and the last one's pair is no longer shared."""
+    return PAGE if any(flag.startswith("--speculative-algorithm") for flag in flags) else 0
+
+
+def prefix_problems(one: Measurement, cell: Cell, without: int = 0) -> list[str]:
+    """A shared prefix, ``without`` what :func:`recomputed` says, must come from the radix cache, and must
+    have got there by this cell's own warm-up."""
     prefix = cell.prefix_tokens
     if not prefix:
         return []
     where, found = _where(one, cell), []
-    short = [tokens for tokens in one.cached if tokens is None or tokens < prefix]
+    short = [tokens for tokens in one.cached if tokens is None or tokens < prefix - without]
     if short and not one.errors:
         least = min(tokens or 0 for tokens in short)
         found.append(
@@ -100,5 +108,5 @@ def load_problems(record: AbRecord) -> list[str]:
             found.append(f"{where}: prompts of {sorted(set(one.input_lens))} tokens")
         elif set(one.output_lens) != {cell.output_tokens}:
             found.append(f"{where}: answers of {sorted(set(one.output_lens))} tokens")
-        found += old_prompts(one, cell) + prefix_problems(one, cell)
+        found += old_prompts(one, cell) + prefix_problems(one, cell, recomputed(record.flags))
     return found

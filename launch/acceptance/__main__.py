@@ -2,6 +2,7 @@
 
     python -m sglang_hisa.launch.acceptance --out launch/results/coverage-h100.json
     python -m sglang_hisa.launch.acceptance --gpus 2 --out launch/results/two-gpu.json
+    python -m sglang_hisa.launch.acceptance --gpus 8 --whole tests/plugins/receipts --out eight-gpu.json
     python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json --cases plain mtp
 
 A case is a small model with random weights and a set of SGLang's flags. Both servers answer prompts within
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,28 +26,61 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sglang_hisa.config import environment
+from sglang_hisa.launch.acceptance import cases, whole
 from sglang_hisa.launch.acceptance.case_run import Machine, run_case
-from sglang_hisa.launch.acceptance.cases import CASES
 from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunk
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
-from sglang_hisa.launch.acceptance.ranks import RANKS, run_ranks
+from sglang_hisa.launch.acceptance.ranks import RANKS, run_rank
 from sglang_hisa.launch.acceptance.record import CaseRow
 from sglang_hisa.launch.common import claims
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
 
+Runs = Mapping[str, Callable[[], CaseRow]]
+"""How to run each case."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the cases; see the module docstring."""
-    cases = "\n".join(f"  {name:18} {case.shows}" for name, case in CASES.items())
+    parser = _parser()
+    args = parser.parse_args(argv)
+    tell = partial(print, flush=True)
+    try:
+        mib = whole.gpu_mib() if args.whole and not args.cpu else 0
+    except ValueError as error:
+        parser.error(str(error))
+    with TemporaryDirectory() as models:
+        given = (args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
+        machine = whole.Big(*given, gpu_mib=mib, plugin=args.whole) if args.whole else Machine(*given)
+        runs, usual = ({}, list(SIDES)) if args.disaggregate else _runs(args, machine)
+        known = list(runs) or usual
+        if strange := sorted({*(args.cases or ())} - {*known}):
+            parser.error(f"no such case: {', '.join(strange)}; allowed: {', '.join(known)}")
+        chosen = args.cases or usual
+        record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
+
+        def keep(row: CaseRow) -> None:
+            record.put(row)
+            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
+
+        if args.disaggregate:
+            chosen = [name for name in chosen if not (args.missing and name in right(record))]
+            run_pd(machine, args.disaggregate, max(2, args.gpus), chosen, keep)
+        else:
+            mine = {name: runs[name] for name in chosen}
+            chosen = one_by_one(mine, record, keep, tell, args.seconds, args.missing)
+    return int(not right(record) >= set(chosen))
+
+
+def _parser() -> argparse.ArgumentParser:
+    every = "\n".join(f"  {name:18} {case.shows}" for name, case in cases.CASES.items())
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\ncases:\n{cases}",
+        description=f"{__doc__}\ncases (on N GPUs tpN and so on instead of tp2):\n{every}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", help="default: all")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="default: all")
     parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs (1)")
     parser.add_argument(
         "--missing",
@@ -56,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         "--seconds", type=float, default=0, help="start no further case after this many seconds (0: no limit)"
     )
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
+    which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--disaggregate",
         metavar="BACKEND",
@@ -65,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "--ranks",
         type=Path,
         metavar="DIR",
-        help="instead: compare two ranks' choices, as the plugin tests/plugins/ranks of a checkout logs them",
+        help="instead: compare the ranks' choices, as the plugin tests/plugins/ranks of a checkout logs them",
     )
     which.add_argument(
         "--chunks",
@@ -73,45 +109,46 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="instead: small chunks with prefill graphs, as the plugin tests/plugins/steps logs them",
     )
+    which.add_argument(
+        "--whole",
+        type=Path,
+        metavar="DIR",
+        help="instead: DeepSeek-V3.2, as many layers as fit, over all --gpus; every rank's receipt comes "
+        "from the plugin tests/plugins/receipts",
+    )
+    parser.add_argument(
+        "--backend", default="nixl", help="with --whole: nixl or mooncake, between prefill and decode server"
+    )
     parser.add_argument(
         "--sizes", nargs="+", metavar="N", help="with --chunks on one GPU: only these chunk sizes"
     )
     parser.add_argument("--cpu", action="store_true", help="tiny models on a CPU")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
-    args = parser.parse_args(argv)
+    return parser
 
-    chosen = args.cases or [
-        name
-        for name, case in CASES.items()
-        if case.gpus == args.gpus
-        and not (args.cpu and case.tiny is None)
-        and installed_version() in case.versions
-    ]
-    record = RowRecord(args.out, shlex.join(sys.argv), CaseRow, key="case")
-    tell = partial(print, flush=True)
-    with TemporaryDirectory() as models:
-        machine = Machine(args.cpu, environment(), args.out.parent, Path(models), tell, args.timeout)
 
-        def keep(row: CaseRow) -> None:
-            record.put(row)
-            tell(f"{row.case}: {'; '.join(row.problems) or 'right'} {as_json(row.facts)}")
-
-        if args.disaggregate:
-            chosen = list(SIDES)
-            run_pd(machine, args.disaggregate, keep)
-        elif args.ranks:
-            chosen = list(RANKS)
-            run_ranks(machine, args.ranks, keep)
-        else:
-            if args.chunks:
-                chosen = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
-                if args.sizes:
-                    chosen = [name for name in chosen if name.removeprefix("chunks-") in args.sizes]
-                runs = {name: partial(run_chunk, name, machine, args.chunks) for name in chosen}
-            else:
-                runs = {name: partial(run_case, name, CASES[name], machine) for name in chosen}
-            chosen = one_by_one(runs, record, keep, tell, args.seconds, args.missing)
-    return int(not right(record) >= set(chosen))
+def _runs(args: argparse.Namespace, machine: Machine) -> tuple[Runs, list[str]]:
+    """How to run every case that may be named, and the names of those that run by default."""
+    runs: Runs
+    if isinstance(machine, whole.Big):
+        given = (machine, args.backend, args.gpus)
+        runs = {name: partial(whole.run_whole, name, *given) for name in whole.cases(args.gpus)}
+    elif args.ranks:
+        runs = {name: partial(run_rank, name, machine, args.ranks, max(2, args.gpus)) for name in RANKS}
+    elif args.chunks:
+        names = [name for name, (_, gpus, _) in CHUNKS.items() if gpus == args.gpus]
+        if args.sizes:
+            names = [name for name in names if name.removeprefix("chunks-") in args.sizes]
+        runs = {name: partial(run_chunk, name, machine, args.chunks) for name in names}
+    else:
+        mine = [
+            name
+            for name, case in cases.of(args.gpus).items()
+            if not (args.cpu and case.tiny is None) and installed_version() in case.versions
+        ]
+        every = {**cases.CASES, **cases.of(args.gpus)}
+        return {name: partial(run_case, name, case, machine) for name, case in every.items()}, mine
+    return runs, list(runs)
 
 
 def one_by_one(
@@ -152,4 +189,5 @@ def right(record: RowRecord[CaseRow]) -> set[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: servers are stopped
     sys.exit(main())

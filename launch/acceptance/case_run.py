@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,8 @@ Probe = Callable[[Facts, list[str]], None]
 
 @dataclass
 class Machine:
-    """Where cases run: environment, folders of the logs and the models, and how long a server may start."""
+    """Where cases run: environment, folders of the logs and the models, how long a server may start, and what
+    else is in the environment of servers on GPUs."""
 
     cpu: bool
     env: Mapping[str, str]
@@ -41,6 +42,7 @@ class Machine:
     models: Path
     tell: ProgressCallback
     timeout: float = 400
+    gpu_env: Mapping[str, str] = field(default_factory=lambda: GPU_ENV)
 
     @property
     def usual(self) -> Sizes:
@@ -88,8 +90,9 @@ class Machine:
     def server_env(self, case: Case, hisa: bool) -> dict[str, str]:
         setting = self.setting(case) if hisa else None
         make = server.cpu_env if self.cpu else server.child_env
-        given = {} if self.cpu else GPU_ENV
-        ranks = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"} if self.cpu and case.gpus > 1 else {}
+        given = {} if self.cpu else self.gpu_env
+        cores = "|".join("0" * case.gpus)  # of each rank
+        ranks = {"SGLANG_CPU_OMP_THREADS_BIND": cores} if self.cpu and case.gpus > 1 else {}
         return {**make(self.env, setting), "HF_HUB_OFFLINE": "1", **given, **ranks, **case.env}
 
     def wait_ready(self, one: ServerProcess, who: str, case: Case, hisa: bool) -> float:

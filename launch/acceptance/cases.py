@@ -51,20 +51,66 @@ class Case:
 
 M = 1 << 20
 _FP8 = ("--kv-cache-dtype", "fp8_e4m3", "--dsa-decode-backend", "flashmla_kv")
-_DRAFTS = (
+DRAFTS = (
     *("--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3"),
     *("--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", "4"),
 )
 # The fused all-reduce may use NVLink multicast, which not every machine allows.
 NO_MULTICAST = "--enforce-disable-flashinfer-allreduce-fusion"
 _SHARED_DRAFTS = {"index_share_for_mtp_iteration": True}
-_TP = ("--tp", "2", NO_MULTICAST)
-DP = (*_TP, "--enable-dp-attention", "--dp", "2")
 PREFILL_GRAPH = "--cuda-graph-backend-prefill"
 ADAPTER = "gates"
 """Name of the adapter that servers of a case with one have."""
 _HICACHE = ("--enable-hierarchical-cache", "--hicache-ratio", "4")
 _SHARED: Mapping[str, Any] = {"family": "glm5", "index_topk_freq": 2}
+
+
+def tp(gpus: int) -> tuple[str, ...]:
+    """Tensor parallelism over so many GPUs."""
+    return ("--tp", str(gpus), NO_MULTICAST) if gpus > 1 else ()
+
+
+def dp(gpus: int) -> tuple[str, ...]:
+    """DP attention: each GPU serves requests of its own."""
+    return (*tp(gpus), "--enable-dp-attention", "--dp", str(gpus))
+
+
+def several(gpus: int) -> dict[str, Case]:
+    """Cases of two GPUs or more; none of one."""
+    if gpus < 2:
+        return {}
+    return {
+        f"tp{gpus}": Case(f"{gpus} tensor parallel ranks", tp(gpus), gpus=gpus),
+        f"tp{gpus}-broadcast": Case(
+            f"{gpus} ranks, rank 0's choice broadcast",
+            tp(gpus),
+            gpus=gpus,
+            env={"SGLANG_DSA_TOPK_BROADCAST": "1"},
+        ),
+        f"dp{gpus}": Case(
+            f"{gpus} ranks, DP attention, mixed chunks",
+            (*dp(gpus), "--enable-mixed-chunk"),
+            gpus=gpus,
+            extra=("idle",),
+        ),
+        f"dp{gpus}-mtp": Case(
+            "DP attention with speculative decoding",
+            (*dp(gpus), *DRAFTS),
+            model=partial(models.make_small, draft=True),
+            gpus=gpus,
+            tiny={"draft": True},
+            # SGLang's default on a GPU. Its unfused form does not take draft rows padded to another rank's.
+            env={"SGLANG_DSA_FUSE_TOPK": "1"},
+            extra=("idle",),
+        ),
+        f"pp{gpus}": Case(
+            f"{gpus} pipeline stages",
+            ("--pp-size", str(gpus)),
+            model=partial(models.make_small, layers=gpus),
+            tiny=None,
+            gpus=gpus,
+        ),
+    }
 
 
 CASES: dict[str, Case] = {
@@ -132,19 +178,19 @@ CASES: dict[str, Case] = {
     ),
     "mtp": Case(
         "speculative decoding (EAGLE chain), graphs of verify and draft steps",
-        _DRAFTS,
+        DRAFTS,
         model=partial(models.make_small, draft=True),
         tiny={"draft": True},
     ),
     "mtp-fp8": Case(
         "speculative decoding over an fp8 KV cache",
-        (*_DRAFTS, *_FP8),
+        (*DRAFTS, *_FP8),
         model=partial(models.make_small, draft=True),
         tiny=None,
     ),
     "glm5-mtp": Case(
         "GLM-5: draft steps that reuse the choice of the step before them",
-        _DRAFTS,
+        DRAFTS,
         model=partial(models.make_small, family="glm5", index_heads=32, draft=True, more=_SHARED_DRAFTS),
         tiny={"family": "glm5", "layers": 2, "draft": True, "more": _SHARED_DRAFTS},
     ),
@@ -164,22 +210,10 @@ CASES: dict[str, Case] = {
         context=M - 256,
         canary="sample",
     ),
-    "tp2": Case("two tensor parallel ranks", _TP, gpus=2),
-    "tp2-broadcast": Case(
-        "two ranks, rank 0's choice broadcast", _TP, gpus=2, env={"SGLANG_DSA_TOPK_BROADCAST": "1"}
-    ),
-    "dp2": Case(
-        "two ranks, DP attention, mixed chunks", (*DP, "--enable-mixed-chunk"), gpus=2, extra=("idle",)
-    ),
-    "dp2-mtp": Case(
-        "DP attention with speculative decoding",
-        (*DP, *_DRAFTS),
-        model=partial(models.make_small, draft=True),
-        gpus=2,
-        tiny={"draft": True},
-        # SGLang's own default on a GPU. Its unfused form does not take draft rows padded to another rank's.
-        env={"SGLANG_DSA_FUSE_TOPK": "1"},
-        extra=("idle",),
-    ),
-    "pp2": Case("two pipeline stages", ("--pp-size", "2"), tiny=None, gpus=2),
+    **several(2),
 }
+
+
+def of(gpus: int) -> dict[str, Case]:
+    """The cases that run on so many GPUs."""
+    return {name: case for name, case in {**CASES, **several(gpus)}.items() if case.gpus == gpus}

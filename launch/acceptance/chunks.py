@@ -20,7 +20,7 @@ import numpy as np
 
 from sglang_hisa import PAGE
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
-from sglang_hisa.launch.acceptance.cases import DP, Case
+from sglang_hisa.launch.acceptance.cases import Case, dp
 from sglang_hisa.launch.acceptance.probes import keep_receipts
 from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common.server import ServerProcess, with_plugin
@@ -223,7 +223,7 @@ def _beside_a_peers_prefill(machine: Machine, plugin: Path, facts: Facts, proble
     budgets = CPU if machine.cpu else GPU
     budgets = replace(budgets, prefill=2 * budgets.prefill)
     chunk, topk = (256, 64) if machine.cpu else (1024, 2048)
-    case = _case(budgets, 2 * chunk, *DP, gpus=2)  # SGLang divides it by the ranks
+    case = _case(budgets, 2 * chunk, *dp(2), gpus=2)  # SGLang divides it by the ranks
     longest = machine.usual.longest
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         server, told = _server(stack, machine, case, plugin, "chunks-dp")

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sglang_hisa.launch.acceptance import rounding
 from sglang_hisa.launch.acceptance.case_run import Machine, row_of
-from sglang_hisa.launch.acceptance.cases import Case
+from sglang_hisa.launch.acceptance.cases import Case, tp
 from sglang_hisa.launch.acceptance.probes import checked_receipt
 from sglang_hisa.launch.acceptance.record import CaseRow, Facts
 from sglang_hisa.launch.common import receipts
@@ -27,65 +29,89 @@ SIDES = {
 """Whether the prefill and the decode server run HISA. Without HISA it is the control: rounding alone can make
 the pair answer a long prompt in other words than one server does."""
 ARM = {False: "stock", True: "hisa"}
-CASE = Case("disaggregated prefill")
+MODES = ("prefill", "decode")
 _TOKENS = 24
 
-Ask = Callable[[int], Mapping[str, Any]]
+Ask = Callable[..., Mapping[str, Any]]
+"""Asked for a prompt's token ids, the length of the answer, and fields of the request."""
 Answers = dict[bool, list[Mapping[str, Any]]]
 
 
-def _start(stack: ExitStack, machine: Machine, name: str, hisa: bool, gpu: int, *flags: str) -> ServerProcess:
-    """A server on one GPU, until ``stack`` ends; not ready yet."""
-    given = machine.flags(CASE, machine.models / "pd")
-    if not machine.cpu:
-        given += ["--base-gpu-id", str(gpu)]
-    env, log = machine.server_env(CASE, hisa), machine.logs / f"acceptance-{name}.log"
-    return stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
+def case(ranks: int) -> Case:
+    """A server of so many GPUs, one of two."""
+    return Case("disaggregated prefill", tp(ranks), gpus=ranks)
 
 
-def _pair(
-    stack: ExitStack, machine: Machine, backend: str, name: str
-) -> tuple[ServerProcess, ServerProcess, Ask]:
-    """Prefill on GPU 0, decode on GPU 1, and how to ask them together for a prompt of some length."""
-    port = free_port()
-    common = ["--disaggregation-transfer-backend", backend]
-    common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
-    pair = []
-    for gpu, (mode, hisa) in enumerate(zip(("prefill", "decode"), SIDES[name])):
-        flags = ("--disaggregation-mode", mode, *common)
-        pair.append(_start(stack, machine, f"{name}-{mode}", hisa, gpu, *flags))
-    prefill, decode = pair
-    for mode, one, hisa in zip(("prefill", "decode"), pair, SIDES[name]):
-        machine.wait_ready(one, f"{name}: {mode}", CASE, hisa)
-    rooms, pool = itertools.count(1), stack.enter_context(ThreadPoolExecutor(16))
+@dataclass
+class Place:
+    """Where servers run.
 
-    def ask(length: int) -> Mapping[str, Any]:
-        room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
-        fields = {**rounding.LOGPROBS, **room}
-        sides = [pool.submit(one.generate, prompt(length, length), _TOKENS, **fields) for one in pair]
-        return [side.result() for side in sides][1]
+    Args:
+        stack: they stop when it ends.
+        model: its folder.
+        case: what each serves; it has GPUs of its own.
+        env: more of the environment of a server, by ``prefill`` and ``decode``.
+    """
 
-    return prefill, decode, ask
+    stack: ExitStack
+    machine: Machine
+    model: Path
+    case: Case
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def start(self, name: str, hisa: bool, side: int, *flags: str, **env: str) -> ServerProcess:
+        """A server on the first (0) or the second (1) half of the GPUs; not ready yet."""
+        given = self.machine.flags(self.case, self.model)
+        if not self.machine.cpu:
+            given += ["--base-gpu-id", str(side * self.case.gpus)]
+        env = {**self.machine.server_env(self.case, hisa), **env}
+        log = self.machine.logs / f"acceptance-{name}.log"
+        return self.stack.enter_context(ServerProcess([*given, *flags], env=env, log=log))
+
+    def pair(
+        self, backend: str, name: str, hisa: tuple[bool, bool]
+    ) -> tuple[ServerProcess, ServerProcess, Ask]:
+        """Prefill on one half of the GPUs, decode on the other, and how to ask them together.
+
+        ``hisa``: whether each runs it.
+        """
+        port = free_port()
+        common = ["--disaggregation-transfer-backend", backend]
+        common += ["--disaggregation-bootstrap-port", str(port), "--num-reserved-decode-tokens", "64"]
+        prefill, decode = (
+            self.start(
+                f"{name}-{mode}", on, side, "--disaggregation-mode", mode, *common, **self.env.get(mode, {})
+            )
+            for side, (mode, on) in enumerate(zip(MODES, hisa))
+        )
+        for mode, one, on in zip(MODES, (prefill, decode), hisa):
+            self.machine.wait_ready(one, f"{name}: {mode}", self.case, on)
+        rooms, pool = itertools.count(1), self.stack.enter_context(ThreadPoolExecutor(16))
+
+        def ask(tokens: Sequence[int], count: int, **fields: Any) -> Mapping[str, Any]:
+            room = {"bootstrap_host": "127.0.0.1", "bootstrap_port": port, "bootstrap_room": next(rooms)}
+            both = [pool.submit(one.generate, tokens, count, **fields, **room) for one in (prefill, decode)]
+            return [side.result() for side in both][1]
+
+        return prefill, decode, ask
 
 
-def _lengths(machine: Machine) -> tuple[Sequence[int], Sequence[int]]:
+def _lengths(machine: Machine, of: Case) -> tuple[Sequence[int], Sequence[int]]:
     """Prompts within the budget and beyond it."""
-    sizes = machine.sizes(CASE)
+    sizes = machine.sizes(of)
     return sizes.short, [sizes.longest - 64 * i - i for i in range(4)]
 
 
-def _alone(machine: Machine) -> Answers:
+def _alone(machine: Machine, of: Case) -> Answers:
     """Answers of a stock (False) and a HISA server to all prompts, one at a time, with log-probs: the servers
     are gone when a pair is there to compare. No prefill graph of this case is lost by them."""
-    within, beyond = _lengths(machine)
+    within, beyond = _lengths(machine, of)
     answers: Answers = {}
     with ExitStack() as stack:
-        started = {
-            hisa: _start(stack, machine, f"pd-alone-{ARM[hisa]}", hisa, gpu=int(hisa))
-            for hisa in (False, True)
-        }
+        place = Place(stack, machine, machine.models / "pd", of)
+        started = {hisa: place.start(f"pd-alone-{ARM[hisa]}", hisa, int(hisa)) for hisa in (False, True)}
         for hisa, one in started.items():
-            machine.wait_ready(one, f"alone: {ARM[hisa]}", CASE, hisa)
+            machine.wait_ready(one, f"alone: {ARM[hisa]}", of, hisa)
             answers[hisa] = [
                 one.generate(prompt(n, n), _TOKENS, **rounding.LOGPROBS) for n in (*within, *beyond)
             ]
@@ -94,6 +120,7 @@ def _alone(machine: Machine) -> Answers:
 
 def _combination(
     machine: Machine,
+    of: Case,
     backend: str,
     name: str,
     alone_later: Future[Answers],
@@ -102,9 +129,14 @@ def _combination(
 ) -> None:
     """Compare one of ``SIDES`` with the answers of a single server."""
     alone = alone_later.result()
-    within, beyond = _lengths(machine)
+    within, beyond = _lengths(machine, of)
     with ExitStack() as stack:
-        prefill, decode, ask = _pair(stack, machine, backend, name)
+        place = Place(stack, machine, machine.models / "pd", of)
+        prefill, decode, both = place.pair(backend, name, SIDES[name])
+
+        def ask(length: int) -> Mapping[str, Any]:
+            return both(prompt(length, length), _TOKENS, **rounding.LOGPROBS)
+
         answers = [ask(n) for n in (*within, *beyond)]
         few = len(within)
         stock = alone[False][:few]
@@ -121,22 +153,27 @@ def _combination(
         facts.requests = len(answers) + len(many)
         if any(len(answer["output_ids"]) != _TOKENS for answer in (*answers, *many)):
             problems.append("an answer is not whole")
-        for role, one, hisa in zip(("prefill", "decode"), (prefill, decode), SIDES[name]):
+        for role, one, hisa in zip(MODES, (prefill, decode), SIDES[name]):
             if hisa:
                 kept, wrong = checked_receipt(receipts.typed(one.receipts())[0])
                 setattr(facts, role, kept)
                 problems += [f"{role}: {why}" for why in wrong]
 
 
-def run_pd(machine: Machine, backend: str, save: Callable[[CaseRow], None]) -> None:
-    """Run all of ``SIDES``, on GPUs all at once; each row is saved as soon as it is complete."""
-    machine.write_model(CASE, machine.models / "pd")
+def run_pd(
+    machine: Machine, backend: str, gpus: int, names: Sequence[str], save: Callable[[CaseRow], None]
+) -> None:
+    """Run ``names`` of ``SIDES``, half of the GPUs for each server, on GPUs all pairs at once; each row is
+    saved as soon as it is complete."""
+    of = case(gpus // 2)
+    machine.write_model(of, machine.models / "pd")
     with ThreadPoolExecutor(1 if machine.cpu else 1 + len(SIDES)) as pool:
-        alone = pool.submit(_alone, machine)
+        alone = pool.submit(_alone, machine, of)
         rows = []
-        for name, (prefill, decode) in SIDES.items():
+        for name in names:
+            prefill, decode = SIDES[name]
             shows = f"prefill {ARM[prefill]}, decode {ARM[decode]}, {backend}"
-            probe = partial(_combination, machine, backend, name, alone)
-            rows.append(pool.submit(row_of, name, Case(shows), machine, probe))
+            probe = partial(_combination, machine, of, backend, name, alone)
+            rows.append(pool.submit(row_of, name, Case(shows, of.flags), machine, probe))
         for row in as_completed(rows):
             save(row.result())

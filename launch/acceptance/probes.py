@@ -22,6 +22,8 @@ from sglang_hisa.launch.common.receipts import Receipt
 from sglang_hisa.launch.common.server import ServerProcess
 from sglang_hisa.launch.common.serving import prompt
 
+NOT_PRUNED = "no row was pruned"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -123,7 +125,7 @@ def checked_receipt(receipt: Receipt | None) -> tuple[KeptReceipt, list[str]]:
     wrong = [] if canary.checks else ["canary: it checked no summary"]
     wrong += [f"canary: {canary.violations} of {canary.checks} summaries wrong"] if canary.violations else []
     if min(filter(None, kept.candidate_share.values()), default=1) >= 1:
-        wrong.append("no row was pruned")
+        wrong.append(NOT_PRUNED)
     return kept, wrong
 
 

@@ -138,7 +138,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--resume",
         action="store_true",
         help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
-        "arms have is not measured again",
+        "arms have is not measured again, with --quality 0 and without --together what any has",
     )
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
     records.add_options(parser, "hisa-ab")
@@ -224,8 +224,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         args.usage_error(str(error))
     if args.plan:
-        every = [(index, number) for index in range(wanted.rounds) for number in range(len(wanted.cells))]
-        print(estimate.work(wanted, every, running=bool(infos)))
+        print(estimate.work(wanted, resume.left(wanted.kept()), running=bool(infos)))
         return 0
     if wanted.rounds < MIN_PAIRS:
         print(f"hisa ab: {plan.too_few(wanted.rounds)}", file=sys.stderr)
@@ -256,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
         runner = make_runner()
     except ValueError as error:
         args.usage_error(str(error))
-    found = estimate.work(wanted, resume.left(runner.record), running=bool(infos))
+    found = estimate.work(wanted, resume.left(wanted.kept(), runner.record.measurements), running=bool(infos))
     print(f"hisa ab: {found}", file=sys.stderr)
     code = runner.run()
     report.write(runner.record, args.out)

@@ -23,11 +23,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="A random DeepSeek-V3.2 of 3 layers with its byte tokenizer: 6 MB, serves on a CPU.",
     )
     tiny.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    tiny.add_argument("--draft", action="store_true", help="with a draft layer, for speculative decoding")
     tiny.set_defaults(run=run_tiny)
     part = kinds.add_parser(
         "slice",
-        help="a part of DeepSeek-V3.2 that fits one GPU, for --load-format dummy",
-        description="Configuration and tokenizer of a part of DeepSeek-V3.2 that fits one GPU; the server "
+        help="a part of DeepSeek-V3.2, or all of it, for --load-format dummy",
+        description="Configuration and tokenizer of a part of DeepSeek-V3.2, or of all of it; the server "
         "makes the weights up (--load-format dummy).",
         epilog="names:\n" + listed({name: text for name, (text, _) in models.SLICES.items()}, 17),
         formatter_class=Help,
@@ -35,18 +36,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
-    part.set_defaults(run=run_slice)
+    part.add_argument("--layers", type=int, metavar="N", help="its first N layers only")
+    part.set_defaults(run=run_slice, usage_error=part.error)
 
 
 def run_tiny(args: argparse.Namespace) -> int:
     """Write the tiny model."""
-    out = models.make_tiny(args.out)
+    out = models.make_tiny(args.out, draft=args.draft)
     print(f"{out}: written; serve it with: hisa serve --cpu {out}")
     return 0
 
 
 def run_slice(args: argparse.Namespace) -> int:
     """Write a slice."""
-    out = models.make_slice(args.name, args.out, args.context)
+    try:
+        out = models.make_slice(args.name, args.out, args.context, args.layers)
+    except ValueError as error:
+        args.usage_error(str(error))
     print(f"{out}: written; serve it with: hisa serve {out} --load-format dummy")
     return 0

@@ -1,4 +1,4 @@
-"""Models that need no download: a tiny random one for a CPU, and slices of real shapes for one GPU.
+"""Models that need no download: a tiny random one for a CPU, and slices of real shapes for GPUs.
 
 A slice is a config and a tokenizer only; serve it with ``--load-format dummy``. Shapes are those of the
 public DeepSeek-V3.2 and GLM-5 configurations.
@@ -70,6 +70,15 @@ DEEPSEEK_V32: Config = {
 }
 """As published, but for the token ids (our tokenizer's), and without quantization and draft layer."""
 
+FP8: Config = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "scale_fmt": "ue8m0",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
+"""``quantization_config`` of DeepSeek-V3.2 as it is published."""
+
 GLM_5: Config = {
     **{key: value for key, value in DEEPSEEK_V32.items() if key not in ("rope_theta", "rope_scaling")},
     "architectures": ["GlmMoeDsaForCausalLM"],
@@ -119,6 +128,10 @@ _TINY: Config = {
 """Differences of the tiny model; latent, rope and index dimensions stay real."""
 
 SLICES: dict[str, tuple[str, Config]] = {
+    "v32": (
+        "DeepSeek-V3.2 as it is published: 61 layers (or --layers N), fp8 weights, a draft layer",
+        {**DEEPSEEK_V32, "quantization_config": FP8, "num_nextn_predict_layers": 1},
+    ),
     "v32-4l": (
         "4 full-width DeepSeek-V3.2 layers (3 dense, 1 MoE); fits one 80 GB GPU in bf16",
         {**DEEPSEEK_V32, "num_hidden_layers": 4},
@@ -199,15 +212,21 @@ def _with_context(config: Config, context: int | None) -> Config:
     return longer
 
 
-def make_slice(name: str, out: Path, context: int | None = None) -> Path:
+def make_slice(name: str, out: Path, context: int | None = None, layers: int | None = None) -> Path:
     """Write the slice ``name`` (see ``SLICES``) to ``out`` for contexts up to ``context`` tokens.
 
+    ``layers``: only its first so many.
+
     Raises:
-        ValueError: unknown name, or a context out of range.
+        ValueError: unknown name, a context out of range, or more layers than it has.
     """
     if name not in SLICES:
         raise ValueError(f"unknown slice {name!r}; allowed: {', '.join(SLICES)}")
     config = _with_context(SLICES[name][1], context)
+    most = config["num_hidden_layers"]
+    if layers is not None and not 0 < layers <= most:
+        raise ValueError(f"{layers} layers are not allowed; {name} has {most}, allowed: 1 to {most}")
+    config = {**config, "num_hidden_layers": layers or most}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", config)
     # Every id the model can answer needs a text: the load generator takes empty text for no token.
@@ -220,6 +239,7 @@ def described(model: Path) -> str:
     config = json.loads((model / "config.json").read_text())
     kind, layers, heads = config["model_type"], config["num_hidden_layers"], config["index_n_heads"]
     weights = "own weights" if list(model.glob("*.safetensors")) else "dummy weights"
+    weights += ", fp8" * ("quantization_config" in config)
     return f"{kind}, {layers} layers of width {config['hidden_size']}, {heads} index heads, {weights}"
 
 

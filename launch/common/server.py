@@ -125,7 +125,7 @@ def check_free(port: int, patience: float = 2) -> None:
         time.sleep(0.05)
 
 
-def _die_with(owner: int) -> None:
+def die_with(owner: int) -> None:
     # kill -9 of the owner must not leave a server behind; the kernel then kills this child too.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != owner:  # it died before the line above
@@ -210,7 +210,7 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=functools.partial(_die_with, os.getpid()),
+                preexec_fn=functools.partial(die_with, os.getpid()),
             )
         self._guard = _start_guard(self._child.pid)
         atexit.register(self.stop)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sglang_hisa.launch.acceptance import whole
 from sglang_hisa.launch.acceptance.cases import CASES
+from sglang_hisa.launch.acceptance.cases import of as cases_of
 from sglang_hisa.launch.acceptance.chunks import CHUNKS
 from sglang_hisa.launch.acceptance.pd import SIDES
 from sglang_hisa.launch.acceptance.ranks import RANKS
@@ -52,7 +54,8 @@ _SEEN: dict[str, Callable[[Any], str]] = {
 def cases(rows: Iterable[CaseRow]) -> Table:
     """A row for each case of a record, in the order of the cases."""
     found = {row.case: row for row in rows}
-    names = [name for name in (*CASES, *CHUNKS, *SIDES, *RANKS) if name in found]
+    known = dict.fromkeys((*CASES, *CHUNKS, *SIDES, *RANKS))
+    names = [name for name in {**known, **found} if name in found]
     head = ["case", "shows", "tokens as stock's, within the budget", "requests"]
     head += ["candidate share, prefill", "decode", "summaries checked", "wrong", "what was seen"]
     return head, [_case(found[name]) for name in names]
@@ -60,10 +63,10 @@ def cases(rows: Iterable[CaseRow]) -> Table:
 
 def left(rows: Iterable[CaseRow], gpus: int, releases: Iterable[str]) -> list[str]:
     """Cases for ``gpus`` that a record of these SGLangs lacks, of those that they have."""
-    known = [name for name, case in CASES.items() if {*releases} & {*case.versions}]
-    wanted = [name for name in known if CASES[name].gpus == gpus]
+    wanted = [name for name, case in cases_of(gpus).items() if {*releases} & {*case.versions}]
+    wanted += whole.cases(gpus) if gpus == 8 else ()
     wanted += [name for name, (_, count, _) in CHUNKS.items() if count == gpus]
-    wanted += [*SIDES, *RANKS] if gpus == 2 else []
+    wanted += [*SIDES, *RANKS] if gpus > 1 else []
     there = {row.case for row in rows}
     return [name for name in wanted if name not in there]
 

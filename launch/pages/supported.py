@@ -107,7 +107,7 @@ def _matrix() -> list[list[str]]:
 
 
 def _cases() -> list[str]:
-    """The records of :mod:`sglang_hisa.launch.acceptance`, on one GPU and on two."""
+    """The records of :mod:`sglang_hisa.launch.acceptance`, on one GPU and on several."""
     out = []
     for path in existing(*CASE_RECORDS):
         gpus, record = CASE_RECORDS[path].gpus, load(ROOT / path, CaseRecord)

@@ -1,5 +1,7 @@
 """How long an A/B takes, before and while it runs."""
 
+import itertools
+
 import pytest
 
 from sglang_hisa.launch.ab import estimate, plan
@@ -11,8 +13,9 @@ def make(cells: str, rounds: int, together: bool, arms: str = "stock,paper") -> 
     return plan.Plan(parse_arms(arms), plan.parse_cells(cells, 100, 1), rounds, together, 1, 1 << 20, 0.05)
 
 
-def every(given: plan.Plan) -> list[tuple[int, int]]:
-    return [(index, number) for index in range(given.rounds) for number in range(len(given.cells))]
+def every(given: plan.Plan) -> list[tuple[int, int, str]]:
+    arms = [arm.name for arm in given.arms]
+    return list(itertools.product(range(given.rounds), range(len(given.cells)), arms))
 
 
 def test_a_shared_prefix_is_read_once_a_start_and_the_longest_alone() -> None:
@@ -33,8 +36,10 @@ def test_servers_of_their_own_start_one_after_another() -> None:
     found = estimate.work(given, every(given))
     assert found.starts == len(plan.visits(given)) == 4
     assert found.seconds > 4 * START_S
-    rest = estimate.work(given, [(2, 0)])
+    rest = estimate.work(given, [(2, 0, "stock"), (2, 0, "paper")])
     assert (rest.starts, rest.measurements) == (2, 2), "of a run that goes on, what is left"
+    one = estimate.work(given, [(2, 0, "paper")])
+    assert (one.starts, one.measurements) == (1, 1) and one.prompt_tokens == rest.prompt_tokens / 2
     assert estimate.work(given, []).seconds == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.launch.ab import plan, resume, runner
+from sglang_hisa.launch.ab import plan, resume, runner, validity
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import logs
 from sglang_hisa.launch.common.arms import parse_arms
@@ -75,22 +76,28 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     (tmp_path / "log").write_text("")
     monkeypatch.setattr(runner.Runner, "_server", server)
+    seen: list[tuple[str, Any]] = []
+    """Arm and the baseline's ``/server_info`` of each start."""
 
-    def started(arm: Any, server: Any, arms: Any, *_: Any) -> Any:
+    def started(arm: Any, server: Any, arms: Any, baseline: Any, *_: Any) -> Any:
         arms[arm.name] = replace(arms[arm.name], starts_s=(*arms[arm.name].starts_s, 9.0))
-        return {}, []
+        seen.append((arm.name, baseline))
+        return {"tp_size": 8}, []
 
     monkeypatch.setattr(runner, "started", started)
+    monkeypatch.setattr(runner.Runner, "_compare", lambda *_: None)
 
     def make(
         generator: Generator,
         together: bool,
         earlier: AbRecord | None = None,
         cells: str = "128+64:4,1",
+        asked: bool = False,
     ) -> runner.Runner:
+        seen.clear()
         monkeypatch.setattr(runner, "Client", lambda *_: generator)
         arms = parse_arms("stock,paper")
-        return runner.Runner(
+        made = runner.Runner(
             plan=plan.Plan(arms, plan.parse_cells(cells, 40, 1), 3, together, 7, 1000, 0.05),
             model="m",
             flags=["--tp", "1"],
@@ -98,8 +105,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             folder=tmp_path,
             save=lambda record: json.dumps(record.as_json()),
             tell=lambda line: None,
+            prompts=["a question"] if asked else [],
             earlier=earlier,
         )
+        made.seen = seen
+        return made
 
     return make
 
@@ -116,10 +126,13 @@ def places(record: AbRecord) -> list[tuple[int, int, str]]:
     return [(one.round, one.cell, one.arm) for one in record.measurements]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(make: Any, together: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("together", "asked"), [(True, False), (True, True), (False, True)])
+def test_a_run_that_was_cut_off_goes_on_with_whole_pairs(
+    make: Any, together: bool, asked: bool, tmp_path: Path
+) -> None:
     """The 12th load (warm-up and measurement of a cell) is not sent: five measurements are kept."""
     first = make(Generator(last=11), together)
+    make = functools.partial(make, asked=asked)
     assert first.run() == 130 and not first.record.complete
     assert len(first.record.measurements) == 5
     first.record.save(tmp_path)
@@ -157,6 +170,25 @@ def test_a_prefix_is_read_once_although_other_cells_flush_the_cache(make: Any) -
     assert found[:4] == [(0, 1, "stock"), (0, 1, "paper"), (1, 1, "paper"), (1, 1, "stock")]
 
 
+def test_an_arm_with_servers_of_its_own_is_not_measured_again(make: Any, tmp_path: Path) -> None:
+    """Its servers start for what it lacks only, and are compared with the baseline that was there before."""
+    first = make(Generator(last=7), False)
+    assert first.run() == 130
+    assert places(first.record) == [(0, 0, "stock"), (0, 1, "stock"), (0, 0, "paper")]
+    assert json.loads((tmp_path / "baseline.json").read_text()) == {"tp_size": 8}
+    stock = replace(first.record.arms["stock"], version="of the first run", log_tail="the end")
+    first.record.arms["stock"] = stock
+    first.record.save(tmp_path)
+    generator = Generator()
+    second = make(generator, False, AbRecord.load(tmp_path))
+    assert second.record.arms["stock"] == replace(stock, log_tail=None)
+    assert second.record.measurements == first.record.measurements
+    assert second.run() == 0 and second.record.complete
+    assert len(generator.loads) == 2 * (12 - 3) and generator.loads[0][0].startswith("paper ")
+    assert second.record.arms["stock"].version == "of the first run"
+    assert second.seen[:2] == [("paper", {"tp_size": 8}), ("stock", {"tp_size": 8})]
+
+
 def test_another_plan_machine_or_code_is_refused(make: Any) -> None:
     run = make(Generator(), True)
     assert run.run() == 0
@@ -179,3 +211,19 @@ def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
     run = make(Forgetful(), True)
     assert run.run() == 2 and len(run.record.measurements) == 1
     assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record.refusals[0]
+
+
+def test_with_drafts_the_last_page_of_a_prefix_is_computed_again(make: Any) -> None:
+    """SGLang's radix cache has pairs of tokens then (seen on a CPU: 192 of 256 tokens came from it)."""
+    run = make(Generator(), True, cells="256+16:2")
+    assert run.run() == 0
+    cell = run.record.plan.cells[0]
+    one = replace(run.record.measurements[0], cached=(192, 192))
+    assert validity.recomputed(["--tp", "8", "--speculative-algorithm", "EAGLE"]) == 64
+    assert validity.recomputed(["--speculative-algorithm=EAGLE"]) == 64 and validity.recomputed(["--tp"]) == 0
+    assert validity.prefix_problems(one, cell, 64) == []
+    assert len(validity.prefix_problems(one, cell)) == 1
+    assert len(validity.prefix_problems(replace(one, cached=(192, 128)), cell, 64)) == 1
+    drafted = replace(run.record, flags=("--speculative-algorithm", "EAGLE"), measurements=(one,))
+    assert validity.load_problems(drafted) == []
+    assert len(validity.load_problems(replace(drafted, flags=()))) == 1

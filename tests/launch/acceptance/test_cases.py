@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from sglang_hisa.launch.acceptance import __main__ as acceptance
-from sglang_hisa.launch.acceptance import case_run, pd, probes, ranks, rounding
+from sglang_hisa.launch.acceptance import case_run, cases, pd, probes, ranks, rounding, whole
 from sglang_hisa.launch.acceptance.cases import CASES, Case
 from sglang_hisa.launch.common import claims, models
 from sglang_hisa.launch.common.adapters import make_gates
@@ -192,7 +192,9 @@ def test_an_adapter_changes_answers_and_hisa_keeps_them(call, server: dict[str, 
 
 
 def test_an_adapter_has_the_shapes_of_the_gates_that_the_model_has(tmp_path: Path) -> None:
-    model = models.make_tiny(tmp_path / "model", family="glm5", layers=5, index_topk_freq=2, index_heads=8)
+    model = models.make_tiny(
+        tmp_path / "model", family="glm5", layers=5, index_topk_freq=2, more={"index_n_heads": 8}
+    )
     adapter = make_gates(tmp_path / "gates", model)
     found = load_file(adapter / "adapter_model.safetensors")
     shapes = {name.split(".layers.")[1]: tuple(tensor.shape) for name, tensor in found.items()}
@@ -440,8 +442,13 @@ ServerArgs.add_cli_args(parser)
 for flags in json.loads(sys.argv[1]):
     parser.parse_args(["--model-path", "model", *flags])
 """
-    flags = [case.flags for case in CASES.values() if installed_version() in case.versions]
-    flags += [ranks.CASE.flags, ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1")]
+    every = {**CASES, **cases.of(8), **whole.cases(8)}
+    flags = [case.flags for case in every.values() if installed_version() in case.versions]
+    flags += [
+        ranks.case(2).flags,
+        whole.SERVED,
+        ("--disaggregation-transfer-backend", "nixl", "--base-gpu-id", "1"),
+    ]
     words = [sys.executable, "-c", parse, json.dumps(flags)]
     done = subprocess.run(words, env=cpu_env(os.environ, None), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-500:]

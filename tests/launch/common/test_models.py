@@ -118,6 +118,7 @@ def test_one_token_a_byte(tmp_path: Path, make: str) -> None:
 
 
 PUBLIC = {
+    "v32": {"num_hidden_layers": 61, "n_routed_experts": 256, "num_nextn_predict_layers": 1},
     "v32-4l": {
         "architectures": ["DeepseekV32ForCausalLM"],
         "num_hidden_layers": 4,
@@ -173,12 +174,37 @@ def test_slices(tmp_path: Path, name: str) -> None:
     config = config_of(folder)
     both = {"index_topk": 2048, "index_head_dim": 128, "kv_lora_rank": 512, "num_nextn_predict_layers": 0}
     assert (both | PUBLIC[name]).items() <= config.items()
-    assert "quantization_config" not in config
+    assert ("quantization_config" in config) == (name == "v32")
     parsed = AutoConfig.from_pretrained(folder)
     assert parsed.num_hidden_layers == config["num_hidden_layers"]
     assert parsed.index_topk == 2048 and parsed.index_n_heads == config["index_n_heads"]
     before = contents(folder)
     assert contents(models.make_slice(name, folder)) == before
+
+
+def test_fewer_layers(tmp_path: Path) -> None:
+    few = config_of(models.make_slice("v32", tmp_path / "few", layers=4))
+    assert few == {**config_of(models.make_slice("v32", tmp_path / "all")), "num_hidden_layers": 4}
+    said = "deepseek_v32, 4 layers of width 7168, 64 index heads, dummy weights, fp8"
+    assert models.described(tmp_path / "few") == said
+    with pytest.raises(ValueError, match="62 layers are not allowed; v32 has 61, allowed: 1 to 61"):
+        models.make_slice("v32", tmp_path, layers=62)
+
+
+def test_sglang_makes_fp8_weights_up(tmp_path: Path) -> None:
+    """As it reads the configuration: blocks of 128 x 128; its dummy loader fills them with finite numbers."""
+    from sglang.srt.layers.quantization.fp8 import Fp8Config
+    from sglang.srt.model_loader.weight_utils import initialize_dummy_weights
+
+    config = Fp8Config.from_config(config_of(models.make_slice("v32", tmp_path))["quantization_config"])
+    assert config.weight_block_size == [128, 128] and config.is_checkpoint_fp8_serialized
+    made = torch.nn.Module()
+    made.weight = torch.nn.Parameter(torch.zeros(256, 384, dtype=torch.float8_e4m3fn), requires_grad=False)
+    made.weight_scale_inv = torch.nn.Parameter(torch.zeros(2, 3), requires_grad=False)
+    initialize_dummy_weights(made)
+    weight, scale = made.weight.float(), made.weight_scale_inv
+    assert weight.isfinite().all() and 100 < weight.count_nonzero() < weight.numel()
+    assert scale.isfinite().all() and scale.count_nonzero() == 6
 
 
 def test_glm_slice_is_the_default_of_transformers(tmp_path: Path) -> None:

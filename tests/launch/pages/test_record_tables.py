@@ -185,6 +185,15 @@ def test_a_record_lacks_only_what_its_sglang_has():
     assert old - new == {"prefill-piecewise"} and new - old == {"lora", "keyless-layers", "keyless-hicache"}
 
 
+def test_eight_gpus_have_rows_of_their_own_once_they_ran():
+    """Cases of eight ranks and the whole model come after those of one and two GPUs."""
+    _, rows = case_tables.cases([shown("whole-tp8-paper"), shown("tp8"), shown("plain")])
+    assert [row[0] for row in rows] == ["`plain`", "`whole-tp8-paper`", "`tp8`"]
+    missing = case_tables.left([shown("tp8")], 8, [NEWEST])
+    assert {"dp8", "whole-dp8-balanced", "pd-both", "ranks-same"} <= {*missing} and "tp8" not in missing
+    assert not {*missing} & {"tp2", "plain"}
+
+
 def test_minutes_of_servers_side_by_side():
     """Three at once for a while, a pause, and one alone: 2 minutes and 1 by the clock."""
     times = [("00:00", 1.5), ("00:30", 1.5), ("01:00", 0.25), ("05:00", 1.0)]

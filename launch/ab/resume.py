@@ -46,9 +46,14 @@ def left(record: AbRecord) -> list[tuple[int, int]]:
 
 
 def arms(old: AbRecord, new: AbRecord) -> dict[str, ArmFacts]:
-    """What is said of each arm: starts and retractions of both runs, all else of the new one as it comes."""
+    """What is said of each arm: starts, retractions and scores of both runs, all else of the new one."""
     was = old.arms
     return {
-        name: replace(facts, starts_s=was[name].starts_s, retractions=was[name].retractions)
+        name: replace(
+            facts,
+            starts_s=was[name].starts_s,
+            retractions=was[name].retractions,
+            scoring=was[name].scoring,
+        )
         for name, facts in new.arms.items()
     }

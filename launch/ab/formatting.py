@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sglang_hisa.launch.ab import stats, steady_rows
+from sglang_hisa.launch.ab import scoring, stats, steady_rows
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.ab.record import AbRecord, ArmFacts, Comparison
 from sglang_hisa.launch.common import pruning, text
@@ -75,7 +75,8 @@ def notes(record: AbRecord) -> list[str]:
             elif arm.log_tail:
                 out.append(last_error(name, arm.log_tail, plan.together))
     idle = (pruning.note(f"arm {name}", arm.rows) for name, arm in record.arms.items())
-    out += [note for note in idle if note]
+    pieces = (scoring.note(name, arm.scoring, together=plan.together) for name, arm in record.arms.items())
+    out += [note for note in (*idle, *pieces) if note]
     for name in plan.arms:
         count = sum(m.failed for m in have if m.arm == name)
         if count:

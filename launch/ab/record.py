@@ -12,6 +12,25 @@ from sglang_hisa.launch.common.typed import null
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Stock DSA's scores of the longest prefill chunk of the cells that show TTFT (:mod:`.scoring`)."""
+
+    rows: int
+    """Query tokens of the chunk."""
+    context: int
+    """Tokens that each is scored over."""
+    needed_bytes: int
+    allowed_bytes: int
+    free_bytes: int | None = None
+    """Of its GPU, where these and not the fraction set what is allowed."""
+    mem_fraction_static: float | None = None
+    pieces: int
+    """At least so many, one after the other."""
+    default_pieces: int
+    """About as many with SGLang's default fraction, alone on the GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmFacts(receipts.ArmFacts):
     """Of one arm: its setting, and what its server said; None until it has started."""
 
@@ -25,6 +44,8 @@ class ArmFacts(receipts.ArmFacts):
     """Seconds of each start."""
     retractions: int | None = null()
     limits: Limits | None = None
+    scoring: Scoring | None = None
+    """Of an arm whose prefill is stock DSA's; of several starts, the one with the most pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)

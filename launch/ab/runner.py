@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from statistics import median
 
-from sglang_hisa.launch.ab import estimate, quality, resume, validity
+from sglang_hisa.launch.ab import estimate, quality, resume, scoring, validity
 from sglang_hisa.launch.ab.client import Loads
 from sglang_hisa.launch.ab.plan import SHARED_GPU, Plan, visits
 from sglang_hisa.launch.ab.record import AbRecord, ArmFacts
@@ -127,6 +127,7 @@ class Runner:
                 continue
             with self._server(arm) as server:
                 self._started(arm, server)
+                self._scores(arm)
                 loads.known.pop(arm, None)
                 warm: set[int] = set()
                 for index in rounds:
@@ -144,6 +145,8 @@ class Runner:
             servers = {arm: stack.enter_context(self._server(arm)) for arm in self.plan.arms}
             for arm, server in servers.items():
                 self._started(arm, server)
+            for arm in servers:  # once all have taken their memory
+                self._scores(arm)
             warm: set[int] = set()
             for index, cells in self._turns():
                 for number in cells:
@@ -208,6 +211,20 @@ class Runner:
             ):
                 self.tell(f"{arm.name}, {cell.input_tokens} tokens x {cell.concurrency}: {why}")
         return list(dict.fromkeys(refused))
+
+    def _scores(self, arm: Arm) -> None:
+        """Whether stock DSA will score in pieces; a server decides that when the first long prompt comes."""
+        info, env = self._infos[arm.name], self.make_env(arm.setting)
+        memory = scoring.gpu_memory(info, env)
+        if memory is not None and self.urls is not None:  # it decided long ago, by what was free then
+            memory = replace(memory, free=None)
+        alone = not self.plan.together or self.urls is not None
+        found = scoring.of_arm(arm, self.plan.cells, info, memory, env, alone=alone)
+        was = self.record.arms[arm.name].scoring
+        if found is not None and (was is None or found.pieces > was.pieces):
+            self.record.arms[arm.name] = replace(self.record.arms[arm.name], scoring=found)
+            if said := scoring.note(arm.name, found, together=self.plan.together):
+                self.tell(said)
 
     def _served(self, arm: Arm, server: ServerProcess, retracted: int | None) -> None:
         """Keep what the rows so far looked at, as the schedulers' receipts have it."""

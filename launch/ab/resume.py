@@ -56,20 +56,8 @@ def left(plan: KeptPlan, measured: Sequence[Measurement] = ()) -> list[Place]:
 
 
 def arms(old: AbRecord, new: AbRecord) -> dict[str, ArmFacts]:
-<<<<<<< HEAD
     """What is said of each arm: of the earlier run, until its server starts again, but for how that ended."""
     return {
         name: replace(old.arms[name], log_tail=None, killed=None, setting=facts.setting)
-=======
-    """What is said of each arm: starts, retractions and scores of both runs, all else of the new one."""
-    was = old.arms
-    return {
-        name: replace(
-            facts,
-            starts_s=was[name].starts_s,
-            retractions=was[name].retractions,
-            scoring=was[name].scoring,
-        )
->>>>>>> fair
         for name, facts in new.arms.items()
     }

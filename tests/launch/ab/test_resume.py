@@ -14,11 +14,7 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from sglang_hisa.launch.ab import plan, resume, runner, validity
-=======
-from sglang_hisa.launch.ab import plan, resume, runner, scoring
->>>>>>> fair
+from sglang_hisa.launch.ab import plan, resume, runner, scoring, validity
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import logs
 from sglang_hisa.launch.common.arms import parse_arms
@@ -217,7 +213,6 @@ def test_a_server_that_forgets_the_prefix_is_refused_at_once(make: Any) -> None:
     assert "4 of 4 prompts did not find the shared prefix of 128 tokens" in run.record.refusals[0]
 
 
-<<<<<<< HEAD
 def test_with_drafts_the_last_page_of_a_prefix_is_computed_again(make: Any) -> None:
     """SGLang's radix cache has pairs of tokens then (seen on a CPU: 192 of 256 tokens came from it)."""
     run = make(Generator(), True, cells="256+16:2")
@@ -232,7 +227,8 @@ def test_with_drafts_the_last_page_of_a_prefix_is_computed_again(make: Any) -> N
     drafted = replace(run.record, flags=("--speculative-algorithm", "EAGLE"), measurements=(one,))
     assert validity.load_problems(drafted) == []
     assert len(validity.load_problems(replace(drafted, flags=()))) == 1
-=======
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_free_memory_is_asked_for_before_a_servers_first_load_when_all_are_up(
     make: Any, together: bool, monkeypatch: pytest.MonkeyPatch
@@ -247,4 +243,3 @@ def test_free_memory_is_asked_for_before_a_servers_first_load_when_all_are_up(
     assert mine.run() == 0
     one_by_one = [(0, 1, 0), (2, 1, 1), (5, 2, 1), (8, 2, 2)]  # a warm-up for each start, and its rounds
     assert asked == ([(0, 1, 1)] * 2 if together else one_by_one)
->>>>>>> fair

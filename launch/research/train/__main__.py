@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,10 +29,22 @@ examples:
   python -m sglang_hisa.launch.research.train OUT --corpus prose --recipe-minutes 8
   python -m sglang_hisa.launch.research.train OUT --minutes 3   stop after 3, keep a checkpoint
   python -m sglang_hisa.launch.research.train OUT --resume      and go on
+  python -m sglang_hisa.launch.research.train OUT --corpus prose --shape layers=3 hidden=192 heads=2
 
 writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
 stages went), with prose its sentences, prose.txt (Python's documentation: PSF licence); and train.pt.
 """
+
+
+SIZES = ("hidden", "layers", "heads", "mlp", "q_rank", "index_heads")
+
+
+def _size(text: str) -> tuple[str, int]:
+    """``layers=3``. Raises ``argparse.ArgumentTypeError``."""
+    key, _, value = text.partition("=")
+    if key not in SIZES or not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KEY=N, KEY one of {', '.join(SIZES)}")
+    return key, int(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="time of this call (default: all that is left)"
     )
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        type=_size,
+        default=[],
+        metavar="KEY=N",
+        help=f"other sizes than the corpus's model has: {', '.join(SIZES)}",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (0)")
     parser.add_argument(
@@ -57,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print(f"{COMMAND}: torch sees no CUDA GPU; --device cpu runs a few steps", file=sys.stderr)
         return 1
+    course = COURSES[args.corpus]
     try:
         session.train(
             args.out,
-            course=COURSES[args.corpus],
+            course=replace(course, shape=replace(course.shape, **dict(args.shape))),
             recipe_seconds=60 * args.recipe_minutes,
             seconds=float("inf") if args.minutes is None else 60 * args.minutes,
             resume=args.resume,

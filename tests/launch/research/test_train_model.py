@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 
 from sglang_hisa.launch.research.train import attention
 from sglang_hisa.launch.research.train import trainer as trainer_module
+from sglang_hisa.launch.research.train.__main__ import main as train_main
 from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.model import Model
 from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, SPARSE, Stage
@@ -201,3 +203,17 @@ def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: p
     short, whole = trainer(), trainer()
     assert not short.run(1) and short.log == []
     assert whole.run(2) and whole.log[0]["seconds"] < 2
+
+
+def test_a_model_of_another_shape_is_trained_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {"layers": 1, "hidden": 64, "mlp": 32, "q_rank": 16, "heads": 1, "index_heads": 2}
+    words = [str(tmp_path), "--device", "cpu", "--minutes", "0.001", "--shape"]
+    assert train_main([*words, *(f"{key}={value}" for key, value in wanted.items())]) == 0
+    found = vars(Shape.of(json.loads((tmp_path / "config.json").read_text())))
+    assert {key: found[key] for key in wanted} == wanted
+    for wrong in ("depth=3", "layers", "layers=x", "layers=0"):
+        with pytest.raises(SystemExit):
+            train_main([*words, wrong])
+        assert "KEY one of hidden, layers" in capsys.readouterr().err

@@ -92,6 +92,7 @@ def test_ab_refuses_with_the_servers_words(generator: Any) -> None:
         result = client.run(ab_client.arguments(url, model, cell, 1))
     record: Any = SimpleNamespace(
         plan=SimpleNamespace(cells=[cell]),
+        flags=(),
         measurements=[ab_client.kept(result, "stock", 0, 0, cell, 1)],
     )
     (why,) = validity.load_problems(record)

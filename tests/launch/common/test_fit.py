@@ -117,6 +117,7 @@ def test_gpus_that_are_too_small_are_refused_in_words() -> None:
 
 
 @pytest.mark.once("0.5.23")
+@pytest.mark.once("0.5.23")  # whose rule it is
 def test_what_sglang_keeps_free() -> None:
     """Beside its own arithmetic, in a process of its own, for GPUs that are not there."""
     asked = [(ranks, dp, mib) for ranks, dp in ((8, 1), (8, 8), (2, 1), (2, 2)) for mib in (H100, H200)]

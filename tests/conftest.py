@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sglang_hisa.patches import contract
+from sglang_hisa.patches.releases import NEWEST
 from tests import parts
 
 if not torch.cuda.is_available():
@@ -21,10 +22,21 @@ if not torch.cuda.is_available():
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def in_repository(item: pytest.Item) -> str:
+    """Where the test's file is, from the repository's root."""
+    return item.path.relative_to(item.config.rootpath).as_posix()
+
+
 @pytest.fixture(autouse=True)
-def _no_half_of_sglang() -> Iterator[None]:
-    """A failed import leaves ``sglang.srt`` without ``sglang``: later ones fail, far from the cause."""
+def _no_half_of_sglang(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A failed import leaves ``sglang.srt`` without ``sglang``: later ones fail, far from the cause.
+
+    A whole import is wrong, too, where a test has said that it needs none.
+    """
+    before = "sglang" in sys.modules
     yield
+    if not (before or parts.needs_sglang(in_repository(request.node))):
+        assert "sglang" not in sys.modules, "this test imported SGLang: see tests.parts.WITHOUT_SGLANG"
     half = [] if "sglang" in sys.modules else [name for name in sys.modules if name.startswith("sglang.")]
     for name in half:
         del sys.modules[name]
@@ -46,10 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def marks_of(item: pytest.Item) -> parts.Marks:
     once = item.get_closest_marker("once")
+    only = None if parts.needs_sglang(in_repository(item)) else NEWEST
     return parts.Marks(
         server=item.get_closest_marker("server") is not None,
         promise=item.get_closest_marker("promise") is not None,
-        once=once.args[0] if once else None,
+        once=once.args[0] if once else only,
     )
 
 

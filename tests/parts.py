@@ -2,7 +2,8 @@
 
 `make test` has the quick part: with the newest SGLang, all tests without a server and those real servers that
 show a promise of docs/reliability.md. `make test-rest` has what that leaves. Each part runs as two processes
-side by side, one of them for the tests with servers.
+side by side, one of them for the tests with servers. Tests that import no SGLang run in one environment, the
+newest: torch and Triton are the same in both.
 """
 
 from __future__ import annotations
@@ -13,6 +14,28 @@ from sglang_hisa.patches.releases import NEWEST, TESTED
 
 QUICK, REST = PARTS = ("quick", "rest")
 ONLY, NONE = SERVERS = ("only", "none")
+WITHOUT_SGLANG = tuple(
+    f"tests/{folder}"
+    for folder in (
+        "browser",
+        "kernels",
+        "launch/ab",
+        "launch/bench",
+        "launch/eval",
+        "launch/live",
+        "launch/load",
+        "launch/pages",
+        "launch/research",
+        "launch/whole",
+        "sglang_hisa",
+    )
+)
+"""Folders whose tests import no SGLang; ``tests/conftest.py`` sees to it."""
+
+
+def needs_sglang(path: str) -> bool:
+    """Whether the test file ``path``, from the repository's root, may import SGLang."""
+    return not path.startswith(tuple(f"{folder}/" for folder in WITHOUT_SGLANG))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,20 @@ def test_markers_that_contradict_each_other_are_refused(marks):
     assert parts.problem(marks)
 
 
+def test_folders_without_sglang():
+    """They are there, and what their tests run with is the same in both environments."""
+    assert all(any((ROOT / folder).glob("test_*.py")) for folder in parts.WITHOUT_SGLANG)
+    assert not parts.needs_sglang("tests/kernels/test_seal.py")
+    assert parts.needs_sglang("tests/patches/test_pool.py") and parts.needs_sglang("tests/test_imports.py")
+    torch = [
+        re.findall(
+            r"(?m)^(?:torch|triton|numpy)\b.*", (ROOT / f"launch/requirements/cpu-{one}.txt").read_text()
+        )
+        for one in TESTED
+    ]
+    assert len(torch[0]) == 3 and all(lines == torch[0] for lines in torch)
+
+
 def test_every_promise_has_a_server_in_make_test():
     page = (ROOT / "docs" / "reliability.md").read_text()
     promised = page.partition("## What is promised")[2].partition("\n## ")[0]

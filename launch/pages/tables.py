@@ -17,9 +17,9 @@ from sglang_hisa.launch.bench.frontier_record import FrontierRecord
 from sglang_hisa.launch.bench.record import KernelRecord
 from sglang_hisa.launch.common import flags, text
 from sglang_hisa.launch.common.record import Record
+from sglang_hisa.launch.eval.heads_record import HeadsRecord
 from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import ab_tables, answer_tables, changed, kernel_tables, stress_tables, write
-from sglang_hisa.launch.pages.answer_tables import HeadsRecord
 from sglang_hisa.launch.pages.reader import ROOT as ROOT
 from sglang_hisa.launch.pages.reader import Table, each
 

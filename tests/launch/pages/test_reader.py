@@ -8,7 +8,7 @@ import pytest
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.bench.record import KernelRecord
 from sglang_hisa.launch.eval.record import EvalRecord
-from sglang_hisa.launch.pages import ab_tables, answer_tables, kernel_tables, reader, tables
+from sglang_hisa.launch.pages import answer_tables, kernel_tables, reader, tables
 from tests.launch.pages.markdown import tables_of
 
 KEPT = reader.RESULTS
@@ -145,7 +145,9 @@ def test_marks_keep_their_words_and_tables_name_and_link_their_records():
 def test_every_arm_stands_once_in_the_readme_with_its_run():
     text = (tables.ROOT / "README.md").read_text()
     part = text.split("<!-- table:headline -->")[1].split("<!-- end -->")[0]
-    where = json.loads((KEPT / f"{ab_tables.HEADLINE}.json").read_text())["provenance"]
+    ((_, records),) = tables.TABLES["headline"]("")
+    (name,) = records
+    where = json.loads((KEPT / f"{name}.json").read_text())["provenance"]
     assert part.count("<sub>NVIDIA") == 1 and f"{where['gpu']}, SGLang {where['sglang']}" in part
 
 

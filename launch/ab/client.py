@@ -32,9 +32,13 @@ def arguments(url: str, model: str, cell: Cell, seed: int) -> list[str]:
 
 
 def kept(result: Mapping[str, Any], arm: str, index: int, number: int, cell: Cell, seed: int) -> Measurement:
-    """What a record keeps of the benchmark's result, of round ``index`` and the ``number``-th cell."""
+    """What a record keeps of the benchmark's result, of round ``index`` and the ``number``-th cell.
+
+    Where requests share a prefix, the steady state's window stands for the times of thousands of tokens.
+    """
     gaps: list[list[float]] = result["itls"]
     whole = [len(error) == 0 for error in result["errors"]]
+    timed = () if cell.prefix_tokens else [g for g, ok in zip(gaps, whole) if ok]
     cached = tuple(result.get("cached_tokens", ()))
     return Measurement(
         round=index,
@@ -48,7 +52,7 @@ def kept(result: Mapping[str, Any], arm: str, index: int, number: int, cell: Cel
         output_lens=tuple(result["output_lens"]),
         ttft_s=tuple(round(t, 6) for t, ok in zip(result["ttfts"], whole) if ok),
         tpot_s=tuple(round(statistics.fmean(g), 6) for g, ok in zip(gaps, whole) if ok and g),
-        itl_s=tuple(round(t, 6) for g, ok in zip(gaps, whole) if ok for t in g),
+        itl_s=tuple(round(t, 6) for g in timed for t in g),
         output_tok_s=result["output_throughput"],
         total_tok_s=result["total_throughput"],
         duration_s=result["duration"],

@@ -28,13 +28,18 @@ def comparisons(record: AbRecord) -> dict[tuple[str, int, str], Comparison]:
     return {(c.arm, c.cell, c.metric): c for c in found.comparisons}
 
 
-def effect(found: Comparison, separator: str = " ") -> str:
-    """``1.50× [1.46, 1.54] faster``; ``separator`` stands before the verdict."""
+def speedup(found: Comparison) -> str:
+    """``1.50× [1.46, 1.54]``; without an interval where too few pairs give none."""
     if found.speedup is None:
         return "–"
     interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    verdict = separator + found.verdict if found.verdict else ""
-    return f"{found.speedup:.2f}×{interval}{verdict}"
+    return f"{found.speedup:.2f}×{interval}"
+
+
+def effect(found: Comparison, separator: str = " ") -> str:
+    """``1.50× [1.46, 1.54] faster``; ``separator`` stands before the verdict."""
+    verdict = separator + found.verdict if found.speedup and found.verdict else ""
+    return speedup(found) + verdict
 
 
 def effects(record: AbRecord, separator: str = " ") -> dict[tuple[str, int, str], str]:

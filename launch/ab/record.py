@@ -71,6 +71,7 @@ class Measurement:
     ttft_s: tuple[float, ...]
     tpot_s: tuple[float, ...]
     itl_s: tuple[float, ...]
+    """Empty in a cell with a shared prefix, where the ``steady`` window stands for them."""
     output_tok_s: float
     total_tok_s: float
     duration_s: float
@@ -202,3 +203,9 @@ class AbRecord(record.RunRecord):
         """Raises ``StopIteration`` where the record has no such comparison."""
         every = self.stats.comparisons if self.stats else ()
         return next(c for c in every if (c.arm, c.cell, c.metric) == (arm, cell, metric))
+
+    def median(self, arm: str, cell: int, metric: str) -> float | None:
+        """Of any arm, the baseline or another; raises as :meth:`found`."""
+        if arm == self.plan.baseline:
+            return self.found(self.plan.others[0], cell, metric).baseline_median
+        return self.found(arm, cell, metric).arm_median

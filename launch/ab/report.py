@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,25 @@ def again(source: Path) -> dict[str, Any]:
     kept = AbRecord.kept(source)
     made = complete(read(AbRecord, kept))
     return {**kept, "stats": as_json(made.stats), "rows": as_json(made.rows)}
+
+
+def keep(source: Path, folder: Path) -> list[Path]:
+    """Keep the record of the run in ``source``, its statistics made anew, and its notes (``*.txt``).
+
+    They lie flat in ``folder`` under the run's name, in the place of those that had it; the paths written.
+
+    Raises:
+        OSError: no record there.
+        ValueError: another kind of record, or a name that does not start with ``ab-``.
+    """
+    source = source.resolve()
+    if not source.name.startswith("ab-"):
+        raise ValueError(f"{source}: the record takes the folder's name, which has to start with ab-")
+    record = again(source)
+    for old in folder.glob(f"{source.name}.*"):
+        old.unlink()
+    notes = {folder / f"{source.name}.{note.name}": note for note in sorted(source.glob("*.txt"))}
+    path = files.save(record, folder, f"{source.name}.json")
+    for kept, note in notes.items():
+        shutil.copyfile(note, kept)
+    return [path, *notes]

@@ -47,6 +47,12 @@ class Record:
         """One provenance for the whole record."""
         return self.provenance if self.origins == (self.provenance,) else together(self.origins)
 
+    def as_json(self) -> dict[str, Any]:
+        """What the file of a single call holds: the command is in the provenance."""
+        made = dict(as_json(self))
+        del made["commands"]
+        return {**made, "provenance": asdict(self.provenance)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
@@ -74,12 +80,6 @@ class RunRecord(Record):
         """The provenance, model and flags as a page shows them."""
         found = {**asdict(self.provenance), "model": self.model, "flags": " ".join(self.flags)}
         return {key: "–" if value is None else value for key, value in found.items()}
-
-    def as_json(self) -> dict[str, Any]:
-        """What its file holds; the command is in the provenance."""
-        made = dict(as_json(self))
-        del made["commands"]
-        return {**made, "provenance": asdict(self.provenance)}
 
     def save(self, folder: Path) -> None:
         """Write report.json in one step."""

@@ -13,9 +13,16 @@ from sglang_hisa.launch.common.provenance import Provenance
 K = 1024
 
 
-def tokens(count: int) -> str:
-    """``8K`` for whole multiples of 1024."""
+def tokens(count: int, every: int | None = None) -> str:
+    """``8K`` for whole multiples of 1024; ``all`` where it is ``every`` token that there is, or more."""
+    if every is not None and count >= every:
+        return "all"
     return f"{count // K}K" if count and count % K == 0 else str(count)
+
+
+def or_dash(value: float | None, form: str = "{}", scale: float = 1) -> str:
+    """``value`` times ``scale`` in a form such as ``{:.2f} s``; a dash where there is none."""
+    return "–" if value is None else form.format(value * scale)
 
 
 def origin(where: Mapping[str, Any], model: str, *more: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from sglang_hisa.launch.common import record, typed
+from sglang_hisa.launch.common import record
 from sglang_hisa.launch.common.receipts import ArmFacts
 
 NAME, KIND, VERSION = "quality.json", "hisa-eval", 1
@@ -113,9 +113,3 @@ class EvalRecord(record.Record):
         """Older records have no receipt where it was not known, and none for stock DSA."""
         arms = {name: {"known": "receipt" in facts, **facts} for name, facts in found["arms"].items()}
         return {**found, "arms": arms}
-
-    def as_json(self) -> dict[str, Any]:
-        """As it is kept; the command is in the provenance."""
-        made = dict(typed.as_json(self))
-        del made["commands"]
-        return {**made, "provenance": asdict(self.provenance)}

@@ -8,17 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from sglang_hisa.config import PRESETS
-from sglang_hisa.launch.ab import stats
+from sglang_hisa.launch.ab import formatting, stats
+from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.common import flags
-from sglang_hisa.launch.common.record import load
-from sglang_hisa.launch.common.text import tokens
+from sglang_hisa.launch.common.text import or_dash, tokens
 from sglang_hisa.launch.load import compare
 from sglang_hisa.launch.pages.build import listed
-from sglang_hisa.launch.pages.reader import RESULTS, Parts
 
-HEADLINE = "ab-defaults"
-"""The run that the README's table is of."""
 LIMIT_S = 0.020
 """ITL of which a table says how many requests at once stay within it."""
 Column = tuple[str, Callable[[int], str]]
@@ -32,27 +29,25 @@ def subject(_: str, record: AbRecord) -> str:
     return model + (f", TP {ranks}" if ranks > 1 else "") + against
 
 
-def load_of(record: AbRecord, at: int) -> str:
+def load_of(cell: Cell) -> str:
     """A cell's prompt or shared prefix, and how many at once: ``8K × 4``."""
-    cell = record.plan.cells[at]
     return f"{tokens(cell.prefix_tokens or cell.input_tokens)} × {cell.concurrency}"
 
 
-def headline(_: str) -> Parts:
-    """TTFT of a single prompt by its length, a column for each preset, of one run."""
-    record = load(RESULTS / f"{HEADLINE}.json", AbRecord)
+def headline(record: AbRecord) -> str:
+    """TTFT of a single prompt by its length, a column for each preset."""
+    cells = record.plan.cells
 
     def cell(at: int, arm: str) -> str:
         one = record.found(arm, at, "ttft")
         return "–" if one.speedup is None else f"{one.arm_median:.1f} ({one.speedup:.2f}×)"
 
-    made = listed(
-        [at for at in _cells(record, "ttft") if record.plan.cells[at].concurrency == 1],
-        ("prompt", lambda at: tokens(record.plan.cells[at].input_tokens)),
-        (record.plan.baseline, partial(_median, record, "ttft", record.plan.baseline, "{:.1f}")),
+    return listed(
+        [at for at in _cells(record, "ttft") if cells[at].concurrency == 1],
+        ("prompt", lambda at: tokens(cells[at].input_tokens)),
+        _medians(record, "ttft", record.plan.baseline, "{:.1f}"),
         *((f"`{arm}`", partial(cell, arm=arm)) for arm in PRESETS if arm in record.plan.others),
     )
-    return [(made, {HEADLINE: record})]
 
 
 def medians(record: AbRecord) -> str:
@@ -63,11 +58,9 @@ def medians(record: AbRecord) -> str:
     """
     return listed(
         _cells(record, "ttft"),
-        ("prompt × at once", partial(load_of, record)),
-        _baseline(record, "ttft", "TTFT", "{:.2f} s"),
-        *_effects(record, "ttft"),
-        _baseline(record, "itl", "ITL", "{:.1f} ms", 1e3),
-        *_effects(record, "itl"),
+        ("prompt × at once", lambda at: load_of(record.plan.cells[at])),
+        *_compared(record, "ttft", "TTFT", "{:.2f} s"),
+        *_compared(record, "itl", "ITL", "{:.1f} ms", 1e3),
     )
 
 
@@ -76,17 +69,15 @@ def many(record: AbRecord) -> str:
     itl, rate = stats.STEADY
     made = listed(
         _cells(record, itl),
-        ("shared prefix × at once", partial(load_of, record)),
-        _baseline(record, itl, "ITL", "{:.1f} ms", 1e3),
-        *_effects(record, itl),
-        _baseline(record, rate, "tok/s", "{:,.0f}"),
-        *((f"`{arm}`", partial(_median, record, rate, arm, "{:,.0f}")) for arm in record.plan.others),
+        ("shared prefix × at once", lambda at: load_of(record.plan.cells[at])),
+        *_compared(record, itl, "ITL", "{:.1f} ms", 1e3),
+        *(_medians(record, rate, arm, "{:,.0f}", title="tok/s") for arm in record.plan.arms),
     )
     prefixes = Counter(cell.prefix_tokens for cell in record.plan.cells if cell.prefix_tokens)
     users = listed(
         sorted(size for size, loads in prefixes.items() if loads > 1),
         (f"requests at once within {LIMIT_S * 1e3:.0f} ms a token", tokens),
-        *((_name(record, arm), partial(_users, record, arm)) for arm in record.plan.arms),
+        *((_head(record, arm), partial(_users, record, arm)) for arm in record.plan.arms),
     )
     said = "Between two measured loads the ITL is taken to lie on a straight line."
     return "\n\n".join([made, users, said] if made and users else [made])
@@ -98,8 +89,8 @@ def _users(record: AbRecord, arm: str, prefix: int) -> str:
     loads = sorted((cell.concurrency, at) for at, cell in cells if cell.prefix_tokens == prefix)
 
     def within(name: str) -> tuple[float, bool] | None:
-        itl = ((load, _value(record, stats.STEADY[0], name, at)) for load, at in loads)
-        return compare.users(list(itl), LIMIT_S)
+        itl = [(load, record.median(name, at, stats.STEADY[0])) for load, at in loads]
+        return compare.users(itl, LIMIT_S)
 
     found, base = within(arm), within(record.plan.baseline)
     if found is None:
@@ -117,39 +108,27 @@ def _cells(record: AbRecord, metric: str) -> list[int]:
     """
     of, shared = record.plan.cells, metric in stats.STEADY
     mine = (at for at, cell in enumerate(of) if bool(cell.prefix_tokens) == shared)
-    seen = (at for at in mine if _value(record, metric, record.plan.baseline, at) is not None)
+    seen = (at for at in mine if record.median(record.plan.baseline, at, metric) is not None)
     return sorted(seen, key=lambda at: (of[at].input_tokens, of[at].concurrency))
 
 
-def _name(record: AbRecord, arm: str) -> str:
-    return arm if arm == record.plan.baseline == "stock" else f"`{arm}`"
+def _head(record: AbRecord, arm: str, title: str = "") -> str:
+    """``ITL, stock`` of the baseline; of the arms beside it the name alone."""
+    name = "stock" if arm == record.plan.baseline == "stock" else f"`{arm}`"
+    return f"{title}, {name}" if title and arm == record.plan.baseline else name
 
 
-def _value(record: AbRecord, metric: str, arm: str, at: int) -> float | None:
-    """The median of any arm, the baseline or another."""
-    if arm == record.plan.baseline:
-        return record.found(record.plan.others[0], at, metric).baseline_median
-    return record.found(arm, at, metric).arm_median
+def _medians(record: AbRecord, metric: str, arm: str, form: str, scale: float = 1, title: str = "") -> Column:
+    return _head(record, arm, title), lambda at: or_dash(record.median(arm, at, metric), form, scale)
 
 
-def _median(record: AbRecord, metric: str, arm: str, form: str, at: int, scale: float = 1) -> str:
-    found = _value(record, metric, arm, at)
-    return "–" if found is None else form.format(found * scale)
-
-
-def _baseline(record: AbRecord, metric: str, title: str, form: str, scale: float = 1) -> Column:
-    arm = record.plan.baseline
-    return f"{title}, {_name(record, arm)}", partial(_median, record, metric, arm, form, scale=scale)
-
-
-def _effects(record: AbRecord, metric: str) -> list[Column]:
-    """Each arm's speed-up."""
+def _compared(record: AbRecord, metric: str, title: str, form: str, scale: float = 1) -> list[Column]:
+    """The baseline's medians, and each arm's speed-up."""
 
     def effect(at: int, arm: str) -> str:
         one = record.found(arm, at, metric)
-        if one.speedup is None:
-            return "–"
-        text = f"{one.speedup:.2f}×" + ("" if one.low is None else f" [{one.low:.2f}, {one.high:.2f}]")
-        return f"**{text}**" if one.verdict in (stats.FASTER, stats.SLOWER) else text
+        text = formatting.speedup(one)
+        return f"**{text}**" if one.speedup and one.verdict in (stats.FASTER, stats.SLOWER) else text
 
-    return [(f"`{arm}`", partial(effect, arm=arm)) for arm in record.plan.others]
+    first = _medians(record, metric, record.plan.baseline, form, scale, title)
+    return [first, *((f"`{arm}`", partial(effect, arm=arm)) for arm in record.plan.others)]

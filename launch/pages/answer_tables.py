@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from sglang_hisa.launch.common import record
 from sglang_hisa.launch.common.receipts import Phase
-from sglang_hisa.launch.common.text import tokens
+from sglang_hisa.launch.common.text import or_dash, tokens
 from sglang_hisa.launch.eval.formatting import SURE
+from sglang_hisa.launch.eval.heads_record import HeadsRecord
 from sglang_hisa.launch.eval.record import Accuracy, EvalRecord
 from sglang_hisa.launch.pages.build import crossed, listed
 
@@ -41,52 +41,18 @@ def sums(kept: EvalRecord) -> str:
 
 def pruned(kept: EvalRecord) -> str:
     """What the arms pruned, from their receipts."""
-    receipts = ((arm, kept.arms[arm].served) for arm in kept.plan.arms)
-    rows = [
-        (arm, receipt, receipt.rows.prefill or Phase(), receipt.rows.decode or Phase())
-        for arm, receipt in receipts
-        if receipt is not None
-    ]
+    served = {arm: facts.served for arm, facts in kept.arms.items()}
+    share = partial(or_dash, form="{:.2f}")
     return listed(
-        rows,
+        [(arm, receipt) for arm in kept.plan.arms if (receipt := served.get(arm))],
         ("arm", lambda r: f"`{r[0]}`"),
-        ("candidate share, prefill", lambda r: _or_dash(r[2].candidate_share)),
-        ("decode", lambda r: _or_dash(r[3].candidate_share)),
+        ("candidate share, prefill", lambda r: share((r[1].rows.prefill or Phase()).candidate_share)),
+        ("decode", lambda r: share((r[1].rows.decode or Phase()).candidate_share)),
         ("rows served stock", lambda r: f"{sum(r[1].rows.stock.values()):,}"),
-        ("rows by HISA", lambda r: f"{r[2].rows + r[3].rows:,}"),
-        ("recall", lambda r: _or_dash(r[1].audit.recall)),
-        ("missed mass", lambda r: _or_dash(r[1].audit.missed_mass)),
+        ("rows by HISA", lambda r: f"{sum(phase.rows for phase in r[1].rows.phases.values()):,}"),
+        ("recall", lambda r: share(r[1].audit.recall)),
+        ("missed mass", lambda r: share(r[1].audit.missed_mass)),
     )
-
-
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptBy(record.Row):
-    """What a way to choose (``launch/research/heads.py``) keeps of stock's choice in a layer."""
-
-    context: int
-    kind: str
-    """Rows that predict an answer, ``answer``, or ``other`` ones."""
-    layer: int
-    tokens: int
-    heads: int
-    group: int
-    router: str
-    rescored: int
-    coarse_heads: int
-    arithmetic: float
-    mass: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadsRecord(record.Record):
-    """Made by ``launch/research/recall_heads.py``."""
-
-    heads: int
-    rows: tuple[KeptBy, ...] = ()
 
 
 def heads(kept: HeadsRecord) -> str:
@@ -100,12 +66,7 @@ def heads(kept: HeadsRecord) -> str:
     rows = [r for r in rows if (r.context, r.group) == (context, 2 if r.tokens < context else 1)]
     rows.sort(key=lambda r: (r.arithmetic, r.tokens, r.heads))
     ways = {
-        (r.tokens, r.heads): [
-            tokens(r.tokens) if r.tokens < context else "all",
-            str(r.heads),
-            f"{r.arithmetic:.2f}",
-        ]
-        for r in rows
+        (r.tokens, r.heads): [tokens(r.tokens, context), str(r.heads), f"{r.arithmetic:.2f}"] for r in rows
     }
     layers = {layer: f"layer {layer}" for layer in sorted({r.layer for r in rows})}
     cells = {((r.tokens, r.heads), r.layer): f"{r.mass:.2f}" for r in rows}

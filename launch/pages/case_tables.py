@@ -12,25 +12,23 @@ from sglang_hisa.launch.acceptance.chunks import CHUNKS
 from sglang_hisa.launch.acceptance.pd import SIDES
 from sglang_hisa.launch.acceptance.ranks import RANKS
 from sglang_hisa.launch.acceptance.record import CaseRow, KeptReceipt
-from sglang_hisa.launch.common.text import plain
-
-Table = tuple[list[str], list[list[str]]]
+from sglang_hisa.launch.common.text import or_dash, plain
 
 _SEEN: dict[str, Callable[[Any], str]] = {
-    "adapted_equals_stock": lambda n: f"with the adapter {n:.0%} of stock's tokens with it",
-    "adapted_equals_plain": lambda n: f"of which {n:.0%} are those without it",
-    "adapted_gap_nats": lambda n: f"where these part, {n:.3f} nats between the two tokens",
-    "layers_with_summaries": lambda n: f"summaries of {n:g} layers",
-    "tokens_from_host": lambda n: f"{n:,} tokens back from the host",
+    "adapted_equals_stock": "with the adapter {:.0%} of stock's tokens with it".format,
+    "adapted_equals_plain": "of which {:.0%} are those without it".format,
+    "adapted_gap_nats": "where these part, {:.3f} nats between the two tokens".format,
+    "layers_with_summaries": "summaries of {:g} layers".format,
+    "tokens_from_host": "{:,} tokens back from the host".format,
     "slept": lambda _: "KV memory released and resumed",
-    "stock_tokens_a_step": lambda n: f"{n:.2f} tokens a verify step of stock",
-    "hisa_tokens_a_step": lambda n: f"{n:.2f} of HISA",
-    "equals_alone_beyond": lambda n: f"beyond the budget {n:.0%} of one server's tokens",
-    "gap_nats": lambda n: f"where answers part from stock's, {n:.3f} nats between the two tokens",
-    "calls": lambda n: f"{n:,} calls of the indexer",
+    "stock_tokens_a_step": "{:.2f} tokens a verify step of stock".format,
+    "hisa_tokens_a_step": "{:.2f} of HISA".format,
+    "equals_alone_beyond": "beyond the budget {:.0%} of one server's tokens".format,
+    "gap_nats": "where answers part from stock's, {:.3f} nats between the two tokens".format,
+    "calls": "{:,} calls of the indexer".format,
     "calls_that_differ": lambda n: f"in {n:,} the ranks differ" if n else "the same choices on both ranks",
     "shares": lambda by: "candidate share " + ", ".join(f"{s:.4f} ({name})" for name, s in by.items()),
-    "expected_share": lambda share: f"by the rule {share:.4f}",
+    "expected_share": "by the rule {:.4f}".format,
     "calls_in_graphs": lambda n: (
         f"{n:,} of them from prefill graphs" if n else "none of them from a prefill graph"
     ),
@@ -39,19 +37,19 @@ _SEEN: dict[str, Callable[[Any], str]] = {
     "decode_rows_as_extend": lambda n: (
         f"{n:,} calls for a decode row that ran as an extend beside a peer's prefill"
     ),
-    "most_candidates_of_a_decode_row": lambda n: f"with at most {n:,} candidates",
+    "most_candidates_of_a_decode_row": "with at most {:,} candidates".format,
     "message": lambda text: f"stopped: “{plain(text.splitlines()[0])}”",
-    "summary_mib": lambda n: f"{n:,.1f} MiB of summaries",
-    "kv_tokens": lambda n: f"for {n:,} tokens of KV cache",
-    "stock_ttft_s": lambda s: f"first token of stock after {s:.1f} s",
-    "hisa_ttft_s": lambda s: f"of HISA after {s:.1f}",
-    "stock_itl_ms": lambda ms: f"each more after {ms:.1f} ms",
-    "hisa_itl_ms": lambda ms: f"of HISA, canary included, after {ms:.1f}",
+    "summary_mib": "{:,.1f} MiB of summaries".format,
+    "kv_tokens": "for {:,} tokens of KV cache".format,
+    "stock_ttft_s": "first token of stock after {:.1f} s".format,
+    "hisa_ttft_s": "of HISA after {:.1f}".format,
+    "stock_itl_ms": "each more after {:.1f} ms".format,
+    "hisa_itl_ms": "of HISA, canary included, after {:.1f}".format,
 }
 """How each of :class:`Facts` that only some cases have is told."""
 
 
-def cases(rows: Iterable[CaseRow]) -> Table:
+def cases(rows: Iterable[CaseRow]) -> tuple[list[str], list[list[str]]]:
     """A row for each case of a record, in the order of the cases."""
     found = {row.case: row for row in rows}
     known = dict.fromkeys((*CASES, *CHUNKS, *SIDES, *RANKS))
@@ -73,11 +71,10 @@ def left(rows: Iterable[CaseRow], gpus: int, releases: Iterable[str]) -> list[st
 
 def _case(row: CaseRow) -> list[str]:
     facts, receipts = row.facts, row.facts.receipts
-    equal = "–" if facts.equal is None else f"{facts.equal:.0%}"
+    equal = or_dash(facts.equal, "{:.0%}")
     if facts.stock_repeats is not None and facts.stock_repeats < 1:
         equal += f" (stock again: {facts.stock_repeats:.0%})"
-    cells = [equal, "–" if facts.requests is None else str(facts.requests)]
-    cells += [_share(receipts, phase) for phase in ("prefill", "decode")]
+    cells = [equal, or_dash(facts.requests), *(_share(receipts, phase) for phase in ("prefill", "decode"))]
     wrong = sum(one.violations for one in receipts)
     checks = sum(one.canary_checks for one in receipts)
     cells += [f"{checks:,}", f"**{wrong:,}**" if wrong else "0"] if receipts else ["–", "–"]

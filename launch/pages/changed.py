@@ -26,12 +26,8 @@ def keys(config: Config) -> tuple[str, ...]:
 def since(preset: str, then: Mapping[str, Any]) -> list[str]:
     """Keys of ``preset`` that had other values in the configuration ``then``, in words."""
     now = from_mapping({"preset": preset})
-    found = []
-    for key in keys(now):
-        was = then.get(key, OLDER.get(key))
-        if was is not None and was != getattr(now, key):
-            found.append(f"`{key}` {was:g} ({getattr(now, key):g} now)")
-    return found
+    values = ((key, then.get(key, OLDER.get(key)), getattr(now, key)) for key in keys(now))
+    return [f"`{key}` {was:g} ({new:g} now)" for key, was, new in values if was not in (None, new)]
 
 
 def note(records: Mapping[str, Record]) -> str:

@@ -27,7 +27,7 @@ def decode(record: KernelRecord) -> str:
     rows = [r for r in record.totals("decode") if r.budget == 8 * K]
     return crossed(
         ["context"],
-        {context: [f"{context // K}K"] for context in sorted({r.context for r in rows})},
+        {context: [tokens(context)] for context in sorted({r.context for r in rows})},
         {batch: f"B={batch}" for batch in sorted({r.size for r in rows})},
         {(r.context, r.size): f"{r.speedup:.2f}× ({r.stock_us:.0f} → {r.hisa_us:.0f})" for r in rows},
     )
@@ -37,9 +37,9 @@ def prefill(record: KernelRecord) -> str:
     """Speed-up of a prefill chunk."""
     return listed(
         sorted(record.totals("prefill"), key=lambda r: (r.context, r.size, r.budget, r.group)),
-        ("context", lambda r: f"{r.context // K}K"),
+        ("context", lambda r: tokens(r.context)),
         ("rows", lambda r: str(r.size)),
-        ("budget", lambda r: f"{r.budget // K}K" + (", pairs" if r.group > 1 else "")),
+        ("budget", lambda r: tokens(r.budget) + (", pairs" if r.group > 1 else "")),
         ("stock", lambda r: f"{(r.stock_us or 0) / 1000:.2f} ms"),
         ("HISA", lambda r: f"{r.hisa_us / 1000:.2f} ms"),
         ("", lambda r: f"{r.speedup:.2f}×"),
@@ -52,7 +52,7 @@ def frontier(record: FrontierRecord) -> str:
     rows.sort(key=lambda r: r.us or 0, reverse=True)
     return crossed(
         ["candidates"],
-        {size: [tokens(size) if size < 128 * K else "all"] for size in sorted({r.tokens for r in rows})},
+        {size: [tokens(size, 128 * K)] for size in sorted({r.tokens for r in rows})},
         {heads: f"{heads} heads" for heads in sorted({r.heads for r in rows}, reverse=True)},
         {(r.tokens, r.heads): f"{r.speedup:.1f}× ({(r.us or 0) / 1000:.2f} ms, {_way(r)})" for r in rows},
     )

@@ -13,14 +13,12 @@ from pathlib import Path
 
 from sglang_hisa.launch.ab import report
 from sglang_hisa.launch.ab.record import AbRecord
-from sglang_hisa.launch.common import files
-from sglang_hisa.launch.common.provenance import Provenance
 from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import write
 from sglang_hisa.launch.pages.ab_tables import load_of, subject
 from sglang_hisa.launch.pages.build import listed
-from sglang_hisa.launch.pages.reader import RESULTS as RESULTS
+from sglang_hisa.launch.pages.reader import RESULTS
 
 INDEX = "README.md"
 
@@ -33,36 +31,10 @@ def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
     args = parser.parse_args(argv)
     try:
         for each in args.folders if args.command else ():
-            print("\n".join(f"wrote {path}" for path in add(each, folder)))
+            print("\n".join(f"wrote {path}" for path in report.keep(each, folder)))
         return write.write({folder / INDEX: render(folder)}, args.check)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-
-
-def add(source: Path, folder: Path = RESULTS) -> list[Path]:
-    """Keep the A/B record of ``source``, whose statistics are made anew, and its notes; the paths written.
-
-    Times of single tokens are left out where requests share a prefix (``launch/common/steady.py``).
-    A record of that name is replaced, with its notes.
-
-    Raises:
-        OSError: no record there.
-        ValueError: another kind of record, or a name that does not start with ``ab-``.
-    """
-    source = source.resolve()
-    if not source.name.startswith("ab-"):
-        raise ValueError(f"{source}: the record takes the folder's name, which has to start with ab-")
-    record = report.again(source)
-    for old in folder.glob(f"{source.name}.*"):
-        old.unlink()
-    for one in record["measurements"]:
-        if record["plan"]["cells"][one["cell"]].get("prefix_tokens"):
-            one["itl_s"] = []  # the window's numbers stand for the times of thousands of tokens
-    written = [files.save(record, folder, f"{source.name}.json")]
-    for note in sorted(source.glob("*.txt")):
-        written.append(folder / f"{source.name}.{note.name}")
-        written[-1].write_text(note.read_text())
-    return written
 
 
 def render(folder: Path = RESULTS) -> str:
@@ -76,13 +48,13 @@ def render(folder: Path = RESULTS) -> str:
     beside = [path for path in paths if path.suffix != ".json" and path.name.startswith(stems)]
     page = (folder / INDEX).read_text()
     index = listed(
-        [(path, *_read(path, page.partition("<!-- table")[0])) for path in paths if path not in beside],
+        [(path, _read(path, page.partition("<!-- table")[0])) for path in paths if path not in beside],
         ("record", lambda row: _links(row[0], beside)),
-        ("arms and loads", lambda row: row[1]),
-        ("GPU", lambda row: ", ".join(row[2].gpus)),
-        ("SGLang", lambda row: row[2].sglang or "–"),
-        ("commit", lambda row: row[2].commit or "–"),
-        ("date", lambda row: row[2].day),
+        ("arms and loads", lambda row: _compared(*row)),
+        ("GPU", lambda row: ", ".join(row[1].origin.gpus)),
+        ("SGLang", lambda row: row[1].origin.sglang or "–"),
+        ("commit", lambda row: row[1].origin.commit or "–"),
+        ("date", lambda row: row[1].origin.day),
     )
     return write.filled(page, lambda *_: index)
 
@@ -97,27 +69,28 @@ def _links(path: Path, beside: list[Path]) -> str:
     return ", ".join(links)
 
 
-def _read(path: Path, told: str) -> tuple[str, Provenance]:
-    """What a record compares, if it has a plan, and where it comes from."""
+def _read(path: Path, told: str) -> Record:
+    """A record, whose kind the page has to tell."""
     kind = re.split(r"\W", path.name)[0]
     if f"`{kind}`" not in told:
         name = f"name it RECORD.{path.name} if it belongs to a record"
         raise ValueError(f"{path.name}: say in {INDEX} what `{kind}` records show, or {name}")
-    if kind == "ab":
-        return _plan(path.stem, ab := load(path, AbRecord)), ab.origin
-    if kind == "quality":
-        return ", ".join((asked := load(path, EvalRecord)).plan.arms), asked.origin
-    return "", load(path, Record).origin
+    planned: dict[str, type[Record]] = {"ab": AbRecord, "quality": EvalRecord}
+    return load(path, planned.get(kind, Record))
 
 
-def _plan(name: str, record: AbRecord) -> str:
-    """What an A/B compares, on which model and loads."""
-    arms = ", ".join(f"`{arm}`" for arm in record.plan.others) or "the same again"
-    shared = (" shared" if cell.prefix_tokens else "" for cell in record.plan.cells)
-    cells = ", ".join(load_of(record, at) + said for at, said in enumerate(shared))
+def _compared(path: Path, record: Record) -> str:
+    """What a record compares, if it has a plan: an A/B on which model and loads."""
+    if isinstance(record, EvalRecord):
+        return ", ".join(record.plan.arms)
+    if not isinstance(record, AbRecord):
+        return ""
+    plan = record.plan
+    arms = ", ".join(f"`{arm}`" for arm in plan.others) or "the same again"
+    cells = ", ".join(load_of(cell) + " shared" * bool(cell.prefix_tokens) for cell in plan.cells)
     cut = ", refused" if record.refusals else "" if record.complete else ", cut off"
-    rounds = f"{record.plan.rounds} round" + "s" * (record.plan.rounds > 1)
-    return f"{arms} on {subject(name, record)}: {cells}; {rounds}{cut}"
+    rounds = f"{plan.rounds} round" + "s" * (plan.rounds > 1)
+    return f"{arms} on {subject(path.stem, record)}: {cells}; {rounds}{cut}"
 
 
 if __name__ == "__main__":

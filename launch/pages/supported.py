@@ -36,7 +36,7 @@ from sglang_hisa.patches.table import PATCHES
 from sglang_hisa.patches.unreached import UNREACHED
 from sglang_hisa.patches.uses import USES
 
-PAGE = ROOT / "docs" / "supported.md"
+DOCUMENT = ROOT / "docs" / "supported.md"
 
 ON_GPUS = f"""## Cases on GPUs
 `python -m sglang_hisa.launch.acceptance` served each with stock DSA and with HISA side by side: a few
@@ -164,7 +164,7 @@ def render() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Rewrite or check the page."""
-    return write.write({PAGE: render()}, write.parser(__doc__).parse_args(argv).check)
+    return write.write({DOCUMENT: render()}, write.parser(__doc__).parse_args(argv).check)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from sglang_hisa.launch.bench.frontier_record import FrontierRecord
 from sglang_hisa.launch.bench.record import KernelRecord
 from sglang_hisa.launch.common import flags, text
 from sglang_hisa.launch.common.record import Record
+from sglang_hisa.launch.eval.heads_record import HeadsRecord
 from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import ab_tables, answer_tables, changed, kernel_tables, stress_tables, write
-from sglang_hisa.launch.pages.answer_tables import HeadsRecord
-from sglang_hisa.launch.pages.reader import ROOT as ROOT
-from sglang_hisa.launch.pages.reader import Table, each
+from sglang_hisa.launch.pages.reader import ROOT, Table, each
 
 TABLES: dict[str, Table] = {
-    "headline": ab_tables.headline,
+    "headline": each(AbRecord, "ab-defaults", ab_tables.headline),
     "ab": each(AbRecord, "ab-*", ab_tables.medians, ab_tables.subject),
     "many": each(AbRecord, "ab-*", ab_tables.many, ab_tables.subject),
     "decode": each(KernelRecord, "kernels-*", kernel_tables.decode),

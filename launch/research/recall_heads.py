@@ -12,14 +12,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
 
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.provenance import Provenance, provenance
+from sglang_hisa.launch.eval.heads_record import HeadsRecord, KeptBy
 from sglang_hisa.launch.eval.tasks import Sample
 from sglang_hisa.launch.research.heads import Place, Way, ways
 from sglang_hisa.launch.research.rows import Parts, Trained, load, projections
@@ -51,7 +51,7 @@ def places(parts: Parts, sample: Sample, topk: int) -> Iterator[tuple[str, slice
 @torch.no_grad()
 def measure(
     trained: Trained, asked: list[str], context: int, topk: int, samples: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[KeptBy]:
     """A row for each way, kind of rows and layer, over all tasks and depths."""
     sums: dict[tuple[Way, str, int], list[tuple[float, float]]] = {}
     heads = trained.model.shape.index_heads
@@ -63,27 +63,28 @@ def measure(
                 for way in asked_of:
                     sums.setdefault((way, kind, layer), []).append(place.kept(way, rows))
     return [
-        {
+        KeptBy(
             **{"context": context, "kind": kind, "layer": layer, **asdict(way)},
-            **{"arithmetic": way.arithmetic(context, heads), "keys": way.keys(context)},
-            "recall": sum(pair[0] for pair in pairs) / len(pairs),
-            "mass": sum(pair[1] for pair in pairs) / len(pairs),
-            "places": len(pairs),
-        }
+            arithmetic=way.arithmetic(context, heads),
+            keys=way.keys(context),
+            recall=sum(pair[0] for pair in pairs) / len(pairs),
+            mass=sum(pair[1] for pair in pairs) / len(pairs),
+            places=len(pairs),
+        )
         for (way, kind, layer), pairs in sums.items()
     ]
 
 
-def table(rows: list[dict[str, Any]], kind: str = "answer") -> list[tuple[str, float, float, list[float]]]:
+def table(rows: list[KeptBy], kind: str = "answer") -> list[tuple[str, float, float, list[float]]]:
     """Of each way: its name, arithmetic, keys, and the kept mass of each layer, by arithmetic."""
     found: dict[str, tuple[float, float, list[float]]] = {}
-    for row in sorted((r for r in rows if r["kind"] == kind), key=lambda r: (r["arithmetic"], r["layer"])):
-        words = [f"{row['tokens']} x {row['heads']} heads, {row['group']} rows"]
-        words += [f"router {row['router']}"] * (row["router"] != "weight")
-        words += [f"best {row['rescored']} by all"] * bool(row["rescored"])
-        words += [f"pages by {row['coarse_heads']}"] * bool(row["coarse_heads"])
-        at = found.setdefault(", ".join(words), (row["arithmetic"], row["keys"], []))
-        at[2].append(row["mass"])
+    for row in sorted((r for r in rows if r.kind == kind), key=lambda r: (r.arithmetic, r.layer)):
+        words = [f"{row.tokens} x {row.heads} heads, {row.group} rows"]
+        words += [f"router {row.router}"] * (row.router != "weight")
+        words += [f"best {row.rescored} by all"] * bool(row.rescored)
+        words += [f"pages by {row.coarse_heads}"] * bool(row.coarse_heads)
+        at = found.setdefault(", ".join(words), (row.arithmetic, row.keys, []))
+        at[2].append(row.mass)
     return [(name, *values) for name, values in found.items()]
 
 
@@ -107,14 +108,19 @@ def main(argv: list[str] | None = None) -> int:
     if problem := trained.unknown(args.tasks):
         parser.error(problem)
     trained.model.to(args.device)
-    record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-recall-heads", "provenance": provenance()}
-    record |= {key: getattr(args, key) for key in ("tasks", "contexts", "topk", "samples", "seed")}
-    record["rows"] = []
-    record["heads"] = trained.model.shape.index_heads
+    record = HeadsRecord(
+        provenance=Provenance(**provenance()),
+        tasks=tuple(args.tasks),
+        contexts=tuple(args.contexts),
+        topk=args.topk,
+        samples=args.samples,
+        seed=args.seed,
+        heads=trained.model.shape.index_heads,
+    )
     for context in args.contexts:
         rows = measure(trained, args.tasks, context, args.topk, args.samples, args.seed)
-        record["rows"] += rows
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        record = replace(record, rows=(*record.rows, *rows))
+        args.out.write_text(json.dumps(record.as_json(), indent=1) + "\n")
         for name, arithmetic, keys, mass in table(rows):
             print(f"{context // K:4}K {name:52} {arithmetic:6.3f} {keys:6.3f}", *(f"{m:.3f}" for m in mass))
     return 0

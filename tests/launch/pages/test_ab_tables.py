@@ -85,14 +85,12 @@ def test_one_run_of_single_prompts_and_of_many_requests_is_two_tables():
     assert ab_tables.many(given("8k:1")) == "" and ab_tables.medians(given("128k+64:1")) == ""
 
 
-def test_the_headline_is_of_one_run_and_its_single_prompts(monkeypatch, tmp_path):
-    made = kept(ab_tables.HEADLINE)
+def test_the_headline_is_of_one_run_and_its_single_prompts():
+    ((_, records),) = tables.TABLES["headline"]("")
+    (name,) = records
+    made = kept(name)
     made["plan"]["cells"][1]["concurrency"] = 4
-    (tmp_path / "ab-new.json").write_text(json.dumps(made))
-    monkeypatch.setattr(ab_tables, "RESULTS", tmp_path)
-    monkeypatch.setattr(ab_tables, "HEADLINE", "ab-new")
-    ((text, records),) = ab_tables.headline("")
-    assert list(records) == ["ab-new"]
+    text = ab_tables.headline(read(AbRecord, made))
     assert re.findall(r"^\| (\w+)", text, re.MULTILINE) == ["prompt", "8K", "128K"]
     for cell in (0, 2):
         seen = {arm: median(by_arm(made, arm, cell)) for arm in ("stock", "balanced")}

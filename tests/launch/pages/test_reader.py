@@ -8,7 +8,7 @@ import pytest
 from sglang_hisa.launch.ab.record import AbRecord
 from sglang_hisa.launch.bench.record import KernelRecord
 from sglang_hisa.launch.eval.record import EvalRecord
-from sglang_hisa.launch.pages import ab_tables, answer_tables, kernel_tables, reader, tables
+from sglang_hisa.launch.pages import answer_tables, kernel_tables, reader, tables
 from tests.launch.pages.markdown import tables_of
 
 KEPT = reader.RESULTS
@@ -73,6 +73,19 @@ def test_what_is_wanted_of_answers_is_a_pattern_of_names(folder):
     assert [list(of) for _, of in made("quality")] == [["quality"]] and len(made("")) == 4
 
 
+def test_what_was_pruned_is_told_of_the_arms_that_said_so(folder):
+    """``quality-first`` was cut off: two arms of its plan never started, and stock has no receipt."""
+    put(folder, "quality-first", "quality-first")
+    ((text, _),) = tables.TABLES["pruned"]("quality-first")
+    (rows,) = tables_of(text)
+    assert [row["arm"] for row in rows] == ["`balanced`", "`paper`", "`block-sparse`"]
+    made = json.loads((folder / "quality-first.json").read_text())
+    counted = made["arms"]["paper"]["receipt"]["rows"]
+    assert rows[1]["rows by HISA"] == f"{counted['prefill']['rows'] + counted['decode']['rows']:,}"
+    assert rows[1]["candidate share, prefill"] == f"{counted['prefill']['candidate_share']:.2f}"
+    assert rows[0]["candidate share, prefill"] == "–", "nothing of it was pruned"
+
+
 def test_a_record_of_another_gpu_has_a_table_of_its_own_and_columns_beside_the_goals(folder):
     put(folder, "kernels-h100", "kernels-h100")
     put(folder, "kernels-h100-0.5.23", "kernels-h100-0.5.23")
@@ -132,7 +145,9 @@ def test_marks_keep_their_words_and_tables_name_and_link_their_records():
 def test_every_arm_stands_once_in_the_readme_with_its_run():
     text = (tables.ROOT / "README.md").read_text()
     part = text.split("<!-- table:headline -->")[1].split("<!-- end -->")[0]
-    where = json.loads((KEPT / f"{ab_tables.HEADLINE}.json").read_text())["provenance"]
+    ((_, records),) = tables.TABLES["headline"]("")
+    (name,) = records
+    where = json.loads((KEPT / f"{name}.json").read_text())["provenance"]
     assert part.count("<sub>NVIDIA") == 1 and f"{where['gpu']}, SGLang {where['sglang']}" in part
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sglang_hisa import PAGE
+from sglang_hisa.launch.eval.heads_record import KeptBy
 from sglang_hisa.launch.research.head_mass import shares
 from sglang_hisa.launch.research.heads import Place, Way, ways
 from sglang_hisa.launch.research.recall_heads import table
@@ -95,11 +96,11 @@ def test_ways_are_distinct_and_leave_something_to_choose():
 
 def test_table_is_in_the_order_of_arithmetic():
     base = {"kind": "answer", "group": 1, "router": "weight", "rescored": 0, "coarse_heads": 0, "keys": 1.0}
+    base |= {"context": 64, "recall": 0.5, "places": 1}
     rows = [
-        {**base, "tokens": 9, "heads": 2, "layer": layer, "arithmetic": a, "mass": a + layer}
-        for a, layer in ((0.5, 0), (0.5, 1))
+        KeptBy(**base, tokens=9, heads=2, layer=layer, arithmetic=0.5, mass=0.5 + layer) for layer in (0, 1)
     ]
-    rows += [{**base, "tokens": 5, "heads": 1, "layer": 0, "arithmetic": 0.1, "mass": 0.9}]
+    rows.append(KeptBy(**base, tokens=5, heads=1, layer=0, arithmetic=0.1, mass=0.9))
     assert [(name.split(" x ")[0], mass) for name, _, _, mass in table(rows)] == [
         ("5", [0.9]),
         ("9", [0.5, 1.5]),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sglang_hisa.launch.common.record import load
+from sglang_hisa.launch.eval.heads_record import HeadsRecord
 from sglang_hisa.launch.research import head_mass, recall_heads, rows
 from sglang_hisa.launch.research.train.course import Course
 from sglang_hisa.launch.research.train.export import export
@@ -52,7 +54,10 @@ def test_rows_are_those_that_predict_the_answer(folder: Path) -> None:
 def test_tables_of_either_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [str(folder), "--out", str(tmp_path / "r.json"), "--topk", "128", "--tasks", "needle"]
     assert recall_heads.main([*given, "--contexts", "640"]) == 0
-    assert json.loads((tmp_path / "r.json").read_text())["heads"] == 8
+    kept = load(tmp_path / "r.json", HeadsRecord)
+    assert (kept.heads, kept.tasks, kept.contexts) == (8, ("needle",), (640,)) and kept.provenance.python
+    assert {(row.context, row.layer) for row in kept.rows} == {(640, 0), (640, 1)}
+    assert all(0 < row.recall <= 1 and row.places for row in kept.rows)
     assert head_mass.main([str(folder), *given, "--context", "640"]) == 0
     found = json.loads((tmp_path / "r.json").read_text())["rows"]
     assert len(found) == 2 * 2 * 2 * 4 and {row["model"] for row in found} == {folder.name}

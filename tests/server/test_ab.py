@@ -23,10 +23,10 @@ def servers_of(folder: Path) -> list[int]:
     found = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            formatting = line.read_bytes().split(b"\0")
+            words = line.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"sglang.launch_server" in formatting and str(folder / "model").encode() in formatting:
+        if b"sglang.launch_server" in words and str(folder / "model").encode() in words:
             found.append(int(line.parent.name))
     return found
 
@@ -74,8 +74,9 @@ def test_fresh_servers_take_turns(tmp_path: Path) -> None:
     assert servers_of(tmp_path) == []
 
 
-def test_many_requests_over_a_shared_prefix_decode_together_and_a_run_goes_on(tmp_path: Path) -> None:
-    """One round is kept of a run that is stopped, the other measured by the next; both hit the prefix."""
+def test_a_killed_server_loses_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Requests that share a prefix and decode together: one round is kept of a run whose server dies, the
+    other measured by the next run."""
     words = ("--together", "--cells", "512+64:4", "--output-tokens", "40", "--rounds", "2", "--quality", "0")
     run = start(tmp_path, "stock,paper", *words)
     try:
@@ -84,18 +85,22 @@ def test_many_requests_over_a_shared_prefix_decode_together_and_a_run_goes_on(tm
         while not kept_file.exists() or len(record(tmp_path)["measurements"]) < 2:
             assert time.monotonic() < deadline and run.poll() is None
             time.sleep(0.1)
-        run.send_signal(signal.SIGTERM)
+        os.kill(servers_of(tmp_path)[0], signal.SIGKILL)
         text, _ = run.communicate(timeout=300)
     finally:
         run.kill()
-    assert run.returncode == 130, text
-    first = record(tmp_path)["measurements"]
+    assert run.returncode == 1, text
+    kept = record(tmp_path)
+    assert not kept["complete"] and "the server was killed from outside by SIGKILL" in kept["stopped_by"]
+    assert any(arm["log_tail"] for arm in kept["arms"].values())
+    assert servers_of(tmp_path) == []
+    first = kept["measurements"]
     run = start(tmp_path, "stock,paper", *words, "--resume")
     text, _ = run.communicate(timeout=1500)
     assert run.returncode == 0, text
     kept = record(tmp_path)
     assert kept["complete"] and len(kept["measurements"]) == 4 and len(kept["resumed"]) == 1
-    assert kept["measurements"][:2] == first[:2]
+    assert len(first) in (2, 3) and kept["measurements"][: len(first)] == first
     for one in kept["measurements"]:
         assert one["cached"] == [512] * 4 and one["warmup_cached"] == 0
         assert one["output_lens"] == [46] * 4 and one["steady"]["at_once"] == 4
@@ -130,24 +135,3 @@ def test_a_slowed_arm_is_called_slower_and_its_choices_are_compared(tmp_path: Pa
     assert kept["arms"]["slow"]["retractions"] == 0
     assert kept["arms"]["stock"]["rows"] is None and len(kept["arms"]["slow"]["rows"]) == 1
     assert 0 < pruning.shares(kept["arms"]["slow"]["rows"])["prefill"] < 0.5
-
-
-def test_a_killed_server_is_reported_and_nothing_is_lost_or_left(tmp_path: Path) -> None:
-    run = start(tmp_path, "stock,paper", "--together", "--rounds", "500")
-    try:
-        deadline = time.monotonic() + 900
-        kept_file = tmp_path / "out" / "report.json"
-        while not kept_file.exists() or len(record(tmp_path)["measurements"]) < 2:
-            assert time.monotonic() < deadline and run.poll() is None
-            time.sleep(0.2)
-        victim = servers_of(tmp_path)[0]
-        os.kill(victim, signal.SIGKILL)
-        text, _ = run.communicate(timeout=300)
-    finally:
-        run.kill()
-    assert run.returncode == 1, text
-    kept = record(tmp_path)
-    assert not kept["complete"] and "the server was killed from outside by SIGKILL" in kept["stopped_by"]
-    assert len(kept["measurements"]) >= 2
-    assert any(arm["log_tail"] for arm in kept["arms"].values())
-    assert servers_of(tmp_path) == []

@@ -92,7 +92,8 @@ def test_a_step_of_a_list_is_ended_after_its_seconds(tmp_path: Path) -> None:
     slow.write_text(f'#!/bin/sh\ntrap "echo ended >{tmp_path}/told; exit 3" TERM\nsleep 50 & wait\n')
     slow.chmod(0o755)
     env = {**os.environ, "PYTHON": str(slow)}
-    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "stress:1"]
+    # Long enough for it to start on a busy machine.
+    words = [LAUNCH / "records_h100.sh", "--lanes", str(tmp_path), "stress:4"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=40, check=True)
     assert done.stdout.startswith("GPU 0, stress: exit 124 after ")
     assert (tmp_path / "told").read_text() == "ended\n"

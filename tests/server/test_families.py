@@ -75,6 +75,7 @@ def written(path, config):
     return path
 
 
+@pytest.mark.once("0.5.23")
 def test_glm5(tmp_path):
     """32 index heads, interleaved rope, and the fused key path, which has no Hadamard transform."""
     model = make_tiny(

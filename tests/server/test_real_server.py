@@ -125,6 +125,7 @@ def test_large_blocks_sink_and_local(tmp_path, tiny, fused):
         assert assert_active(server)["refine"] == "deepgemm"
 
 
+@pytest.mark.once("0.5.23")
 def test_few_heads_score_the_tokens_of_pruned_prefill_rows(tmp_path, tiny):
     """Groups of eight rows, half of the heads; rows within the budget have all of them, decode rows too."""
     hisa = {**SMALL, "prefill_group": 8, "prefill_heads": 0.5, "audit": 0.2}
@@ -159,6 +160,7 @@ def test_budget_that_covers_the_context_is_stock(tmp_path, tiny):
     assert answers["hisa"] == answers["stock"]
 
 
+@pytest.mark.once("0.5.23")
 def test_the_end_of_a_prompt_stays_dense(tmp_path, tiny):
     """The rows of its last tokens are stock DSA's, wherever chunks end; the audit sees the others' cost."""
     hisa = {**SMALL, "dense_tail_tokens": 301, "audit": 0.2}

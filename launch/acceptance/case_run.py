@@ -157,7 +157,7 @@ def _side_by_side(name: str, case: Case, machine: Machine, facts: Facts, problem
     )
     pair = Pair(stock, hisa, machine.sizes(case), facts, problems)
     with stock, hisa:
-        for arm, one in (("stock", stock), ("hisa", hisa)):
+        for arm, one in (("hisa", hisa), ("stock", stock)):  # the one that may refuse is waited for first
             ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
             setattr(facts, f"{arm}_ready_s", round(ready))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):

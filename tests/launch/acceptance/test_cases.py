@@ -170,6 +170,13 @@ def test_what_is_wrong_is_a_problem_and_exit_1(call, server: dict[str, Any], sai
     assert rows["hicache"]["problems"][0].startswith(said)
 
 
+def test_a_hisa_server_that_is_not_right_is_told_before_stock_is_waited_for(call) -> None:
+    """Both start at once and take minutes: what HISA refuses is known as soon as it says so."""
+    _, rows = call("plain", receipt={"active": False})
+    facts = rows["plain"]["facts"]
+    assert len(Server.started) == 2 and not {"stock_ready_s", "requests"} & facts.keys()
+
+
 @pytest.mark.parametrize(
     ("server", "said"),
     [

@@ -26,7 +26,7 @@
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
 #   prose       the second trained model, made anew               -> OUT/prose
-#   prose-answers      its answers, with the arms of frontier-answers -> OUT/quality-prose
+#   prose-answers      answers of OUT/prose, with the arms of frontier-answers -> OUT/quality-prose
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
@@ -117,9 +117,9 @@ many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer
     --output-tokens 64
 }
 
-model=retriever
+model=$(dirname "$0")/research/retriever
 answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
-  "${hisa[@]}" eval "$(dirname "$0")/research/$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
+  "${hisa[@]}" eval "$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
     --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
     --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
     --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup
@@ -181,7 +181,7 @@ case $step in
     part='balanced:prefill_tokens=4096:prefill_fraction' all='prefill_heads=1:prefill_group=2'
     half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
     name=quality-frontier
-    [ "$step" = frontier-answers ] || name=quality-prose model=prose
+    [ "$step" = frontier-answers ] || name=quality-prose model=$out/prose
     answers $name "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
     )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
   frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's

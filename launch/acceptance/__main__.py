@@ -7,10 +7,11 @@
 
 A case is a small model with random weights and a set of SGLang's flags. Both servers answer prompts within
 the budget, where HISA must answer as stock DSA does except for rounding; HISA also answers prompts beyond it,
-with the canary on. A case that fails leaves a row with its problems and the ends of the logs; the next case
-still runs, and the exit code is 1. A new row replaces the older one of its case. Several calls may write to
-one record at the same time, each on its own GPU (CUDA_VISIBLE_DEVICES) or side by side on one; with --missing
-they share the cases, each taking the next that no other has begun.
+with the canary on. A case that fails, or that SIGTERM or Ctrl-C cuts off, leaves a row with its problems and
+the ends of the logs; after a failure the next case still runs, and the exit code is 1. A new row replaces the
+older one of its case. Several calls may write to one record at the same time, each on its own GPU
+(CUDA_VISIBLE_DEVICES) or side by side on one; with --missing they share the cases, each taking the next that
+no other has begun.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tempfile import TemporaryDirectory
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance import cases, whole
-from sglang_hisa.launch.acceptance.case_run import Machine, run_case
+from sglang_hisa.launch.acceptance.case_run import CutOff, Machine, run_case
 from sglang_hisa.launch.acceptance.chunks import CHUNKS, run_chunk
 from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
 from sglang_hisa.launch.acceptance.ranks import RANKS, run_rank
@@ -176,8 +177,13 @@ def one_by_one(
             mine.append(name)
             if seconds and time.monotonic() - begin > seconds:
                 tell(f"{name}: not started, the limit of {seconds:.0f} s is over")
-            else:
+                continue
+            try:
                 keep(run())
+            except CutOff as cut:
+                if name not in right(record):  # how far it came is no better than a row that is right
+                    keep(cut.row)
+                raise
     return mine
 
 

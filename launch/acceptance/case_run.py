@@ -114,18 +114,35 @@ def _adapter(model: Path) -> Path:
     return model.with_name(f"{model.name}-{ADAPTER}")
 
 
+class CutOff(KeyboardInterrupt):
+    """The case that ran was interrupted; its row says how far it came."""
+
+    def __init__(self, row: CaseRow) -> None:
+        super().__init__(row.case)
+        self.row = row
+
+
 def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
-    """Run ``probe`` and return the row of the case; with the ends of the logs if it raised."""
+    """Run ``probe`` and return the row of the case; with the ends of the logs if it raised.
+
+    Raises:
+        CutOff: by a signal; it has the row.
+    """
     facts, tails = Facts(), None
     problems: list[str] = []
+    cut: KeyboardInterrupt | None = None
     begin = time.monotonic()
     try:
         probe(facts, problems)
-    except Exception as error:  # of any kind: the other cases must still run
-        problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    except (Exception, KeyboardInterrupt) as error:  # of any kind: the other cases must still run
+        if isinstance(error, KeyboardInterrupt):
+            cut = error
+            problems.append(f"cut off after {time.monotonic() - begin:.0f} s")
+        else:
+            problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         logs = sorted(machine.logs.glob(f"acceptance-{name}-*.log"))
         tails = {log.stem: tuple(log.read_text(errors="replace").splitlines()[-25:]) for log in logs}
-    return CaseRow(
+    row = CaseRow(
         case=name,
         shows=case.shows,
         flags=case.flags,
@@ -136,6 +153,9 @@ def row_of(name: str, case: Case, machine: Machine, probe: Probe) -> CaseRow:
         seconds=round(time.monotonic() - begin),
         provenance=Provenance(**provenance()),
     )
+    if cut is not None:
+        raise CutOff(row) from cut
+    return row
 
 
 def run_case(name: str, case: Case, machine: Machine) -> CaseRow:
@@ -157,7 +177,7 @@ def _side_by_side(name: str, case: Case, machine: Machine, facts: Facts, problem
     )
     pair = Pair(stock, hisa, machine.sizes(case), facts, problems)
     with stock, hisa:
-        for arm, one in (("stock", stock), ("hisa", hisa)):
+        for arm, one in (("hisa", hisa), ("stock", stock)):  # the one that may refuse is waited for first
             ready = machine.wait_ready(one, f"{name}: {arm}", case, arm == "hisa")
             setattr(facts, f"{arm}_ready_s", round(ready))
         for probe in (p for p in PROBES if p in ALWAYS + case.extra):

@@ -170,6 +170,33 @@ def test_what_is_wrong_is_a_problem_and_exit_1(call, server: dict[str, Any], sai
     assert rows["hicache"]["problems"][0].startswith(said)
 
 
+def test_a_hisa_server_that_is_not_right_is_told_before_stock_is_waited_for(call) -> None:
+    """Both start at once and take minutes: what HISA refuses is known as soon as it says so."""
+    _, rows = call("plain", receipt={"active": False})
+    facts = rows["plain"]["facts"]
+    assert len(Server.started) == 2 and not {"stock_ready_s", "requests"} & facts.keys()
+
+
+def interrupt(*args: object, **named: object) -> float:
+    raise KeyboardInterrupt
+
+
+def test_a_case_that_is_cut_off_leaves_a_row_and_runs_again(call, tmp_path: Path) -> None:
+    """SIGTERM comes as Ctrl-C does. The row tells how far the case came, and is not taken for a right one."""
+    with pytest.raises(KeyboardInterrupt):
+        call("plain mtp", flush_cache=interrupt)
+    (row,) = json.loads((tmp_path / "acceptance.json").read_text())["rows"]
+    assert row["case"] == "plain" and row["problems"] == ["cut off after 0 s"]
+    assert row["facts"]["stock_ready_s"] == 12 and "requests" not in row["facts"]
+    assert row["log_tails"] == {f"acceptance-plain-{arm}": ["the end"] for arm in ("stock", "hisa")}
+    code, rows = call("plain mtp", "--missing")
+    assert code == 0 and rows["plain"]["problems"] == rows["mtp"]["problems"] == []
+    with pytest.raises(KeyboardInterrupt):
+        call("mtp", wait_ready=interrupt)
+    rows = json.loads((tmp_path / "acceptance.json").read_text())["rows"]
+    assert all(row["problems"] == [] for row in rows), "a right row stays"
+
+
 @pytest.mark.parametrize(
     ("server", "said"),
     [

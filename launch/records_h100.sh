@@ -43,6 +43,7 @@
 #   chunks      small chunks of prefill, in prefill graphs and eager   -> OUT/coverage-h100.json
 #   chunks23    the same with SGLang 0.5.23                       -> OUT/coverage-h200-0.5.23.json
 #   gpus        the whole model, ranks, prefill and decode servers, times, features; until none is left -> OUT/two-gpu.json, OUT/eight-gpu.json
+#               (that of two GPUs with 0.5.23 is kept as two-gpu-0.5.23.json)
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json

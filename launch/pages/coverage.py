@@ -65,6 +65,7 @@ CASE_RECORDS = {
         1, "Several cases ran side by side on the GPU: times are not those of a server alone."
     ),
     "launch/results/two-gpu.json": Of(2),
+    "launch/results/two-gpu-0.5.23.json": Of(2),
     "launch/results/eight-gpu.json": Of(8),
 }
 """One that is not there has not been made yet."""

@@ -42,7 +42,7 @@ COMPUTES = 1
 
 
 class ConfigError(ValueError):
-    """A setting that HISA refuses. The message holds every problem found, one a line."""
+    """A setting that HISA refuses. The message lists every problem, one on each line."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ _HINTS: dict[str, str] = {
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
-    "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
-    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know, canary on",
+    "unverified_gpu": "true or false; true serves on GPUs that no record shows",
+    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -231,13 +231,15 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
+        raise ConfigError(
+            f"{ENV}: keys given more than once: {', '.join(map(_short, twice))}; give each key once"
+        )
     return given
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
     if key in _RENAMED:
-        return f"; it is called {_RENAMED[key]!r} now;"
+        return f"; it is now called {_RENAMED[key]!r};"
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

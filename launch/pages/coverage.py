@@ -62,7 +62,7 @@ class Of:
 CASE_RECORDS = {
     "launch/results/coverage-h100.json": Of(1),
     "launch/results/coverage-h200-0.5.23.json": Of(
-        1, "Several cases ran side by side on the GPU: times are not those of a server alone."
+        1, "Several cases ran side by side on the GPU, so the times are not those of a server alone."
     ),
     "launch/results/two-gpu.json": Of(2),
     "launch/results/eight-gpu.json": Of(8),
@@ -259,12 +259,12 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "deterministic inference: what is beside a row changes none of its choices",
+        "deterministic inference: other rows of the step do not change a row's choice",
         ("tests/sglang_hisa/test_company.py::test_other_requests_change_no_pair", _DETERMINISTIC),
     ),
     Coverage(
         V32,
-        "LoRA on `weights_proj` (older ones cannot: their check imports a name that they do not have)",
+        "LoRA on `weights_proj` (older SGLangs cannot: their check imports a name that they do not have)",
         ("tests/server/test_lora.py::test_gates_of_an_adapter",),
         (NEWEST,),
         cases=("lora",),

@@ -114,7 +114,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "dense end of a prompt",
+        "dense tail",
         (f"{_SERVER}test_the_end_of_a_prompt_stays_dense",),
         cases=("dense-tail",),
     ),
@@ -253,7 +253,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "SGLang's default prefill graphs: small chunks, the dense end of a prompt, as without graphs",
+        "SGLang's default prefill graphs: small chunks, the dense tail, as without graphs",
         ("tests/patches/test_batch.py::test_chunks_ends_and_decode_rows_of_a_step",),
         cases=("chunks-1024", "chunks-2048", "chunks-8192"),
     ),

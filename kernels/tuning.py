@@ -83,7 +83,7 @@ def load(gpu: str) -> Tuning:
     """Tuning of the GPU that CUDA calls ``gpu``: those of its file, or the defaults.
 
     Raises:
-        TuningError: the file is no JSON object, or holds something else than positive ints (or a limit of
+        TuningError: the file is not a JSON object, or holds something other than positive ints (or a limit of
             0) under known names.
     """
     path = tuned_file(gpu)
@@ -93,7 +93,7 @@ def load(gpu: str) -> Tuning:
     try:
         values = dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
-        raise TuningError(f"kernel settings are no JSON object ({error}): {path}", fix) from None
+        raise TuningError(f"kernel settings are not a JSON object ({error}): {path}", fix) from None
     lowest = {field.name: 0 if field.name in ("rank_pairs", "refine_rows") else 1 for field in fields(Tuning)}
     wrong = [
         f"{name}={value!r}"
@@ -101,7 +101,9 @@ def load(gpu: str) -> Tuning:
         if name not in lowest or type(value) is not int or value < lowest[name]
     ]
     if wrong:
-        raise TuningError(f"kernel settings {', '.join(wrong)} are unknown or no positive ints: {path}", fix)
+        raise TuningError(
+            f"kernel settings {', '.join(wrong)} are unknown or not positive integers: {path}", fix
+        )
     return Tuning(**values)
 
 

@@ -33,23 +33,23 @@ def _next_token_drafts(value: Any) -> bool:
     return value in (None, "", "EAGLE", "NEXTN")
 
 
-_BYPASS = "it writes index keys without a store that HISA could seal after"
+_BYPASS = "it writes index keys without a store after which HISA could seal the page"
 
 FEATURES: tuple[Feature, ...] = (
-    Feature("page_size", lambda v: v in (None, 64), "pages must hold 64 tokens", "--page-size 64"),
-    Feature("dcp_size", _one, "decode context parallel shards the index keys", "--dcp-size 1"),
-    Feature("attn_cp_size", _one, "context parallel prefill splits the rows", "drop --attn-cp-size"),
+    Feature("page_size", lambda v: v in (None, 64), "HISA needs pages of 64 tokens", "--page-size 64"),
+    Feature("dcp_size", _one, "decode context parallelism shards the index keys", "--dcp-size 1"),
+    Feature("attn_cp_size", _one, "context-parallel prefill splits the rows", "drop --attn-cp-size"),
     Feature(
         "enable_dsa_prefill_context_parallel",
         _off,
-        "context parallel prefill splits the rows",
+        "context-parallel prefill splits the rows",
         "drop the flag",
         optional=True,
     ),
     Feature(
         "enable_prefill_context_parallel",
         _off,
-        "context parallel prefill splits the rows",
+        "context-parallel prefill splits the rows",
         "drop the flag",
         optional=True,
     ),
@@ -68,13 +68,13 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "speculative_algorithm",
         _next_token_drafts,
-        "of the drafts, only those of the model's own next-token layer (MTP) are covered by tests",
+        "only drafts of the model's own next-token layer (MTP) are covered by tests",
         "--speculative-algorithm EAGLE, or drop it",
     ),
     Feature(
         "speculative_eagle_topk",
         _one,
-        "trees of drafts move index keys between pages, which most SGLangs do wrongly; not covered by tests",
+        "trees of drafts move index keys between pages, which most SGLang releases do wrongly",
         "--speculative-eagle-topk 1",
     ),
     Feature(
@@ -101,14 +101,14 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "enable_dsa_fused_indexer",
         _off,
-        "it replaces the score that HISA narrows",
+        "it replaces the scores that HISA computes for fewer tokens",
         "drop the flag",
         optional=True,
     ),
     Feature(
         "device",
         lambda v: v in (None, "cuda", "cpu"),
-        "kernels are written for CUDA GPUs (and a CPU for tests)",
+        "HISA's kernels are written for CUDA GPUs (and a CPU for tests)",
         "use an NVIDIA GPU",
     ),
 )
@@ -116,7 +116,7 @@ FEATURES: tuple[Feature, ...] = (
 
 @dataclass(frozen=True)
 class ModelField:
-    """A field of a model's configuration whose value tells that HISA cannot serve the model."""
+    """A field of a model's configuration whose value shows that HISA cannot serve the model."""
 
     name: str
     allowed: Callable[[Any], bool]
@@ -130,7 +130,7 @@ MODEL_FIELDS: tuple[ModelField, ...] = (
         "the DSA pool lies inside a pool of sliding-window layers, which numbers layers in its own way, so "
         "page summaries would not be found",
     ),
-    ModelField("index_kpool", _one, "the model pools its index keys itself; nothing to prune by page"),
+    ModelField("index_kpool", _one, "the model pools its index keys itself, so no page can be pruned"),
 )
 MODEL_FIX = "serve stock DSA"
 
@@ -141,7 +141,7 @@ LINEAR_WHY = (
 )
 
 ROCM = "ROCm"
-ROCM_WHY = "fused indexers of AMD GPUs lay index keys out in tiles and write them where HISA does not seal"
+ROCM_WHY = "the fused indexers for AMD GPUs keep index keys in tiles and write them where HISA does not seal"
 ROCM_FIX = "use an NVIDIA GPU"
 
 
@@ -154,7 +154,7 @@ def _of_model(hf_config: Any, name: str) -> Any:
 
 
 def declined(server_args: Any, hf_config: Any, *, linear_attention: bool = False) -> list[str]:
-    """Reasons why these server arguments, model and kind of GPU are not served; empty if they are.
+    """Reasons why these server arguments, this model or this kind of GPU are not served; empty if they are.
 
     ``linear_attention``: SGLang keeps the keys of this model beside the states of linear attention or Mamba.
     """
@@ -165,7 +165,7 @@ def declined(server_args: Any, hf_config: Any, *, linear_attention: bool = False
         value = getattr(server_args, feature.argument, _MISSING)
         if value is _MISSING:
             if not feature.optional:
-                reasons.append(f"{feature.argument}: this SGLang has no such argument any more")
+                reasons.append(f"{feature.argument}: this SGLang no longer has this argument")
         elif not feature.allowed(value):
             reasons.append(f"{feature.argument}={value}: {feature.why}; fix: {feature.fix}")
     for field in MODEL_FIELDS:

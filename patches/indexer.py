@@ -36,7 +36,7 @@ def after_init(result: None, self: Any, *args: Any, **kwargs: Any) -> None:
     except TuningError as error:
         problems.append(Reason(str(error), error.fix))
     if problems:
-        refuse("the model, these settings and this GPU do not go together", problems)
+        refuse("these settings do not fit this model or this GPU", problems)
     agreement.check_once(state)  # here: before the weights are loaded
     if not _shares_choice(kwargs.get("config"), self.layer_id):
         state.layers.add(self.layer_id)

@@ -33,7 +33,7 @@ class Unknown:
     """What differs from the nearest known body, in words."""
 
     def __str__(self) -> str:
-        return f"{self.target}: {self.change}; HISA relies on this of it: {self.relies}"
+        return f"{self.target}: {self.change}; what HISA relies on there: {self.relies}"
 
 
 def fingerprint(node: syntax.Function) -> dict[str, str]:
@@ -76,7 +76,7 @@ def _change(root: Path, target: str, node: syntax.Function, bodies: list[dict[st
             lines.append(part)
     where = f"{path.relative_to(root)}:{node.lineno}"
     if not lines and not gone:
-        return f"{where} has other parameters, defaults, decorators or order than that of {release}"
+        return f"{where} has other parameters, defaults, decorators or another order than in {release}"
     parts = []
     if lines:
         first = ast.unparse(lines[0]).splitlines()[0]
@@ -84,8 +84,8 @@ def _change(root: Path, target: str, node: syntax.Function, bodies: list[dict[st
             f"{len(lines)} new statement{'s' * (len(lines) > 1)}, at line {lines[0].lineno} `{first}`"
         )
     if gone:
-        parts.append(f"{gone} gone")
-    return f"{where} differs from that of {release}: {', '.join(parts)}"
+        parts.append(f"{gone} statement{'s' * (gone > 1)} removed")
+    return f"{where} differs from {release}: {', '.join(parts)}"
 
 
 def unknown(root: Path, relied: Mapping[str, str]) -> list[Unknown]:

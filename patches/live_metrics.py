@@ -22,10 +22,10 @@ _COLUMNS = ("rows", "context_tokens", "candidate_tokens")
 
 _AUDIT = {
     "recall": "share of stock DSA's tokens that HISA chose, mean of the audited rows",
-    "worst_recall": "the same in the layer where it is lowest",
-    "worst_layer": "that layer",
-    "missed_mass": "softmax(index score) of stock DSA's tokens on those that HISA did not choose, mean",
-    "worst_missed_mass": "the same in the layer where it is highest",
+    "worst_recall": "recall in the layer where it is lowest",
+    "worst_layer": "the layer where recall is lowest",
+    "missed_mass": "softmax(index score) of stock DSA's tokens that HISA did not choose, mean of the rows",
+    "worst_missed_mass": "missed mass in the layer where it is highest",
 }
 """Gauges made from :func:`sglang_hisa.audit.summarise`."""
 
@@ -73,12 +73,12 @@ class LiveMetrics:
         phase, reason = ("phase",), ("reason",)
         self.metrics: dict[str, Labelled] = {
             "rows": counter("rows", "query rows that HISA served", phase),
-            "candidate_tokens": counter("candidate_tokens", "tokens these rows scored", phase),
-            "context_tokens": counter("context_tokens", "tokens these rows could see", phase),
+            "candidate_tokens": counter("candidate_tokens", "tokens that these rows scored", phase),
+            "context_tokens": counter("context_tokens", "tokens that these rows could see", phase),
             "candidate_share": gauge("candidate_share", "candidate tokens / context tokens so far", phase),
             "stock_rows": counter("stock_rows", "query rows left to the stock indexer", reason),
             "summary_rebuilds": counter(
-                "summary_rebuilds", "pages summarised again since something moved them", ("mover",)
+                "summary_rebuilds", "pages resealed because something moved them", ("mover",)
             ),
         }
         if state.config.audit:

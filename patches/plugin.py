@@ -74,7 +74,7 @@ def _verify(patches: list[Applied]) -> None:
         if patch.target not in HookRegistry._patched:
             reasons.append(f"{patch.target}: SGLang could not apply the hook (see its log above)")
         elif not hasattr(pkgutil.resolve_name(patch.target), "__wrapped__"):
-            reasons.append(f"{patch.target}: something put the original back")
+            reasons.append(f"{patch.target}: something restored SGLang's original")
     if reasons:
         refuse("patches are missing", reasons, f"load HISA alone: {only_ours(cpu_stand_ins_requested())}")
 

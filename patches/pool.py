@@ -27,7 +27,9 @@ def _backend(state: runtime.Runtime, device: torch.device) -> str:
     if asked == "auto":
         asked = "triton" if device.type == "cuda" else "torch"
     if asked == "triton" and device.type == "cpu" and not interpreting_triton():
-        refuse("Triton's kernels on a CPU", ['"kernels": "triton" needs its interpreter'], _INTERPRET)
+        refuse(
+            "these settings do not fit a CPU", ['"kernels": "triton" needs Triton\'s interpreter'], _INTERPRET
+        )
     return asked
 
 

@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 def check_split(config: Config, stock: StockKernels, device: torch.device) -> None:
-    """Refuse to serve (:func:`refuse`) where DeepGEMM splits prefill's work in another way than HISA does."""
+    """Refuse to serve (:func:`refuse`) where DeepGEMM splits prefill's work differently from HISA."""
     found = differences(stock, device)
     if found:
         asked = export(dataclasses.replace(config, refine="triton"))
         refuse(
-            "this DeepGEMM splits the work of its paged logits in another way than HISA does",
+            "this DeepGEMM splits the work of its paged logits differently from HISA",
             found,
             f"install the DeepGEMM that SGLang pins, or score with HISA's own kernel: {asked}",
         )

@@ -24,7 +24,7 @@ from sglang_hisa.schedule import Device
 
 logger = logging.getLogger(__name__)
 
-FIX = f"do what each line says after its fix; where that is to serve stock DSA: {STOCK}"
+FIX = f"follow the fix on each line; to serve stock DSA means: {STOCK}"
 
 
 def _hf_config(server_args: Any) -> Any:
@@ -109,7 +109,7 @@ def around_init(original: Any, self: Any, server_args: Any, *args: Any, **kwargs
         *gpu.declined(state.gpu, state.config),
     ]
     if problems:
-        refuse("HISA does not serve this", problems, FIX)
+        refuse("HISA cannot serve this model with these flags on this machine", problems, FIX)
     if unverified := gpu.unverified(state.gpu):
         logger.warning("sglang-hisa: unverified: %s", unverified)
     for body in state.unverified:

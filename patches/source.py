@@ -92,14 +92,16 @@ def find_root() -> Path:
         names = ", ".join(map(str, folders))
         # A package anywhere on the path comes before such folders, but not the hook of an editable install.
         fix = " and ".join(pass_over(folder.parent) for folder in folders) if copies() else INSTALL
-        raise SourceError(f"`import {PACKAGE}` takes {names}, without an __init__.py: that is no SGLang", fix)
+        raise SourceError(
+            f"`import {PACKAGE}` finds {names}, which has no __init__.py, so it is not SGLang", fix
+        )
     init = Path(spec.origin)
     if init.is_file() and init.name == "__init__.py":
         return init.parent
     entry = init.parent if spec.submodule_search_locations is None else init.parent.parent
-    what = "which is no package with Python sources" if init.is_file() else "inside an archive"
+    what = "which is not a package with Python sources" if init.is_file() else "which is inside an archive"
     fix = pass_over(entry) + ("" if len(copies()) > 1 else f", then {INSTALL}")
-    raise SourceError(f"`import {PACKAGE}` takes {init}, {what}: it cannot be checked", fix)
+    raise SourceError(f"`import {PACKAGE}` finds {init}, {what}, so it cannot be checked", fix)
 
 
 def _literal(path: Path) -> str | None:

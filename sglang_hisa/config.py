@@ -42,7 +42,7 @@ COMPUTES = 1
 
 
 class ConfigError(ValueError):
-    """A setting that HISA refuses. The message holds every problem found, one a line."""
+    """A setting that HISA refuses. The message lists every problem, one on each line."""
 
 
 @dataclass(frozen=True)
@@ -79,43 +79,45 @@ class Config:
     prefill_fraction: float = 1 / 4
     """The prefill budget grows to this share of the context."""
     prefill_group: int = 8
-    """Adjacent prefill rows that choose their pages together, by the sum of their scores: 1, 2, 4, 8 or 16.
-    Each key is loaded once for all of them. Two keep about what one keeps with a budget a few per cent
-    smaller; more pay with fewer heads (4 with a half, 8 with a quarter, 16 with an eighth)."""
+    """How many adjacent prefill rows choose their pages together, by the sum of their scores: 1, 2, 4, 8 or
+    16. Each key is loaded once for all of them. A pair keeps about as much as a row alone would with a budget
+    a few per cent smaller. Larger groups pay off with fewer heads (4 with a half, 8 with a quarter, 16 with
+    an eighth)."""
     prefill_heads: float = 0.25
-    """Share of the index heads that score the candidates of a pruned prefill row, those of its largest
-    weights (arXiv 2605.07363): 1, 0.5, 0.25 or 0.125. Rows of at most ``prefill_tokens`` tokens have all;
-    pages are always chosen by all. The trained model answers as well with a quarter as with all
-    (``launch/results/quality-frontier.json``)."""
+    """Share of the index heads, those with the row's largest weights (arXiv 2605.07363), that score the
+    candidates of a prefill row with more than ``prefill_tokens`` tokens of context: 1, 0.5, 0.25 or 0.125.
+    All heads score the other rows and choose the pages. The project's trained model answers as well with a
+    quarter of the heads as with all (``launch/results/quality-frontier.json``)."""
     dense_tail_tokens: int = 1024
-    """The last tokens of a prompt, whose rows keep everything (what follows depends most on them). The
-    trained model answers as well with 256 as with 1024 or 2048, and worse with none
-    (``launch/results/quality-tail.json``); questions to other models may be longer than its own."""
+    """The rows of this many last tokens of a prompt keep their whole context, because the answer depends most
+    on them. The project's small trained model answers as well with 256 as with 1024 or 2048, and worse with 0
+    (``launch/results/quality-tail.json``); its questions are short."""
     sink_tokens: int = 64
-    """The first tokens of the context that are always candidates (at least one block)."""
+    """This many first tokens of the context are always candidates (at least one block)."""
     local_tokens: int = 64
-    """The last tokens before the row that are always candidates (at least the row's own block)."""
+    """This many last tokens before the row are always candidates (at least the row's own block)."""
     refine: str = "auto"
-    """Kernel of the token scores inside the candidates: DeepGEMM, our Triton kernel, or the faster one."""
+    """Kernel that scores the candidates: ``deepgemm``, ``triton``, or ``auto`` for the faster of the two."""
     kernels: str = "auto"
-    """``triton``, ``torch`` (the references), or ``auto``: Triton on a GPU, torch on a CPU."""
+    """HISA's kernels: ``triton``, ``torch`` (slow), or ``auto``: Triton on a GPU, torch on a CPU."""
     workspace_mb: int = 512
-    """Candidate logits of a prefill are made in row chunks that fit this many MiB."""
+    """Memory for the candidate scores of a prefill, in MiB; rows are scored in chunks that fit."""
     stock_decode_graphs: bool = True
-    """Capture each decode graph with stock DSA too, and replay that one where every row fits its budget or
-    pruning would not pay (:meth:`sglang_hisa.budget.Rule.pays`)."""
+    """Capture each decode graph with stock DSA, too, and replay that one if every row fits its budget or
+    pruning would not pay off (:meth:`sglang_hisa.budget.Rule.pays`)."""
     audit: float = 0.0
-    """Share of the pruned prefill rows that are scored against their whole context as well; below 1/9 each
-    step in a ninth of the layers, which take turns."""
+    """Share of the pruned prefill rows whose choice is compared with that over their whole context; below
+    1/9, each step audits a ninth of the layers, which take turns."""
     canary: str = "off"
-    """Pages of each forward whose summaries are compared with their rebuild: none, a sample, or all."""
+    """Which page summaries are compared with a rebuild: none, a sample after every eighth forward, or all
+    after each forward."""
     canary_stop: bool = False
     """Stop the server when the canary finds a wrong summary."""
     unverified_gpu: bool = False
     """Serve on a GPU whose compute capability no record shows; receipt, doctor and metrics mark it."""
     unverified_source: bool = False
     """Serve an SGLang in which functions that HISA relies on have changed, with the canary on (``sample``
-    where it is off); receipt, doctor and metrics mark it."""
+    if it was off); receipt, ``hisa doctor`` and metrics mark it."""
 
     @property
     def decode(self) -> Phase:
@@ -202,8 +204,8 @@ _HINTS: dict[str, str] = {
     "audit": "a number from 0 (off) to 1",
     "canary": f"one of {', '.join(CANARY)}",
     "canary_stop": 'true or false; true needs "canary": "sample" or "full"',
-    "unverified_gpu": "true or false; true serves on a GPU whose compute capability no record shows",
-    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know, canary on",
+    "unverified_gpu": "true or false; true serves on GPUs that no record shows",
+    "unverified_source": "true or false; true serves an SGLang whose source HISA does not know",
     "preset": f"one of {', '.join(PRESETS)}",
 }
 
@@ -231,13 +233,15 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(given) < len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ConfigError(f"{ENV}: given more than once: {', '.join(map(_short, twice))}; allowed: once")
+        raise ConfigError(
+            f"{ENV}: keys given more than once: {', '.join(map(_short, twice))}; give each key once"
+        )
     return given
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
     if key in _RENAMED:
-        return f"; it is called {_RENAMED[key]!r} now;"
+        return f"; it is now called {_RENAMED[key]!r};"
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -69,7 +69,7 @@ def notes(record: AbRecord) -> list[str]:
     """What a reader must know before any number: refusals, a partial run, failed requests."""
     plan, have = record.plan, record.measurements
     out = [f"REFUSED, no verdict is given: {why}" for why in record.refusals]
-    out += [f"quality not compared: {why}" for why in record.quality_problems]
+    out += [f"answers not compared: {why}" for why in record.quality_problems]
     if not record.complete:
         want = plan.rounds * len(plan.arms) * len(plan.cells)
         why = f" ({record.stopped_by})" if record.stopped_by else ""
@@ -85,7 +85,7 @@ def notes(record: AbRecord) -> list[str]:
     for name in plan.arms:
         count = sum(m.failed for m in have if m.arm == name)
         if count:
-            out.append(f"arm {name}: {count} measurements left out, requests failed")
+            out.append(f"arm {name}: {count} measurements left out because requests failed")
     return [*out, *steady_rows.notes(record)]
 
 

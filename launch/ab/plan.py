@@ -127,7 +127,7 @@ class Plan:
 
 def too_few(rounds: int) -> str:
     """The announcement of a run without verdicts."""
-    return f"{rounds} of --rounds can give no verdict: that needs {MIN_PAIRS} pairs or more; speed-ups only"
+    return f"--rounds {rounds} gives speed-ups but no verdict, which needs at least {MIN_PAIRS} rounds"
 
 
 def parse_tokens(text: str) -> int:
@@ -146,11 +146,9 @@ def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell
         return Cell(parse_tokens(length), output_tokens, concurrency, concurrency * waves)
     shared = parse_tokens(prefix)
     if shared < PAGE or shared % PAGE:
-        raise ValueError(
-            f"{length!r}: a shared prefix is whole pages of {PAGE} tokens, as the cache keeps it"
-        )
+        raise ValueError(f"{length!r}: a shared prefix must be a whole number of {PAGE}-token pages")
     if parse_tokens(own) < 1 or waves != 1:
-        raise ValueError(f"{length!r}: prompts with a shared prefix have tokens of their own, and --waves 1")
+        raise ValueError(f"{length!r}: prompts with a shared prefix need tokens of their own and --waves 1")
     # The first request decodes a step or two for each one that comes after it.
     answer = output_tokens + 2 * (concurrency - 1)
     return Cell(shared + parse_tokens(own), answer, concurrency, concurrency, shared)
@@ -171,13 +169,13 @@ def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
         length, colon, levels = part.partition(":")
         for level in (levels if colon else "1").split(","):
             if not level.strip().isdecimal():
-                raise ValueError(f"{part!r}: {level!r} is not a number of requests at a time")
+                raise ValueError(f"{part!r}: {level!r} is not a number of concurrent requests")
             cell = _cell(length, output_tokens, int(level), waves)
             if min(cell.input_tokens, cell.output_tokens, cell.requests) < 1:
-                raise ValueError(f"{part!r}: lengths, concurrency and waves are at least 1")
+                raise ValueError(f"{part!r}: lengths, concurrency and waves must be at least 1")
             cells.append(cell)
     if not cells:
-        raise ValueError("no cell; an example: '8k:1,4 128k:1'")
+        raise ValueError("there is no cell; an example: '8k:1,4 128k:1'")
     return tuple(cells)
 
 

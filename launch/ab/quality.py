@@ -80,7 +80,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if text:
             found.append(text)
     if not found:
-        raise ValueError(f"{path} holds no prompt")
+        raise ValueError(f"{path} contains no prompt")
     return found
 
 
@@ -129,7 +129,7 @@ def compare(base: Asked, other: Asked, arm: str = "", prompt: int = 0) -> Answer
         ValueError: the two answers do not have the same positions.
     """
     if (base.prompt_tokens, len(base.positions)) != (other.prompt_tokens, len(other.positions)):
-        raise ValueError("the two arms answered other prompts")
+        raise ValueError("the two arms answered different prompts")
     pairs = list(zip(base.positions, other.positions))
     kl = [divergence(p, q) for p, q in pairs]
     same = [max(p, key=p.__getitem__) == max(q, key=q.__getitem__) for p, q in pairs]

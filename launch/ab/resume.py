@@ -36,9 +36,9 @@ def kept(old: AbRecord, new: AbRecord, alone: bool = False) -> tuple[Measurement
         for record in (old, new)
     )
     if differ := [f"{key} {was[key]} (now {now[key]})" for key in now if was[key] != now[key]]:
-        raise ValueError(f"--resume: the record there is of another run: {'; '.join(differ)}")
+        raise ValueError(f"--resume: the record in --out is of another run: {'; '.join(differ)}")
     if old.refusals:
-        raise ValueError(f"--resume: the record there was refused ({old.refusals[0]})")
+        raise ValueError(f"--resume: the run in --out was refused ({old.refusals[0]})")
     good = tuple(one for one in old.measurements if not one.failed)
     if alone:
         return good

@@ -240,7 +240,7 @@ class Runner:
         with_choices = "--enable-return-indexer-topk" in self.flags
         baseline = arm == self.plan.arms[0]
         for number, prompt in enumerate(self.prompts):
-            self.tell(f"{arm.name}: quality, prompt {number + 1} of {len(self.prompts)}")
+            self.tell(f"{arm.name}: answers, prompt {number + 1} of {len(self.prompts)}")
             try:
                 if baseline:
                     self._asked[number] = quality.ask(server, prompt, shape, with_choices)

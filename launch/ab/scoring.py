@@ -117,7 +117,7 @@ def note(name: str, found: Scoring | None, *, together: bool) -> str | None:
     needed, allowed = _gb(found.needed_bytes), _gb(found.allowed_bytes)
     said = (
         f"arm {name} scores prefill chunks of {found.rows:,} × {found.context:,} tokens in at least "
-        f"{found.pieces} pieces: {needed} of scores, {allowed} allowed{why}."
+        f"{found.pieces} pieces: the scores take {needed}, and {allowed} are allowed{why}."
     )
     if found.default_pieces >= found.pieces:
         return f"{said} SGLang's default fraction would make about as many, alone on this GPU."

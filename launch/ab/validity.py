@@ -84,7 +84,7 @@ def prefix_problems(one: Measurement, cell: Cell, without: int = 0) -> list[str]
         least = min(tokens or 0 for tokens in short)
         found.append(
             f"{where}: {len(short)} of {one.requests} prompts did not find the shared prefix of {prefix} "
-            f"tokens in the radix cache (of one, {least} tokens): take a larger --max-total-tokens, and no "
+            f"tokens in the radix cache (one found {least} tokens): give a larger --max-total-tokens, and no "
             "--disable-radix-cache"
         )
     warm = one.warmup_cached or 0
@@ -105,8 +105,10 @@ def load_problems(record: AbRecord) -> list[str]:
         elif len([t for t in one.ttft_s if t > 0]) != one.requests:
             found.append(f"{where}: answers without a first token (ids that the tokenizer has no text for?)")
         elif set(one.input_lens) != {cell.input_tokens}:
-            found.append(f"{where}: prompts of {sorted(set(one.input_lens))} tokens")
+            found.append(f"{where}: prompts of {sorted(set(one.input_lens))} tokens, not {cell.input_tokens}")
         elif set(one.output_lens) != {cell.output_tokens}:
-            found.append(f"{where}: answers of {sorted(set(one.output_lens))} tokens")
+            found.append(
+                f"{where}: answers of {sorted(set(one.output_lens))} tokens, not {cell.output_tokens}"
+            )
         found += old_prompts(one, cell) + prefix_problems(one, cell, recomputed(record.flags))
     return found

@@ -15,10 +15,10 @@ from sglang_hisa.launch.common.help import Help
 _ABOUT = """\
 HISA: a two-stage indexer for DeepSeek-Sparse-Attention models (DeepSeek-V3.2, GLM-5) in SGLang.
 
-In every layer the stock DSA indexer scores each past token of a request to choose index_topk (2048) of
+In every layer, the stock DSA indexer scores all cached tokens of a request to choose index_topk (2048) of
 them. HISA first scores one mean-pooled summary per 64-token page, keeps the best pages, and runs the same
-indexer on those pages alone. The sparse attention that follows is untouched, and a row whose context fits
-its budget gets exactly stock DSA's choice.
+indexer on those pages alone. The sparse attention that follows does not change, and a row (query token)
+whose context fits its budget gets exactly stock DSA's choice.
 """
 
 _EXAMPLES = """\
@@ -31,15 +31,15 @@ examples:
   hisa serve --preset paper --set prefill_tokens=16384 MODEL --tp 8
   hisa status http://127.0.0.1:30000       what does a running server do?
   hisa ab MODEL --tp 8                     is HISA faster than stock?
-  hisa ab --live --share 0.1 MODEL --tp 4  a tenth of your own traffic to HISA
+  hisa ab --live --share 0.1 MODEL --tp 4  send a tenth of your traffic to HISA
   hisa load http://127.0.0.1:30000 --slo ttft=2
-                                           how much load does it take?
-  hisa eval launch/research/retriever      what pruning costs in answers
+                                           how much load can it take?
+  hisa eval launch/research/retriever      how many answers does pruning cost?
 
-MODEL is a folder or a Hugging Face name, as deepseek-ai/DeepSeek-V3.2.
+MODEL is a folder or a Hugging Face name, such as deepseek-ai/DeepSeek-V3.2.
 
-`hisa serve` only sets an environment variable and becomes SGLang's own
-launcher. With SGLANG_HISA unset SGLang is stock. The same by hand:
+`hisa serve` sets an environment variable and then becomes SGLang's own
+launcher. Without SGLANG_HISA, SGLang is stock. The same by hand:
 
   SGLANG_HISA=balanced python -m sglang.launch_server --model-path MODEL --tp 8
 """

@@ -17,12 +17,15 @@ from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.receipts import Said
 
 _ABOUT = f"""\
-Starts each arm as a server of its own, measures them in turns (forward, then backward: A B B A) with
-SGLang's own load generator, and says per cell whether an arm is faster, slower, or whether no difference
-was seen. The baseline against itself gives the noise floor. An arm that does not serve what its name says,
-failed requests, other lengths or flags, and prompts that a cache knew are refused: no verdict, exit code 2.
-Prompts are new in each run (those of --quality follow from --seed). Ctrl-C keeps what was measured, marked
-partial (exit code 130); a server that dies is reported with the end of its log (1). Nothing is left running.
+Starts one server for each arm (stock, a preset, or a setting of your own), measures the arms in turns
+(A B B A) with SGLang's own load generator, and says for each cell (a prompt length at a concurrency) whether
+an arm is faster or slower than the first one, or that no difference was seen. The first arm's difference
+from itself is the noise floor.
+
+There is no verdict, and the exit code is 2, if an arm does not serve what its name says, if requests fail,
+if lengths or flags differ, or if a cache already knew the prompts. Prompts are new in each run (those of
+--quality follow from --seed). Ctrl-C keeps what was measured and marks the report as partial (exit code
+130). If a server dies, the end of its log is shown (exit code 1). No server is left running.
 
 {live.ABOUT}"""
 
@@ -30,23 +33,23 @@ _EXAMPLES = f"""\
 examples:
   hisa ab deepseek-ai/DeepSeek-V3.2 --tp 8
   hisa ab --arms stock,balanced,paper --cells '8k:1,4 256k:1' MODEL --tp 8
-  hisa ab --arms stock,stock MODEL      A/A: how large is this machine's noise?
+  hisa ab --arms stock,stock MODEL      A/A: how noisy is this machine?
   hisa ab --together --arms stock,paper MODEL --max-total-tokens 600000
-                                        all servers on the GPU at once: a small
-                                        model, minutes saved
+                                        all servers at once on one GPU: saves
+                                        minutes with a small model
   hisa ab --arms stock,paper,wide=paper:prefill_tokens=32768 MODEL
   hisa ab --cells '128k+64:1,16,64 64k:16' --output-tokens 128 MODEL
-                                        decode of many requests: a shared
-                                        prefix, distinct prompts
+                                        decode of many requests, with a shared
+                                        prefix and with distinct prompts
   hisa ab --plan MODEL                  how long would it take?
-  hisa ab --resume --out hisa-ab MODEL  go on with a run that was cut off
+  hisa ab --resume --out hisa-ab MODEL  continue a run that was cut off
   hisa ab --urls stock=http://127.0.0.1:30000,paper=http://127.0.0.1:30001
                                         servers that already run
   hisa ab --from hisa-ab                render a kept record again
   hisa ab --from launch/results/ab-defaults.json --out DIR
 {live.EXAMPLES}
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything),
-report.csv (rows); with --live the same, windows.jsonl and windows.csv (each window), and the logs.
+writes to --out: report.html (plots and tables in one file), report.md (for a pull request), report.json
+(everything), report.csv (rows); with --live also windows.jsonl and windows.csv (one row a window) and logs.
 """
 
 
@@ -71,23 +74,25 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--arms",
         default="stock,balanced",
-        help="stock, presets, [name=]preset:key=value... and --arm names; the first is the baseline",
+        help="stock, presets, [name=]preset:key=value... and names of --arm; the first is the baseline",
     )
     parser.add_argument(
         "--arm",
         action="append",
         default=[],
         metavar="NAME=JSON",
-        help="a setting of your own to name in --arms (the value of SGLANG_HISA)",
+        help="defines an arm of your own for --arms; JSON is a value of SGLANG_HISA",
     )
     parser.add_argument(
         "--cells",
         default="8k:1,4 32k:1,4 128k:1,4",
-        help="prompt lengths, each with its concurrencies; 128k+64:64 is a prefix of 128K tokens that 64 "
-        "requests at once share, each with 64 tokens of its own (default: %(default)s)",
+        help="prompt lengths, each with its concurrencies; 128k+64:16: 16 concurrent requests that share a "
+        "prefix of 128K tokens and have 64 tokens of their own (default: %(default)s)",
     )
     parser.add_argument("--output-tokens", type=int, default=64, metavar="N", help="length of each answer")
-    parser.add_argument("--waves", type=int, default=1, metavar="N", help="prompts per concurrent slot")
+    parser.add_argument(
+        "--waves", type=int, default=1, metavar="N", help="prompts for each concurrent request"
+    )
     parser.add_argument(
         "--rounds", type=int, default=6, metavar="N", help="measurements of each arm and cell"
     )
@@ -95,52 +100,59 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--warmup-tokens",
         default="1m",
         metavar="N",
-        help="longest prompt that warms up a cell; a shorter cell is warmed up with its own length",
+        help="longest warm-up prompt of a cell; a cell with shorter prompts is warmed up with its own length",
     )
     parser.add_argument(
         "--alpha",
         type=float,
         default=ALPHA,
         metavar="P",
-        help="chance that an arm equal to the baseline is called faster or slower anywhere "
-        f"(default: {ALPHA}); on a noisy machine take less, and more --rounds",
+        help="chance that an arm equal to the baseline is called faster or slower in any cell "
+        f"(default: {ALPHA}); on a noisy machine use a lower value and more --rounds",
     )
     parser.add_argument(
         "--quality",
         type=int,
         default=1,
         metavar="N",
-        help="random prompts per length whose answers are compared, 0 for none; the baseline answers twice",
+        help="random prompts for each length whose answers are compared; 0: none; the baseline answers twice",
     )
     parser.add_argument(
-        "--quality-prompts", type=Path, metavar="FILE", help="your prompts instead: a JSON string a line"
+        "--quality-prompts",
+        type=Path,
+        metavar="FILE",
+        help="your own prompts instead: one JSON string on each line",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the prompts")
     parser.add_argument(
         "--together",
         action="store_true",
-        help=f"all servers at once, each started once: no verdict below {100 * START - 100:.0f} %% "
+        help=f"run all servers at once, each started once; no verdict below {100 * START - 100:.0f} %% "
         "(needs --max-total-tokens)",
     )
     parser.add_argument(
-        "--cpu", action="store_true", help="on a CPU, with torch stand-ins (`hisa model tiny`)"
+        "--cpu", action="store_true", help="run on a CPU, with torch stand-ins (for `hisa model tiny`)"
     )
     parser.add_argument(
         "--urls",
         metavar="NAME=URL,…",
-        help="arms that already run on this machine and serve nothing else meanwhile; the first is the "
-        "baseline (example below)",
+        help="servers that already run on this machine and serve nothing else meanwhile; the first is the "
+        "baseline (see the example below)",
     )
     parser.add_argument(
-        "--plan", action="store_true", help="only say what would be measured and about how long it would take"
+        "--plan",
+        action="store_true",
+        help="only print what would be measured and about how long it would take",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run that was cut off in --out (same plan, flags, machine and code): what all "
-        "arms have is not measured again, with --quality 0 and without --together what any has",
+        help="continue the run that was cut off in --out (same plan, flags, machine and code): keeps cells "
+        "that all arms have, and with --quality 0 and without --together also those of a single arm",
     )
-    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    parser.add_argument(
+        "--timeout", type=float, default=1800, metavar="S", help="seconds that a server may take to start"
+    )
     records.add_options(parser, "hisa-ab")
     live.add_arguments(parser)
     usage.settle(parser, run)
@@ -162,7 +174,9 @@ def _running(args: argparse.Namespace) -> dict[str, Said]:
     from sglang_hisa.launch.ab import running
 
     if args.model is not None or args.arm or args.resume or [word for word in args.rest if word != "--"]:
-        args.usage_error("--urls: those servers have a model, arms and flags; say --cells and the like only")
+        args.usage_error(
+            "--urls: these servers already have a model, arms and flags; give only --cells and the like"
+        )
     try:
         infos = running.ask(running.parse(args.urls))
         running.arms(infos)
@@ -194,7 +208,9 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("MODEL is missing (or --from RECORD, to render a kept record)")
     usage.refuse_idle(args, live.OPTIONS, "without --live")
     if args.together and not (args.cpu or infos) and "--max-total-tokens" not in flags:
-        args.usage_error("--together shares one GPU: say --max-total-tokens N, the pool of each server")
+        args.usage_error(
+            "--together shares one GPU: give --max-total-tokens N, the size of each server's pool"
+        )
     prompts: list[quality.Prompt] = []
     try:
         wanted = plan.Plan(

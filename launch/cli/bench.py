@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure the indexer's kernels on this GPU, stock against HISA",
-        description="Measurements on this machine; each writes a record with versions, commit and command.",
+        description="Measures this machine; writes a record with versions, commit and command.",
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
     text = "one layer's indexer, stock against HISA, by context and batch; needs a GPU but no model"

@@ -10,15 +10,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "demo",
-        help="serve stock and HISA one after the other and compare; needs no GPU",
-        description="Make a small model, serve it with stock DSA and then with HISA, send both the same "
-        "requests (some longer than the budget, some partly cached), and compare what the two indexers "
-        "chose: on the real kernels where there is a GPU, otherwise on the CPU with torch stand-ins (about "
-        "2 minutes). Exit code 1 when a server does not start or does not run what it should.",
+        help="serve a small model with stock and with HISA and compare; needs no GPU",
+        description="Makes a small model, serves it with stock DSA and then with HISA, sends both the same "
+        "requests (some longer than the budget, some partly cached), and compares what the two indexers "
+        "chose. Uses the real kernels if there is a GPU, otherwise torch stand-ins on the CPU (about "
+        "2 minutes). The exit code is 1 if a server does not start or does not run what it should.",
     )
     where = "folder for the model and the server logs (default: .hisa)"
     parser.add_argument("--dir", type=Path, default=Path(".hisa"), help=where)
-    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""``hisa doctor``: is this machine ready to serve HISA, what would a model do, and if not, what to do."""
+"""``hisa doctor``: is this machine ready to serve HISA, if not, what to do, and what would a model do."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check this machine: versions, patch table, GPU, plugins, settings",
-        description="Check versions, GPU, kernels, the patch table against the installed SGLang's source, "
-        "plugins and SGLANG_HISA, without importing SGLang. With MODEL also what this model, settings and "
-        "SGLang flags would do: layers that are pruned, budgets by context, memory of the page summaries, "
-        "and what would be declined. Exit code 1 when something must be fixed.",
+        description="Checks versions, GPU, kernels, plugins, SGLANG_HISA, and the patch table against the "
+        "source of the installed SGLang, without importing it. With MODEL it also says what this model would "
+        "do with these settings and SGLang flags: which layers are pruned, budgets by context, memory of "
+        "the page summaries, and what would be declined. The exit code is 1 if something must be fixed.",
         usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]...\n"
         "                   [MODEL [SGLang flags...]]",
         formatter_class=Help,
@@ -36,7 +36,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model path or Hugging Face name")
     serve.add_settings(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show each patch and why it is there")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="also show each patch and why it is there"
+    )
     usage.settle(parser, run)
 
 

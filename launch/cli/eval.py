@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from sglang_hisa.launch.eval.record import EvalRecord
 
 _ABOUT = """\
-Puts retrieval questions to a server (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
+Asks a server retrieval questions (a needle at five depths; multi-key 1, 2, 3 and variable tracking as in
 RULER) and counts exact answers, with Wilson's 95 % intervals. Every arm gets the same prompts, so answers
 lost and won against the first arm are counted pair by pair (McNemar's exact test).
 
 The questions are in the language that launch/research/train taught the model: records for
-launch/research/retriever (in a checkout), sentences in prose, with multi-value and multi-query too, for
-a folder with its prose.txt. Any other model answers by chance.
+launch/research/retriever (in a checkout); sentences in prose, also with multi-value and multi-query, for
+a folder that contains a prose.txt. Any other model answers by chance.
 
-For real models: --ruler2 (asked and graded by sgl-eval) and --longbench (by EleutherAI's lm-eval; the mean of
-scores between 0 and 1 with bootstrapped intervals, and the difference to the first arm on the same prompts
-with its interval and the p of a paired permutation test). Left alone, lm-eval samples LongBench's answers at
-temperature 1 and, without a word, drops the beginning of prompts longer than 2048 tokens; LongBench itself
-cuts their middle out. Here the temperature is 0 and no prompt counts that was cut: --contexts (default: 128k)
-names the lengths by which answers are grouped, and prompts longer than the longest are left out of the scores
-and counted in the report. The prompts go to /v1/completions, without a chat template. --samples takes the
-first N prompts of each task; the bootstrapped intervals of fewer than about 50 are too narrow.
+For real models there are two other suites. --ruler2 is asked and graded by sgl-eval. --longbench is asked
+and graded by EleutherAI's lm-eval; the report has the mean of scores between 0 and 1 with bootstrapped
+intervals, and the difference to the first arm on the same prompts with its interval and the p-value of a
+paired permutation test.
+
+By default, lm-eval samples LongBench's answers at temperature 1 and silently drops the beginning of prompts
+longer than 2048 tokens; LongBench itself cuts out their middle. Here the temperature is 0, and no prompt is
+cut: --contexts (default: 128k) names the lengths by which answers are grouped, and prompts longer than the
+longest one are left out of the scores and counted in the report. The prompts go to /v1/completions, without
+a chat template. --samples N takes the first N prompts of each task; with fewer than about 50 the
+bootstrapped intervals are too narrow.
 """
 
 _EXAMPLES = """\
@@ -42,15 +45,15 @@ examples:
   hisa eval launch/research/retriever --arms stock,balanced,paper
   hisa eval retriever --arms stock,tight=paper:prefill_tokens=2048 --contexts 4k
   hisa eval http://127.0.0.1:30000 http://127.0.0.1:30001
-                                      servers that run already
+                                      servers that already run
   hisa eval --cpu retriever --contexts 1k --samples 1
                                       on a CPU, with torch stand-ins
   hisa eval --ruler2 --contexts 32k,128k --tasks mk_niah_hard MODEL --tp 8
   hisa eval --longbench --samples 50 deepseek-ai/DeepSeek-V3.2 --tp 8
-  hisa eval --from hisa-eval          show a kept record again
+  hisa eval --from hisa-eval          show a kept report again
 
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.csv (rows),
-quality.json (every answer).
+writes to --out: report.html (plots and tables in one file), report.md (for a pull request), report.csv
+(rows), quality.json (every answer).
 """
 
 
@@ -58,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "eval",
-        help="count what stock DSA and HISA find in long prompts, with intervals",
+        help="count the answers that pruning costs in long prompts, with intervals",
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa eval [options] MODEL [SGLang flags...] | hisa eval [options] URL...",
@@ -89,12 +92,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--contexts", help="prompt lengths in tokens (records: bytes; default: 4k,8k,16k,32k)"
     )
-    parser.add_argument("--samples", type=int, default=10, metavar="N", help="of each task, length and depth")
+    parser.add_argument(
+        "--samples", type=int, default=10, metavar="N", help="questions of each task, length and depth"
+    )
     parser.add_argument("--at-once", type=int, default=8, metavar="N", help="questions in flight")
-    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
-    parser.add_argument("--cpu", action="store_true", help="on a CPU, with torch stand-ins")
-    parser.add_argument("--together", action="store_true", help="start all servers at once (a small model)")
-    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds a server may start")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the prompts")
+    parser.add_argument("--cpu", action="store_true", help="run on a CPU, with torch stand-ins")
+    parser.add_argument("--together", action="store_true", help="run all servers at once (for a small model)")
+    parser.add_argument(
+        "--timeout", type=float, default=1800, metavar="S", help="seconds that a server may take to start"
+    )
     records.add_options(parser, "hisa-eval", renders="show")
     usage.settle(parser, run)
 
@@ -111,12 +118,12 @@ def run(args: argparse.Namespace) -> int:
     flags = usage.check_flags(args, args.target[0] if args.target else None)
     urls = [word for word in args.target if word.startswith(("http://", "https://"))]
     if not args.target or (not urls and len(args.target) > 1) or (urls and len(urls) < len(args.target)):
-        args.usage_error("one MODEL, or one URL and more (or --from RECORD)")
+        args.usage_error("give one MODEL, or one or more URLs (or --from RECORD)")
     if urls:
         auth.use(auth.from_flags(flags))
         idle = [flag for flag in flags if flag.startswith("--") and not flag.startswith("--api-key")]
         idle += ["--arms", "--cpu", "--together", "--timeout"]
-        usage.refuse_idle(args, idle, "on servers that run already")
+        usage.refuse_idle(args, idle, "on servers that already run")
     try:
         arms = tuple(Arm(url, None) for url in urls) or tuple(map(parse_arm, args.arms.split(",")))
         family = _family(urls, args.target[0])
@@ -129,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
         if unknown := set(tasks) - set(known):
             raise ValueError(f"unknown task {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
         if args.ruler2 and args.together:
-            raise ValueError("--ruler2 with --together: the arms would make one data set at the same time")
+            raise ValueError(
+                "--ruler2 does not go with --together: the arms would make one data set at the same time"
+            )
         if args.ruler2 and not ruler.installed():
             raise ValueError(ruler.MISSING)
         if args.longbench and not longbench.installed():

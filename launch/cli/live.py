@@ -10,21 +10,20 @@ from sglang_hisa.launch.cli import preflight, records
 from sglang_hisa.launch.common import server
 
 ABOUT = """\
---live serves your own traffic instead: both arms at once behind sglang-router (an extra: sglang-hisa[live]),
-which sends --share of the requests to the second arm. Requests, latencies, throughput, cache hits,
-candidate share, canary and audit of each arm are shown as they come. Ctrl-C or SIGTERM drains: the port
-closes, accepted requests end (--drain-timeout), then the servers stop; a second Ctrl-C does not wait. Exit
-code 1 where an arm died (the other one takes its traffic) or requests were cut off. The arms get different
-requests, so there is no verdict, and turns of one conversation may meet both arms and their prefix caches.
+--live serves your own traffic instead: both arms run at once behind SGLang's router (sglang-router, an extra
+package), which sends --share of the requests to the second arm. Requests, latencies, throughput, cache hits,
+candidate share, canary and audit of each arm are shown as they come. On Ctrl-C or SIGTERM the port closes,
+accepted requests finish (--drain-timeout), and then the servers stop; a second Ctrl-C does not wait. The exit
+code is 1 if an arm died (the other one takes over its traffic) or requests were cut off. The arms get
+different requests, so there is no verdict, and turns of one conversation may reach both arms.
 """
 
 EXAMPLES = """\
   hisa ab --live --arms stock,balanced --share 0.1 --port 30000 MODEL
-                                        two GPUs, one arm each; every tenth
-                                        request meets balanced
+                                        one arm on each of two GPUs; every tenth
+                                        request goes to balanced
   hisa ab --live --share 1/2 MODEL --max-total-tokens 200000
-                                        one GPU: both arms share it, as with
-                                        --together
+                                        both arms share one GPU
 """
 
 
@@ -35,20 +34,30 @@ OPTIONS = ("--share", "--host", "--port", "--every", "--drain-timeout")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that only --live reads."""
     live = parser.add_argument_group("--live")
-    live.add_argument("--live", action="store_true", help="serve your traffic with two arms at once")
+    live.add_argument("--live", action="store_true", help="serve your own traffic with two arms at once")
     live.add_argument(
         "--share",
         default="0.5",
         metavar="X",
-        help="of the second arm: a multiple of 0.05, or a fraction up to 1/20",
-    )
-    live.add_argument("--host", default="127.0.0.1", help="what the router listens on (default: 127.0.0.1)")
-    live.add_argument("--port", type=int, default=30000, help="of the router (default: 30000)")
-    live.add_argument(
-        "--every", type=float, default=10, metavar="S", help="seconds of a window (default: 10)"
+        help="share of the second arm: a multiple of 0.05, or a fraction with at most 20 parts",
     )
     live.add_argument(
-        "--drain-timeout", type=float, default=600, metavar="S", help="for accepted requests (default: 600)"
+        "--host", default="127.0.0.1", help="address that the router listens on (default: 127.0.0.1)"
+    )
+    live.add_argument("--port", type=int, default=30000, help="port of the router (default: 30000)")
+    live.add_argument(
+        "--every",
+        type=float,
+        default=10,
+        metavar="S",
+        help="seconds between two rows of the report (default: 10)",
+    )
+    live.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds that accepted requests may take to finish (default: 600)",
     )
 
 
@@ -86,7 +95,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
         place = "the arms share their GPUs"
         if "--max-total-tokens" not in flags:
             args.usage_error(
-                "too few GPUs, so both arms share them: say --max-total-tokens N, the pool of each server"
+                "too few GPUs, so both arms share them: give --max-total-tokens N, the pool of each server"
             )
     if not router.installed():
         print(router.MISSING, file=sys.stderr)

@@ -15,15 +15,15 @@ from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import cpu_env
 
 _ABOUT = """\
-Loads ONE running server of this machine, stock SGLang or HISA, more and more: with so many requests open at
-a time (--concurrency) or arriving a second (--rate), from SGLang's own load generator. With --slo it counts
-goodput: requests that meet every limit; and names the knee: the highest measured load at which at least 90 %
-of the requests are good. Failed requests and retractions are reported.
+Puts increasing load on ONE running server of this machine, stock SGLang or HISA: a number of concurrent
+requests (--concurrency) or of arrivals per second (--rate), from SGLang's own load generator. With --slo it
+counts goodput (requests that meet every limit) and names the knee (the highest measured load at which at
+least 90 % of the requests do). It also reports failed requests and retractions.
 
-It always ends: a point has a fixed number of requests (--requests, or what arrives in --seconds), and one
-that takes longer than --limit seconds is cut off with the loads above it. Ctrl-C keeps the finished points,
-marked partial (exit code 130). No server, or one that dies: exit code 1. Prompts are new in each run; where a
-cache knew them nevertheless, the sweep stops with that cause (exit code 2).
+A run always ends: each load has a fixed number of requests (--requests, or what arrives in --seconds), and
+one that takes longer than --limit seconds is cut off, and the higher loads are left out. Ctrl-C keeps the
+finished loads and marks the report as partial (exit code 130). The exit code is 1 if there is no server or it
+dies, and 2 if a cache already knew the prompts, which are new in each run.
 """
 
 _EXAMPLES = """\
@@ -36,18 +36,19 @@ examples:
   hisa load $URL --prompts mine.jsonl --output-tokens 256 --concurrency 1,8,32
   hisa load $URL --workload multi-turn --turns 4 --concurrency 1,4,16
   hisa load --compare stock/ balanced/ --slo itl=20ms
-                                                how many users does each serve
-                                                at 20 ms a token?
-  hisa load --from hisa-load --slo ttft=1       kept requests under another
-                                                limit; needs no server
+                                                how many users can each serve
+                                                at 20 ms per token?
+  hisa load --from hisa-load --slo ttft=1       apply another limit to a kept
+                                                run; needs no server
 
 limits of --slo, in seconds:
-  ttft   to the first token
-  tpot   mean between the tokens of a request
-  itl    between two tokens, 99 of 100 gaps of a request
-  e2e    to the last token
+  ttft   time to the first token
+  tpot   mean time between the tokens of a request
+  itl    time between two tokens, for 99 of 100 gaps of a request
+  e2e    time to the last token
 
-writes to --out: report.html (plots and table in one file), report.md (for a PR), report.json (everything).
+writes to --out: report.html (plots and tables in one file), report.md (for a pull request), report.json
+(everything).
 """
 
 
@@ -55,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "load",
-        help="load a running server more and more: latency, goodput under limits, the knee",
+        help="put increasing load on a running server: latency, goodput, the knee",
         description=_ABOUT,
         epilog=_EXAMPLES,
         usage="hisa load [options] URL",
@@ -67,43 +68,59 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     sweep = parser.add_mutually_exclusive_group()
     sweep.add_argument(
-        "--concurrency", default="1,2,4,8", metavar="N,N", help="requests open at a time (default: 1,2,4,8)"
+        "--concurrency", default="1,2,4,8", metavar="N,N", help="concurrent requests (default: 1,2,4,8)"
     )
-    sweep.add_argument("--rate", metavar="R,R", help="requests that arrive a second, at random moments")
+    sweep.add_argument("--rate", metavar="R,R", help="requests that arrive per second, at random moments")
     parser.add_argument("--workload", default="random", help="random, shared-prefix or multi-turn")
     parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help='your own instead: JSON lines as {"prompt": "…", "output_tokens": N} or SGLang\'s conversations',
+        help='your own prompts instead: JSON lines such as {"prompt": "…", "output_tokens": N}, or SGLang\'s '
+        "conversations",
     )
     parser.add_argument("--input-tokens", default="8k", metavar="N", help="length of a prompt (8k: 8192)")
     parser.add_argument("--output-tokens", default="128", metavar="N", help="length of an answer")
     parser.add_argument(
-        "--prefix-tokens", metavar="N", help="tokens of it that are shared (default: three quarters)"
-    )
-    parser.add_argument("--groups", type=int, default=4, metavar="N", help="different shared prefixes")
-    parser.add_argument("--turns", type=int, default=3, metavar="N", help="of a multi-turn conversation")
-    parser.add_argument(
-        "--requests", type=int, metavar="N", help="requests (or conversations) a point (default: 4 a slot)"
-    )
-    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="arrivals of a --rate point")
-    parser.add_argument("--limit", type=float, default=900, metavar="S", help="longest time of a point")
-    parser.add_argument("--slo", metavar="NAME=S,…", help="limits of a good request, as ttft=2,itl=0.05")
-    parser.add_argument("--seed", type=int, default=1, help="of the prompts and arrivals")
-    parser.add_argument(
-        "--cpu", action="store_true", help="where SGLang needs the torch stand-ins (`hisa serve --cpu`)"
+        "--prefix-tokens", metavar="N", help="tokens of a prompt that are shared (default: three quarters)"
     )
     parser.add_argument(
-        "--api-key", metavar="KEY", help=f"of the server (default: the environment's {ENV_KEY}, or none)"
+        "--groups", type=int, default=4, metavar="N", help="number of different shared prefixes"
     )
-    parser.add_argument("--tokenizer", metavar="PATH", help="where the server's path is not readable here")
+    parser.add_argument(
+        "--turns", type=int, default=3, metavar="N", help="turns of a multi-turn conversation"
+    )
+    parser.add_argument(
+        "--requests",
+        type=int,
+        metavar="N",
+        help="requests (or conversations) of each load (default: 4 for each concurrent one)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, metavar="S", help="seconds of arrivals for each load of --rate"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=900, metavar="S", help="seconds after which a load is cut off"
+    )
+    parser.add_argument("--slo", metavar="NAME=S,…", help="limits of a good request, such as ttft=2,itl=0.05")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the prompts and arrivals")
+    parser.add_argument("--cpu", action="store_true", help="for a server started with `hisa serve --cpu`")
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"the server's API key (default: the environment's {ENV_KEY}, or none)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="the model's tokenizer, if the server's own path is not readable here",
+    )
     parser.add_argument(
         "--compare",
         type=Path,
         nargs="+",
         metavar="RECORD",
-        help="only put kept runs side by side, the first is the baseline: users each serves within --slo",
+        help="only compare kept runs with the first: how many users each serves within --slo",
     )
     records.add_options(parser, "hisa-load")
     parser.set_defaults(run=run, usage_error=parser.error)
@@ -134,11 +151,11 @@ def _compare(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     from sglang_hisa.launch.load import compare, compare_report, report
 
     if len(args.compare) < 2:
-        raise ValueError("--compare needs two runs or more, the first is what the others are compared with")
+        raise ValueError("--compare needs at least two runs; the others are compared with the first")
     kept = [report.load(source) for source in args.compare]
     kept = [record if slo is None else replace(record, slo=slo) for record in kept]
     if len({str(record.slo) for record in kept}) > 1:
-        raise ValueError("the runs have other limits: say --slo, for all of them")
+        raise ValueError("the runs have different limits: give --slo for all of them")
     if found := compare.problems(kept):
         raise ValueError("these runs cannot be compared: " + "; ".join(found))
     compare_report.print_report(kept)
@@ -159,7 +176,7 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
     record = record if slo is None else replace(record, slo=slo)
     if other and args.out is None:
         point_tables.print_report(record)
-        print("hisa load: nothing was written; --out DIR keeps this report", file=sys.stderr)
+        print("hisa load: nothing was written; give --out DIR to keep this report", file=sys.stderr)
         return 0
     folder = records.report_folder(args, rewrites=not other)
     report.write(record, folder)
@@ -169,14 +186,14 @@ def _show(args: argparse.Namespace, slo: dict[str, float] | None) -> int:
 
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.workload != "multi-turn":
-        usage.refuse_idle(args, ["--turns"], f"with --workload {args.workload}: say --workload multi-turn")
+        usage.refuse_idle(args, ["--turns"], f"with --workload {args.workload}; use --workload multi-turn")
     if args.workload == "random":
-        shared = "with --workload random: say --workload shared-prefix"
+        shared = "with --workload random; use --workload shared-prefix"
         usage.refuse_idle(args, ["--prefix-tokens", "--groups"], shared)
     if args.rate is None:
         usage.refuse_idle(args, ["--seconds"], "without --rate")
     elif args.requests is not None:
-        usage.refuse_idle(args, ["--seconds"], "with --requests, which says how many there are")
+        usage.refuse_idle(args, ["--seconds"], "with --requests, which sets the number")
 
 
 def _workload(args: argparse.Namespace) -> Any:
@@ -187,7 +204,7 @@ def _workload(args: argparse.Namespace) -> Any:
     size, out = parse_tokens(args.input_tokens), parse_tokens(args.output_tokens)
     if args.prompts is not None:
         if args.workload != "random":
-            raise ValueError(f"--prompts is a workload of its own: drop --workload {args.workload}")
+            raise ValueError(f"--prompts is itself a workload: drop --workload {args.workload}")
         return Workload("file", 0, out, prompts=prompts.read(args.prompts))
     if args.workload == "random":
         return Workload("random", size, out)

@@ -13,30 +13,30 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "model",
-        help="make a tiny random model (CPU) or a slice of DeepSeek-V3.2 (GPU)",
-        description="Make a model folder to try HISA on; no weights are downloaded.",
+        help="write a tiny random model (CPU) or a slice of a real one (GPU)",
+        description="Writes a model folder to try HISA on; no weights are downloaded.",
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
     tiny = kinds.add_parser(
         "tiny",
         help="3 random DeepSeek-V3.2 layers and a byte tokenizer, for a CPU",
-        description="A random DeepSeek-V3.2 of 3 layers with its byte tokenizer: 6 MB, serves on a CPU.",
+        description="Writes a random DeepSeek-V3.2 of 3 layers with a byte tokenizer: 6 MB, serves on a CPU.",
     )
     tiny.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     tiny.add_argument("--draft", action="store_true", help="with a draft layer, for speculative decoding")
     tiny.set_defaults(run=run_tiny)
     part = kinds.add_parser(
         "slice",
-        help="a part of DeepSeek-V3.2, or all of it, for --load-format dummy",
-        description="Configuration and tokenizer of a part of DeepSeek-V3.2, or of all of it; the server "
-        "makes the weights up (--load-format dummy).",
+        help="a part of DeepSeek-V3.2 or GLM-5, for --load-format dummy",
+        description="Writes the configuration and a tokenizer of a part of DeepSeek-V3.2 or GLM-5, or of "
+        "all of DeepSeek-V3.2; the server makes up the weights (--load-format dummy).",
         epilog="names:\n" + listed({name: text for name, (text, _) in models.SLICES.items()}, 17),
         formatter_class=Help,
     )
-    part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help=" or ".join(models.SLICES))
+    part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help="one of the names below")
     part.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     part.add_argument("--context", type=int, metavar="N", help="longest context, in tokens")
-    part.add_argument("--layers", type=int, metavar="N", help="its first N layers only")
+    part.add_argument("--layers", type=int, metavar="N", help="only its first N layers")
     part.set_defaults(run=run_slice, usage_error=part.error)
 
 

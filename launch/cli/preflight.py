@@ -101,7 +101,7 @@ def _torchvision(needed: str) -> list[Reason]:
 def check_generator() -> None:
     """Refuse to measure without what SGLang's load generator imports. Raises ``SystemExit``."""
     if reasons := _torchvision("SGLang's load generator imports"):
-        _stop("the load generator would not start (with --cpu ours stands in)", *reasons)
+        _stop("the load generator would not start (--cpu uses a stand-in for it)", *reasons)
 
 
 def _model(model: str, flags: Sequence[str]) -> list[Reason]:
@@ -112,7 +112,7 @@ def _model(model: str, flags: Sequence[str]) -> list[Reason]:
     if config is None:
         print(
             f"hisa: config.json of {model} cannot be read from here, so the model is not checked yet; SGLang "
-            "asks before it loads weights",
+            "checks it before it loads weights",
             file=sys.stderr,
         )
         return []

@@ -22,8 +22,8 @@ from sglang_hisa.config import PRESETS, Config, Phase, from_mapping
 
 HEADERS = ("preset", "block", "decode budget", "prefill budget", "end of a prompt")
 _NOTE = (
-    "Budgets are candidate tokens of one row; L is the row's own context length, in tokens. Unless\n"
-    "SGLANG_HISA or --preset names another one, the preset is balanced (*)."
+    "A budget is the number of candidate tokens of one row (query token); L is the length of the row's own\n"
+    "context. The preset is balanced (*) unless SGLANG_HISA or --preset names another one."
 )
 
 
@@ -43,7 +43,7 @@ def row(made: Config) -> tuple[str, str, str, str, str]:
     """One line of the table, in the order of ``HEADERS``."""
     end = budget(made.prefill)
     if made.prefill.active and made.dense_tail_tokens:
-        end = f"{made.dense_tail_tokens} rows stock DSA"
+        end = f"stock DSA for {made.dense_tail_tokens} tokens"
     return made.title, str(made.block), budget(made.decode), budget(made.prefill), end
 
 
@@ -90,7 +90,7 @@ def defaults() -> dict[str, str]:
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "presets", help="what each preset keeps; every setting, its default and meaning", description=_NOTE
+        "presets", help="show what each preset keeps, and every setting with its default", description=_NOTE
     )
     parser.set_defaults(run=run)
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(*line)
     console = Console(highlight=False)
     console.print(table)
-    console.print(_NOTE)
+    console.print(" ".join(_NOTE.split()))
     console.print()
     shown = Table("setting", "default", "meaning", title=_SETTINGS, title_justify="left", box=SIMPLE_HEAD)
     usual, texts = defaults(), meanings()

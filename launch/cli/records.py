@@ -20,17 +20,19 @@ def add_options(parser: argparse.ArgumentParser, folder: str, renders: str = "re
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"folder of the report (default: {folder}, numbered where one holds a run; or that of --from)",
+        help=f"folder of the report (default: {folder}, numbered if it holds a run; or that of --from)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="write into --out although it holds a run; its record is renamed"
+        "--force",
+        action="store_true",
+        help="write into --out even if it holds a run, whose record is renamed",
     )
     parser.add_argument(
         "--from",
         type=Path,
         dest="source",
         metavar="RECORD",
-        help=f"only {renders} a kept record again: its folder, or its file and --out",
+        help=f"only {renders} the report of a kept record again: its folder, or its file and --out",
     )
 
 
@@ -55,14 +57,14 @@ def report_folder(args: argparse.Namespace, name: str = "report.json", rewrites:
     source: Path = args.source if args.source.is_file() else args.source / name
     own = (folder / name).resolve() == source.resolve()
     if not (args.force or (own and rewrites)) and (held := files.held(folder, name)) is not None:
-        args.usage_error(f"--out {folder} holds {held}: say another folder, or --force to replace it")
+        args.usage_error(f"--out {folder} holds {held}: give another folder, or --force to replace it")
     return _made(args, folder)
 
 
 def refuse_kept(args: argparse.Namespace, name: str = "report.json") -> None:
     """A usage error where ``--out`` holds measurements that this run would replace."""
     if args.out is not None and not args.force and (held := files.held(args.out, name)) is not None:
-        wish = "say another folder, or --force to replace it (its record is renamed)"
+        wish = "give another folder, or --force to replace it (its record is renamed)"
         args.usage_error(f"--out {args.out} holds {held}: {wish}")
 
 

@@ -18,9 +18,9 @@ from sglang_hisa.launch.common.arms import parse_settings
 from sglang_hisa.launch.common.help import Help, listed
 
 _ABOUT = """\
-Serve MODEL with HISA: sets SGLANG_HISA, checks the settings and the patch table, then replaces itself with
-`python -m sglang.launch_server --model-path MODEL`. Everything that hisa does not know goes to SGLang as it
-is, so signals, logs and exit codes are SGLang's.
+Serves MODEL with HISA: sets SGLANG_HISA, checks the settings and the patched functions, and then becomes
+`python -m sglang.launch_server --model-path MODEL`, so signals, logs and exit codes are SGLang's. Every
+option that hisa does not know goes to SGLang unchanged.
 """
 
 
@@ -33,9 +33,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     }
     parser = commands.add_parser(
         "serve",
-        help="serve a model with HISA, or with --stock without",
+        help="serve a model with HISA, or with --stock without it",
         description=f"{_ABOUT}\n{presets.as_text()}",
-        epilog="settings for --set, with the defaults of balanced (`hisa presets` says more):\n"
+        epilog="settings for --set, with balanced's defaults (`hisa presets` explains them):\n"
         + listed(keys, 22),
         usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL\n"
         "                  [SGLang flags...]",
@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="model path or Hugging Face name")
     add_settings(parser)
-    parser.add_argument("--stock", action="store_true", help="serve stock DSA (SGLANG_HISA removed)")
+    parser.add_argument("--stock", action="store_true", help="serve stock DSA, without SGLANG_HISA")
     parser.add_argument(
         "--cpu",
         action="store_true",
@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """``--preset`` and ``--set``, for :func:`requested`."""
     parser.add_argument(
-        "--preset", metavar="P", help="preset to start from (default: SGLANG_HISA's, or balanced)"
+        "--preset", metavar="P", help="preset to start from (default: that of SGLANG_HISA, or balanced)"
     )
     parser.add_argument(
         "--set",
@@ -64,7 +64,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="settings",
-        help="change one setting of the preset; repeat for more",
+        help="change one setting of the preset; may be repeated",
     )
 
 

@@ -19,10 +19,10 @@ from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.server import fetch
 
 _ABOUT = """\
-Show a running server's receipt: whether HISA is active, with which settings, how many rows it served and
-how much of their context they looked at, what the audit and the canary found. Exit code 0: HISA is active
-on every scheduler and the canary found nothing; 1: no SGLang server answers, or it refuses the API key; 2:
-the server serves stock DSA, or the canary found wrong summaries.
+Shows a running server's receipt: whether HISA is active and with which settings, how many rows it served
+and how much of their context they scored, and what the audit and the canary found. The exit code is 0 if
+HISA is active on every scheduler and the canary found nothing, 1 if no SGLang server answers or it refuses
+the API key, and 2 if the server serves stock DSA or the canary found wrong summaries.
 """
 
 Receipts = Sequence[Mapping[str, Any] | None]
@@ -32,15 +32,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "status",
-        help="what a running server serves: receipt, candidate shares, audit and canary",
+        help="show what a running server does: receipt, candidate shares, audit, canary",
         description=_ABOUT,
         epilog="example:\n  hisa status http://127.0.0.1:30000 --json",
         formatter_class=Help,
     )
-    parser.add_argument("url", metavar="URL", help="a running server, http://127.0.0.1:30000")
+    parser.add_argument("url", metavar="URL", help="a running server, such as http://127.0.0.1:30000")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument(
-        "--api-key", metavar="KEY", help=f"of the server (default: the environment's {ENV_KEY})"
+        "--api-key", metavar="KEY", help=f"the server's API key (default: the environment's {ENV_KEY})"
     )
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -63,7 +63,7 @@ def ask(url: str) -> dict[str, Any]:
             "receipts": [state.get("sglang_hisa") for state in info["internal_states"]],
         }
     except (KeyError, TypeError, AttributeError):
-        raise ValueError("what answers is not an SGLang server") from None
+        raise ValueError("the server that answers is not SGLang") from None
 
 
 def code(receipts: Receipts) -> int:
@@ -101,7 +101,7 @@ def _canary(one: Mapping[str, Any]) -> str:
 
 def rows(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The receipt of one scheduler, readable."""
-    graphs = f"{one['graphs_with_hisa']} with HISA, {one['stock_decode_graphs']} of stock DSA for short rows"
+    graphs = f"{one['graphs_with_hisa']} with HISA, {one['stock_decode_graphs']} with stock DSA"
     gpu = one["gpu"]
     found = [
         ("active", "yes" if one["active"] else "NO"),
@@ -126,7 +126,7 @@ def rows(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     for reason, count in one["rows"]["stock"].items():
         found.append(("left to stock DSA", f"{count:,} rows ({reason})"))
     for mover, pages in one["summary_rebuilds"].items():
-        found.append(("summarised again", f"{pages:,} pages ({mover})"))
+        found.append(("resealed", f"{pages:,} pages ({mover})"))
     return [*found, ("audit", _audit(one)), ("canary", _canary(one))]
 
 

@@ -29,16 +29,19 @@ class Limits:
         if self.context is not None and input_tokens + output_tokens > self.context:
             return f"{asked} do not fit the server's context of {self.context:,} tokens (--context-length)"
         if self.prompt is not None and input_tokens >= self.prompt:
-            return f"{asked}: the server takes prompts below {self.prompt:,} tokens (its KV pool and context)"
+            return f"{asked}: the server takes prompts below {self.prompt:,} tokens (KV pool and context)"
         return None
 
     def crowding(self, input_tokens: int, output_tokens: int, concurrency: int) -> str | None:
         """Why such requests, ``concurrency`` open at a time, cannot all run at once; None: they can."""
         need = concurrency * (input_tokens + output_tokens)
         if self.running is not None and concurrency > self.running:
-            return f"{concurrency} requests open, {self.running} run at a time: the others wait in its queue"
+            at_once = f"of {concurrency} concurrent requests {self.running} run at a time"
+            return f"{at_once}; the others wait in its queue"
         if self.pool is not None and need > self.pool:
-            return f"{need:,} tokens open, its KV pool has {self.pool:,}: some requests wait in its queue"
+            return (
+                f"they need {need:,} tokens, its KV pool has {self.pool:,}; some requests wait in its queue"
+            )
         return None
 
 

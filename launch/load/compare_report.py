@@ -17,9 +17,9 @@ from sglang_hisa.launch.load import compare, formatting
 from sglang_hisa.launch.load.record import LoadRecord
 
 _READ = (
-    "ITL and tokens a second are those at steady state, while all requests of a load decode; in brackets "
-    "against the first run, above 1 is better. Runs come one after the other, and have no interval: hisa ab "
-    "gives one."
+    "ITL and tokens per second are at steady state, while all requests of a load decode; in brackets is the "
+    "ratio to the first run, above 1 is better. The runs were made one after the other, so there is no "
+    "interval; hisa ab gives one."
 )
 
 

@@ -24,7 +24,7 @@ def load(record: LoadRecord, amount: float) -> str:
 def head(record: LoadRecord) -> tuple[str, ...]:
     """Head of :func:`rows`; times in ms."""
     unit = load(record, 0).removeprefix("0 ")
-    came = ("came",) if record.plan.by_rate else ()
+    came = ("arrived",) if record.plan.by_rate else ()
     times = ("TTFT p50 / p99 ms", "ITL p50 / p99 ms", "e2e p99 ms")
     return (unit, *came, "requests", *times, "output tok/s", "good", "good/s", "miss")
 
@@ -77,7 +77,7 @@ def verdict(record: LoadRecord) -> str:
         return f"No knee: at no measured load {share}."
     at = load(record, found.knee)
     if record.plan.by_rate:
-        at += f" asked, {came(next(p for p in found.points if p.load == found.knee))} came"
+        at += f" asked, {came(next(p for p in found.points if p.load == found.knee))} arrived"
     if record.complete and found.knee == max(p.load for p in found.points):
         return f"Knee: at least {at}, the highest load measured: there {share}."
     return f"Knee: {at}, the highest measured load at which {share}."
@@ -93,21 +93,23 @@ def notes(record: LoadRecord) -> list[str]:
     for point, kept in zip(found.points, record.points):
         at = f"At {load(record, point.load)}"
         if point.arrived is not None and abs(point.arrived / point.load - 1) > RATE_OFF:
-            more = "more --seconds or --requests come closer to what was asked"
-            out.append(f"{at}: {point.arrived:.2f} came; {more}")
+            more = "more --seconds or --requests would come closer to what was asked"
+            out.append(f"{at}: {point.arrived:.2f} arrived; {more}")
         if point.failed:
             out.append(f"{at}: {point.failed} of {point.sent} requests failed ({words(kept.failed[0])})")
         if point.unseen:
-            out.append(f"{at}: {point.unseen} answers without a first token (ids without text?)")
+            out.append(f"{at}: {point.unseen} answers without a first token (token ids without text?)")
         lengths = [request.input for request in kept.answered]
         # A conversation's later turns follow earlier ones; older records say the first's length.
         if asked and single and lengths and abs(statistics.fmean(lengths) / asked - 1) > 0.1:
             between = f"{min(lengths)} to {max(lengths)}"
-            out.append(f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text so")
+            out.append(
+                f"{at}: prompts of {between} tokens, not {asked}: the tokenizer cuts random text differently"
+            )
         if kept.retractions:
-            out.append(f"{at}: {kept.retractions} retractions, the KV pool was too small for the load")
+            out.append(f"{at}: {kept.retractions} retractions: the KV pool was too small for the load")
         if found.knee is not None and point.load < found.knee and not point.good:
-            out.append(f"{at}: fewer good requests than at the knee above it; measure again with more")
+            out.append(f"{at}: fewer good requests than at the higher knee; measure again with more requests")
     if idle := pruning.note("the server", record.rows):
         out.append(idle)
     return out
@@ -119,14 +121,16 @@ def facts(record: LoadRecord) -> list[str]:
     out = []
     few = min((p.sent for p in points), default=0)
     if points and few < 100:
-        out.append(f"A point of {few} requests has no 99th percentile of its own: p99 is then the slowest.")
+        out.append(
+            f"A load of {few} requests has no 99th percentile of its own; p99 is then the slowest request."
+        )
     sent = [request for kept in record.points for request in kept.answered]
     if sent and not record.plan.conversations:
         cached = sum(request.cached or 0 for request in sent) / sum(request.input for request in sent)
         out.append(f"{cached:.0%} of the prompt tokens came from the prefix cache.")
     if (many := record.plan.workload.prompts) is not None:
         total = sum(p.sent for p in points)
-        again = f"; {total} requests were sent, so some came again" if total > many else ""
+        again = f"; {total} requests were sent, so some were sent again" if total > many else ""
         out.append(f"The file has {many} prompts, sent as they are, without a chat template{again}.")
     if any(kept.retractions is None for kept in record.points):
         out.append("Retractions are not known: the server runs without --enable-metrics.")

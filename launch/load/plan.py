@@ -47,12 +47,16 @@ class Workload:
             raise ValueError(f"workload {self.name!r}: one of {', '.join(WORKLOADS)}")
         if self.name == "file":
             if not self.prompts or self.output_tokens < 1:
-                raise ValueError("the workload file has prompts, and answers of at least one token")
+                raise ValueError(
+                    "a file of prompts needs at least one prompt, and answers of at least one token"
+                )
             return
         if min(self.input_tokens, self.output_tokens, self.groups, self.turns) < 1:
-            raise ValueError("lengths, groups and turns are at least 1")
+            raise ValueError("lengths, groups and turns must be at least 1")
         if self.name != "random" and not 0 < self.prefix_tokens < self.input_tokens:
-            raise ValueError(f"the shared prefix has 1 to {self.input_tokens - 1} of the prompt's tokens")
+            raise ValueError(
+                f"the shared prefix must have 1 to {self.input_tokens - 1} of the prompt's tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Sweep:
         """Raises ``ValueError``: a number that is not above 0."""
         numbers = (*self.loads, self.seconds, self.limit_s, 1 if self.requests is None else self.requests)
         if not all(0 < x < math.inf for x in numbers):
-            raise ValueError("loads, requests and seconds are finite numbers above 0")
+            raise ValueError("loads, requests and seconds must be finite numbers above 0")
 
     def count(self, load: float) -> int:
         """Requests (conversations) of a point."""
@@ -120,7 +124,7 @@ def fits(known: Limits, work: Workload, sweep: Sweep) -> tuple[str | None, list[
     """
     sizes = (work.input_tokens, work.output_tokens)
     why = known.refusal(*sizes)
-    told = [f"prompts are of about that length: {why}"] if why and work.name != "random" else []
+    told = [f"prompts are of about this length: {why}"] if why and work.name != "random" else []
     if sweep.kind == "concurrency":
         waits = ((load, known.crowding(*sizes, int(load))) for load in sweep.loads)
         told += [f"concurrency {load:g}: {wait}" for load, wait in waits if wait]
@@ -144,7 +148,7 @@ def parse_slo(text: str) -> dict[str, float]:
         name, _, value = part.partition("=")
         value, unit = (value[:-2], 1e-3) if value.endswith("ms") else (value.removesuffix("s"), 1.0)
         if name.strip() not in SLOS:
-            raise ValueError(f"SLO {part!r}: NAME=SECONDS with a name of {', '.join(SLOS)}")
+            raise ValueError(f"SLO {part!r}: expected NAME=SECONDS, where NAME is one of {', '.join(SLOS)}")
         try:
             found[name.strip()] = float(value) * unit
         except ValueError:
@@ -152,7 +156,7 @@ def parse_slo(text: str) -> dict[str, float]:
                 f"SLO {part!r}: a number of seconds is missing, as in {name.strip()}=2"
             ) from None
     if not all(0 < limit < math.inf for limit in found.values()):
-        raise ValueError(f"SLO {text!r}: limits are seconds above 0")
+        raise ValueError(f"SLO {text!r}: limits must be above 0 seconds")
     return found
 
 

@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[Prompt, ...]:
             )
         found.append(prompt)
     if not found:
-        raise ValueError(f"{path} holds no prompt")
+        raise ValueError(f"{path} contains no prompt")
     return tuple(found)
 
 

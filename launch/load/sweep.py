@@ -203,5 +203,5 @@ def line(kept: Kept, kind: str) -> str:
     """A point in one line, for the progress."""
     seen = [request.ttft for request in kept.requests if request.ttft is not None]
     ttft = f"TTFT {statistics.median(seen):.3f} s" if seen else "no first token seen"
-    came = f" ({kept.arrived:.2f} came)" if kept.arrived is not None else ""
+    came = f" ({kept.arrived:.2f} arrived)" if kept.arrived is not None else ""
     return f"{kind} {kept.load:g}{came}: {len(kept.requests)} requests, {ttft}"

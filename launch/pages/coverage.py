@@ -62,7 +62,7 @@ class Of:
 CASE_RECORDS = {
     "launch/results/coverage-h100.json": Of(1),
     "launch/results/coverage-h200-0.5.23.json": Of(
-        1, "Several cases ran side by side on the GPU: times are not those of a server alone."
+        1, "Several cases ran side by side on the GPU, so the times are not those of a server alone."
     ),
     "launch/results/two-gpu.json": Of(2),
     "launch/results/two-gpu-0.5.23.json": Of(2),
@@ -115,7 +115,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "dense end of a prompt",
+        "dense tail",
         (f"{_SERVER}test_the_end_of_a_prompt_stays_dense",),
         cases=("dense-tail",),
     ),
@@ -254,18 +254,18 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(
         V32,
-        "SGLang's default prefill graphs: small chunks, the dense end of a prompt, as without graphs",
+        "SGLang's default prefill graphs: small chunks, the dense tail, as without graphs",
         ("tests/patches/test_batch.py::test_chunks_ends_and_decode_rows_of_a_step",),
         cases=("chunks-1024", "chunks-2048", "chunks-8192"),
     ),
     Coverage(
         V32,
-        "deterministic inference: what is beside a row changes none of its choices",
+        "deterministic inference: other rows of the step do not change a row's choice",
         ("tests/sglang_hisa/test_company.py::test_other_requests_change_no_pair", _DETERMINISTIC),
     ),
     Coverage(
         V32,
-        "LoRA on `weights_proj` (older ones cannot: their check imports a name that they do not have)",
+        "LoRA on `weights_proj` (older SGLangs cannot: their check imports a name that they do not have)",
         ("tests/server/test_lora.py::test_gates_of_an_adapter",),
         (NEWEST,),
         cases=("lora",),

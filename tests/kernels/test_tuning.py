@@ -48,8 +48,8 @@ def test_what_is_kept_is_used(tuned: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no JSON object"),
-        ("[1]", "no JSON object"),
+        ("{", "not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"refine_warp": 4}', "refine_warp=4 "),
         ('{"refine_warps": 0, "rank_pairs": 0}', "settings refine_warps=0 are"),
         ('{"rank_pairs": -1}', "rank_pairs=-1 "),

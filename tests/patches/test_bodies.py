@@ -47,7 +47,7 @@ def test_a_changed_body_is_refused_with_its_name_and_what_changed(tree, monkeypa
     (reason,) = found.reasons
     assert "differs where HISA relies on it" in found.what
     assert reason.startswith(f"{PAGED}: {INDEXER}:") and "1 new statement, at line" in reason
-    assert "`max_seq_len = 1`" in reason and "1 gone" in reason
+    assert "`max_seq_len = 1`" in reason and "1 statement removed" in reason
     assert "which page table" in reason, "what HISA relies on"
     assert "off PYTHONPATH" in found.fix and "unverified_source" in found.fix
 

@@ -237,7 +237,7 @@ def test_an_archive(wheel: bool, here: Place, without: Place, tmp_path: Path) ->
         for path in root.rglob("*.py"):
             file.write(path, path.relative_to(root.parent))
     found = (here if wheel else without).probe(archive)
-    assert f"{archive}/sglang/__init__.py, inside an archive" in found["reasons"][0]
+    assert f"{archive}/sglang/__init__.py, which is inside an archive" in found["reasons"][0]
     then = "" if wheel else f", then pip install sglang=={NEWEST}"
     assert found["fix"] == f"take {archive} off PYTHONPATH{then}"
 
@@ -246,7 +246,7 @@ def test_a_module_of_that_name(here: Place, tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "sglang.py").write_text("")
     found = here.probe(tmp_path / "first")
-    assert "sglang.py, which is no package" in found["reasons"][0]
+    assert "sglang.py, which is not a package" in found["reasons"][0]
     assert found["fix"] == f"take {tmp_path / 'first'} off PYTHONPATH"
 
 

@@ -46,7 +46,7 @@ def test_json_changes_a_preset():
         ("[1]", ["preset name or a JSON object", "[1]"]),
         ('{"blok": 64}', ["unknown key", "blok", "64", "did you mean 'block'", "decode_tokens"]),
         ('{"summary": "salient"}', ["unknown key", '"summary" (value "salient")', "allowed: preset, block"]),
-        ('{"short_graphs": false}', ["short_graphs", "false", "it is called 'stock_decode_graphs' now"]),
+        ('{"short_graphs": false}', ["short_graphs", "false", "it is now called 'stock_decode_graphs'"]),
         ('{"block": 96}', ['"block": 96', "64, 128, 256", "page"]),
         ('{"block": "64"}', ['"block": "64"', "64, 128, 256"]),
         ('{"decode_tokens": true}', ['"decode_tokens": true', "index_topk"]),

@@ -44,7 +44,7 @@ def test_compare_needs_the_same_prompt():
     assert found.same_first == 0.5 and found.overlap is None
     assert found.kl_max == pytest.approx(entropy([0.9, 0.1], [0.2, 0.8]))
     assert found.kl_mean == pytest.approx(found.kl_max / 2)
-    with pytest.raises(ValueError, match="other prompts"):
+    with pytest.raises(ValueError, match="different prompts"):
         quality.compare(one, quality.Asked(8, other.positions, None))
 
 
@@ -112,7 +112,7 @@ def test_a_prompt_that_is_refused_is_noted_and_the_rest_goes_on(runner):
     runner._compare(paper, Server([good]))
     assert [(one.arm, one.prompt) for one in runner.record.quality] == [("stock", 1), ("paper", 1)]
     assert runner.record.quality_problems == ("arm stock, prompt 1: HTTP Error 400",)
-    assert formatting.notes(runner.record)[0] == "quality not compared: arm stock, prompt 1: HTTP Error 400"
+    assert formatting.notes(runner.record)[0] == "answers not compared: arm stock, prompt 1: HTTP Error 400"
 
 
 def test_a_server_that_dies_over_a_prompt_is_reported_as_dead(runner):

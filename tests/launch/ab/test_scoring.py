@@ -109,14 +109,14 @@ def test_memory_of_the_servers_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_note_says_what_avoids_it() -> None:
     assert scoring.note("stock", FOUND, together=True) == (
-        "arm stock scores prefill chunks of 8,192 × 131,072 tokens in at least 3 pieces: 4.3 GB of scores, "
-        "1.5 GB allowed at --mem-fraction-static 0.95. Its TTFT is longer than with SGLang's default "
-        "fraction and alone on this GPU (about 2 pieces). What avoids it: a smaller --mem-fraction-static "
-        "or --chunked-prefill-size."
+        "arm stock scores prefill chunks of 8,192 × 131,072 tokens in at least 3 pieces: the scores take "
+        "4.3 GB, and 1.5 GB are allowed at --mem-fraction-static 0.95. Its TTFT is longer than with SGLang's "
+        "default fraction and alone on this GPU (about 2 pieces). What avoids it: a smaller "
+        "--mem-fraction-static or --chunked-prefill-size."
     )
     crowded = replace(FOUND, free_bytes=13 << 29, allowed_bytes=1395864371, pieces=4, default_pieces=1)
     said = scoring.note("stock", crowded, together=True) or ""
-    assert "4 pieces: 4.3 GB of scores, 1.4 GB allowed with 7.0 GB of GPU memory free. " in said
+    assert "4 pieces: the scores take 4.3 GB, and 1.4 GB are allowed with 7.0 GB of GPU memory free. " in said
     ways = "a smaller --max-total-tokens or --chunked-prefill-size, or no --together."
     assert said.endswith(f"(about one piece). What avoids it: {ways}")
     same = scoring.note("stock", replace(FOUND, default_pieces=3), together=False) or ""

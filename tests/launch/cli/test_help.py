@@ -54,7 +54,7 @@ def test_presets_as_in_the_design(
         "64",
         "max(32768, L/16)",
         "max(32768, L/4), 1/4 of the heads",
-        "1024 rows stock DSA",
+        "stock DSA for 1024 tokens",
     ]
     assert lines["decode-only"] == ["64", "max(32768, L/16)", "stock DSA", "stock DSA"]
     assert lines["paper"] == ["128", "8192", "8192", "8192"]
@@ -98,7 +98,7 @@ def test_presets_tell_every_setting(
             default = field.default if isinstance(field.default, str) else json.dumps(field.default)
             assert line.split()[1] == default and len(line.split()) > 3, "a meaning stands beside it"
     text = " ".join(output(capsys, "presets").split())
-    assert "chunks that fit this many MiB" in text and ":meth:" not in text
+    assert "rows are scored in chunks that fit." in text and ":meth:" not in text
     assert presets.meanings().keys() == {field.name for field in dataclasses.fields(Config)}
 
 

@@ -13,7 +13,7 @@ from sglang_hisa.launch.live import router
         (["--arms", "stock,papper"], "papper"),
         (["--share", "0.01"], "--share 0.01: must lie between 1/20 and 19/20"),
         (["--every", "0"], "longer than 0 s"),
-        ([], "say --max-total-tokens N"),
+        ([], "give --max-total-tokens N"),
     ],
 )
 def test_wrong_usage(

@@ -31,8 +31,8 @@ def test_what_does_not_fit_is_refused_and_what_waits_is_told() -> None:
     assert "do not fit the server's context of 4,096 tokens" in str(known.refusal(4000, 97))
     assert "below 4,090 tokens" in str(known.refusal(4090, 1))
     assert known.crowding(2000, 48, 4) is None
-    assert "8,196 tokens open, its KV pool has 8,192" in str(known.crowding(2000, 49, 4))
-    assert "5 requests open, 4 run at a time" in str(known.crowding(10, 1, 5))
+    assert "need 8,196 tokens, its KV pool has 8,192" in str(known.crowding(2000, 49, 4))
+    assert "of 5 concurrent requests 4 run at a time" in str(known.crowding(10, 1, 5))
     unknown = limits.Limits(None, None, None, None)
     assert unknown.refusal(10**9, 1) is unknown.crowding(10**9, 1, 99) is None
 
@@ -41,7 +41,7 @@ def test_lengths_of_text_are_not_exact_and_so_only_told() -> None:
     known, sweep = limits.Limits(4096, None, None, None), plan.Sweep("rate", (1.0,), 4, 60, 300, 1)
     text = plan.Workload("shared-prefix", 9000, 8, prefix_tokens=100)
     refusal, told = plan.fits(known, text, sweep)
-    assert refusal is None and "prompts are of about that length" in told[0]
+    assert refusal is None and "prompts are of about this length" in told[0]
     assert plan.fits(known, plan.Workload("random", 9000, 8), sweep)[0] is not None
 
 
@@ -61,7 +61,9 @@ def test_ab_refuses_cells_before_it_measures_and_tells_those_that_wait() -> None
     refused = Runner._fits(runner, Arm("paper", None), limits.Limits(4096, 4090, 8192, 4))
     assert len(refused) == 1, "two cells, one reason"
     assert refused[0].startswith("arm paper: a prompt of 4,096 tokens and an answer of 64 do not fit")
-    assert told == ["paper, 1024 tokens x 5: 5 requests open, 4 run at a time: the others wait in its queue"]
+    assert told == [
+        "paper, 1024 tokens x 5: of 5 concurrent requests 4 run at a time; the others wait in its queue"
+    ]
     assert record.arms["paper"].limits.context == 4096
 
 

@@ -38,7 +38,7 @@ def test_the_formats_of_vllm_and_sglang_are_read(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="line 2: expected"):
             prompts.read(file)
     file.write_text("\n\n")
-    with pytest.raises(ValueError, match="holds no prompt"):
+    with pytest.raises(ValueError, match="contains no prompt"):
         prompts.read(file)
 
 
@@ -58,5 +58,5 @@ def test_a_record_says_which_prompts_without_them() -> None:
     kept = KeptWorkload.of(work)
     assert kept.prompts == 5 and len(kept.sha256 or "") == 64 and "DSA" not in str(kept)
     assert KeptWorkload.of(plan.Workload("file", 0, 100, prompts=WANTED[1:])).sha256 != kept.sha256
-    with pytest.raises(ValueError, match="has prompts"):
+    with pytest.raises(ValueError, match="needs at least one prompt"):
         plan.Workload("file", 0, 100)

@@ -100,7 +100,7 @@ def test_a_killed_server_loses_nothing_and_the_run_goes_on(tmp_path: Path) -> No
     assert run.returncode == 0, text
     kept = record(tmp_path)
     assert kept["complete"] and len(kept["measurements"]) == 4 and len(kept["resumed"]) == 1
-    assert len(first) in (2, 3) and kept["measurements"][: len(first)] == first
+    assert kept["measurements"][:2] == first[:2], "a round that was cut off is measured anew, no other"
     for one in kept["measurements"]:
         assert one["cached"] == [512] * 4 and one["warmup_cached"] == 0
         assert one["output_lens"] == [46] * 4 and one["steady"]["at_once"] == 4

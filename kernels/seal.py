@@ -130,6 +130,19 @@ def _seal_kernel(
         )
 
 
+@triton.jit
+def _of_layer(offset_ptr, key_ptr, scale_ptr, out_key_ptr, out_scale_ptr):
+    """The pointers of this program's layer, from those of the first: see ``layer_offsets``."""
+    offset = offset_ptr + tl.program_id(1) * 3
+    stored = tl.multiple_of(tl.load(offset), 16)
+    return (
+        key_ptr + stored,
+        scale_ptr + stored // 4,
+        out_key_ptr + tl.load(offset + 1),
+        out_scale_ptr + tl.load(offset + 2) // 4,
+    )
+
+
 @triton.jit(do_not_specialize=["slot_ptr", "count"])  # else compiled anew for some numbers of tokens
 def _seal_tokens_kernel(
     slot_ptr,
@@ -149,12 +162,9 @@ def _seal_tokens_kernel(
     at = tl.program_id(0) * PAGE + tl.arange(0, PAGE)
     slot = tl.load(slot_ptr + at, mask=at < count, other=-1).to(tl.int64)
     if LAYERS:
-        offset = offset_ptr + tl.program_id(1) * 3
-        raw = tl.load(offset)
-        key_ptr += raw
-        scale_ptr += raw // 4
-        out_key_ptr += tl.load(offset + 1)
-        out_scale_ptr += tl.load(offset + 2) // 4
+        key_ptr, scale_ptr, out_key_ptr, out_scale_ptr = _of_layer(
+            offset_ptr, key_ptr, scale_ptr, out_key_ptr, out_scale_ptr
+        )
     done = tl.where((slot >= 0) & (slot % PAGE == PAGE - 1), slot // PAGE, -1)
     page = tl.max(done, axis=0)
     while page >= 0:  # once where the tokens are of one request, more often where they are of several
@@ -191,17 +201,18 @@ def _seal_rows_kernel(
     KEY_BYTES: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    offset = offset_ptr + tl.program_id(1) * 3
-    raw = tl.load(offset)
+    key_ptr, scale_ptr, out_key_ptr, out_scale_ptr = _of_layer(
+        offset_ptr, key_ptr, scale_ptr, out_key_ptr, out_scale_ptr
+    )
     seal_last_page(
         table=table_ptr + row * table_stride,
         length=tl.load(length_ptr + row),
-        key_ptr=key_ptr + raw,
-        scale_ptr=scale_ptr + raw // 4,
+        key_ptr=key_ptr,
+        scale_ptr=scale_ptr,
         row_bytes=row_bytes,
         row_floats=row_floats,
-        out_key_ptr=out_key_ptr + tl.load(offset + 1),
-        out_scale_ptr=out_scale_ptr + tl.load(offset + 2) // 4,
+        out_key_ptr=out_key_ptr,
+        out_scale_ptr=out_scale_ptr,
         PAGE=PAGE,
         DIM=DIM,
         KEY_BYTES=KEY_BYTES,
@@ -213,9 +224,14 @@ Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def layer_offsets(layers: Sequence[Layer]) -> torch.Tensor:
-    """Where the tensors of each layer lie, in bytes from those of the first: int64 ``[layers, 3]``."""
+    """Where the tensors of each layer lie, in bytes from those of the first: int64 ``[layers, 3]``.
+
+    They are multiples of 16, as those of every allocator are: the kernels load 16 bytes at once.
+    """
     at = torch.tensor([[one.data_ptr() for one in layer] for layer in layers], dtype=torch.int64).view(-1, 3)
-    return (at - at[:1]).to(layers[0][0].device if layers else "cpu")
+    offsets = at - at[:1]
+    assert not (offsets % 16).any(), "a layer's tensor starts inside 16 bytes"
+    return offsets.to(layers[0][0].device if layers else "cpu")
 
 
 def seal_rows(

@@ -34,7 +34,13 @@ HAPPENED = {
     "abort in a prefill",
     "page of rejected drafts given back",
     "page completed by decode, coarse",
+    "page completed by decode, rows",
     "page completed by decode, store",
+    *(
+        f"{kind} {server}"
+        for kind in ("extend", "decode", "verify")
+        for server in ("with HISA", "left to stock")
+    ),
     "pruned row",
 }
 

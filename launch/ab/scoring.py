@@ -12,9 +12,9 @@ from sglang_hisa.config import parse
 from sglang_hisa.launch.ab.plan import Cell
 from sglang_hisa.launch.ab.record import Scoring
 from sglang_hisa.launch.common.arms import Arm
+from sglang_hisa.launch.common.gpus import visible_gpus
 from sglang_hisa.launch.common.provenance import output
 from sglang_hisa.launch.common.receipts import Said
-from sglang_hisa.launch.live.split import visible_gpus
 from sglang_hisa.patches import score_budget
 
 

@@ -1,9 +1,11 @@
 """Serve each feature with stock DSA and with HISA on the same prompts, and add a row a case to a record.
 
-    python -m sglang_hisa.launch.acceptance --out launch/results/coverage-h100.json
-    python -m sglang_hisa.launch.acceptance --gpus 2 --out launch/results/two-gpu.json
-    python -m sglang_hisa.launch.acceptance --gpus 8 --whole tests/plugins/receipts --out eight-gpu.json
-    python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json --cases plain mtp
+  python -m sglang_hisa.launch.acceptance --out coverage-h100.json
+  python -m sglang_hisa.launch.acceptance --gpus 2 --out two-gpu.json
+  python -m sglang_hisa.launch.acceptance --gpus 8 --out eight-gpu.json \\
+      --whole tests/plugins/receipts
+  python -m sglang_hisa.launch.acceptance --cpu --out acceptance.json \\
+      --cases plain mtp
 
 A case is a small model with random weights and a set of SGLang's flags. Both servers answer prompts within
 the budget, where HISA must answer as stock DSA does except for rounding; HISA also answers prompts beyond it,
@@ -34,6 +36,7 @@ from sglang_hisa.launch.acceptance.pd import SIDES, run_pd
 from sglang_hisa.launch.acceptance.ranks import RANKS, run_rank
 from sglang_hisa.launch.acceptance.record import CaseRow
 from sglang_hisa.launch.common import claims
+from sglang_hisa.launch.common.help import listed, tool
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.patches.contract import installed_version
@@ -78,21 +81,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    every = "\n".join(f"  {name:18} {case.shows}" for name, case in cases.CASES.items())
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}\ncases (on N GPUs tpN and so on instead of tp2):\n{every}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="default: all")
-    parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs (1)")
+    every = listed({name: case.shows for name, case in cases.CASES.items()}, 21)
+    about = f"{__doc__}\ncases (on N GPUs tpN and so on instead of tp2):\n{every}"
+    parser = tool("acceptance", "--out FILE", about)
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these (default: all)")
+    parser.add_argument("--gpus", type=int, default=1, help="run the cases that need this many GPUs")
     parser.add_argument(
         "--missing",
         action="store_true",
         help="only cases that the record, with this SGLang, lacks or has problems with",
     )
     parser.add_argument(
-        "--seconds", type=float, default=0, help="start no further case after this many seconds (0: no limit)"
+        "--seconds",
+        type=float,
+        default=0,
+        help="start no further case after this many seconds; 0 sets no limit",
     )
     parser.add_argument("--timeout", type=float, default=400, help="seconds a server may take to start")
     which = parser.add_mutually_exclusive_group()

@@ -1,6 +1,6 @@
 """Candidates x heads: a prefill layer's time at each point of the frontier, stage by stage, on one GPU.
 
-python -m sglang_hisa.launch.bench.frontier --out FILE
+  python -m sglang_hisa.launch.bench.frontier --out FILE
 
 The last 8192 rows of a prompt, 64 index heads, against the stock indexer in the same rounds. A point that
 fails is recorded with its error, and the others go on; a batch of points is written as soon as it is there.
@@ -8,7 +8,6 @@ fails is recorded with its error, and the others go on; a batch of points is wri
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -24,6 +23,7 @@ from sglang_hisa import PAGE
 from sglang_hisa.indexer import Queries
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_cache, make_queries
 from sglang_hisa.launch.bench.routed import Layer, Point
+from sglang_hisa.launch.common.help import tool
 
 K = 1024
 TOPK = 2048
@@ -210,14 +210,12 @@ def line(row: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure all points of all contexts, and write the record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="write the record (JSON) here")
+    parser = tool("bench.frontier", "--out FILE", __doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
     parser.add_argument("--contexts", type=int, nargs="+", default=[128 * K, 32 * K], help="tokens")
     parser.add_argument("--rows", type=int, default=8 * K, help="of the last chunk")
     parser.add_argument("--heads", type=int, default=64, help="index heads of the model")
-    parser.add_argument("--batches", nargs="+", help="names of batches (all)")
+    parser.add_argument("--batches", nargs="+", help="only those of these names (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each arm")
     parser.add_argument("--seconds", type=float, default=170, help="start no batch after so long")
     args = parser.parse_args(argv)

@@ -1,4 +1,9 @@
-"""`hisa bench kernels`: the stock indexer against HISA on one GPU, no model needed."""
+"""The stock indexer against HISA on one GPU, by context and batch; no model needed.
+
+example:
+  hisa bench kernels --decode-contexts 131072 --rows --out h100.json
+                                        decode rows of 128K tokens, no prefill
+"""
 
 from __future__ import annotations
 

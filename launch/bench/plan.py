@@ -1,6 +1,6 @@
 """What a step costs beside its layers' choices, on one GPU: its plan and counts, an extend step's seals.
 
-python -m sglang_hisa.launch.bench.plan --out FILE
+  python -m sglang_hisa.launch.bench.plan --out FILE
 
 Each is captured in a CUDA graph, several of them one after the other, as PyTorch would launch it and as
 HISA's kernels do; the graphs take turns. A row that fails is recorded with its error, and the others go on.
@@ -27,6 +27,7 @@ from sglang_hisa.kernels.layout import ROW_BYTES
 from sglang_hisa.launch.bench.plan_record import PlanRecord, PlanRow
 from sglang_hisa.launch.bench.timing import Work, host_us, interleave
 from sglang_hisa.launch.common.files import save
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.common.typed import as_json
 from sglang_hisa.plan import Plan, Rows, Setup, make_decode_plan
@@ -192,15 +193,13 @@ def line(row: PlanRow) -> str:
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="write the record (JSON) here")
+    parser = tool("bench.plan", "--out FILE", __doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], help="decode rows")
     parser.add_argument("--bound", type=int, default=160 * K, help="tokens that a graph's rows may have")
     parser.add_argument("--preset", default="balanced", help="whose decode budget")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[8 * K], help="of an extend step")
-    parser.add_argument("--layers", type=int, default=61, help="of an extend step")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8 * K], help="tokens of an extend step")
+    parser.add_argument("--layers", type=int, default=61, help="layers of an extend step")
     parser.add_argument("--rounds", type=int, default=50, help="timed runs of each arm")
     return parser.parse_args(argv)
 

@@ -1,4 +1,8 @@
-"""`hisa bench tune`: which launch settings are fastest on this GPU, kernel by kernel, from cold L2."""
+"""Which launch settings are fastest on this GPU, kernel by kernel, from cold L2.
+
+example:
+  hisa bench tune --apply               measure all, and let servers use it
+"""
 
 from __future__ import annotations
 

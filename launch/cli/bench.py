@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from sglang_hisa.launch.cli import checks
+from sglang_hisa.launch.common.help import Help
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,6 +16,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "bench",
         help="measure the indexer's kernels on this GPU, stock against HISA",
         description="Measures this machine; writes a record with versions, commit and command.",
+        epilog="example:\n  hisa bench kernels --out h100.json",
+        formatter_class=Help,
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
     text = "one layer's indexer, stock against HISA, by context and batch; needs a GPU but no model"

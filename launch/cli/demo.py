@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sglang_hisa.launch.common.help import Help
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
@@ -15,6 +17,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "requests (some longer than the budget, some partly cached), and compares what the two indexers "
         "chose. Uses the real kernels if there is a GPU, otherwise torch stand-ins on the CPU (about "
         "2 minutes). The exit code is 1 if a server does not start or does not run what it should.",
+        epilog="example:\n  hisa demo --cpu",
+        formatter_class=Help,
     )
     where = "folder for the model and the server logs (default: .hisa)"
     parser.add_argument("--dir", type=Path, default=Path(".hisa"), help=where)

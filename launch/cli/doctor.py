@@ -30,6 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "the page summaries, and what would be declined. The exit code is 1 if something must be fixed.",
         usage="hisa doctor [--json] [-v] [--preset P] [--set KEY=VALUE]...\n"
         "                   [MODEL [SGLang flags...]]",
+        epilog="example:\n  hisa doctor deepseek-ai/DeepSeek-V3.2 --tp 8",
         formatter_class=Help,
         allow_abbrev=False,
     )

@@ -8,6 +8,7 @@ import sys
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cli import preflight, records
 from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common.gpus import visible_gpus
 
 ABOUT = """\
 --live serves your own traffic instead: both arms run at once behind SGLang's router (sglang-router, an extra
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     gpus = None
     if args.cpu:
         place = "the arms share a CPU"
-    elif gpus := split.own_gpus(split.visible_gpus(environment()), split.gpus_per_server(flags)):
+    elif gpus := split.own_gpus(visible_gpus(environment()), split.gpus_per_server(flags)):
         place = f"GPUs {gpus[0]} and {gpus[1]}"
     else:
         place = "the arms share their GPUs"

@@ -15,12 +15,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "model",
         help="write a tiny random model (CPU) or a slice of a real one (GPU)",
         description="Writes a model folder to try HISA on; no weights are downloaded.",
+        epilog="example:\n  hisa model tiny OUT                   then: hisa serve --cpu OUT",
+        formatter_class=Help,
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
     tiny = kinds.add_parser(
         "tiny",
         help="3 random DeepSeek-V3.2 layers and a byte tokenizer, for a CPU",
         description="Writes a random DeepSeek-V3.2 of 3 layers with a byte tokenizer: 6 MB, serves on a CPU.",
+        epilog="example:\n  hisa model tiny OUT                   then: hisa serve --cpu OUT",
+        formatter_class=Help,
     )
     tiny.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     tiny.add_argument("--draft", action="store_true", help="with a draft layer, for speculative decoding")
@@ -30,7 +34,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a part of DeepSeek-V3.2 or GLM-5, for --load-format dummy",
         description="Writes the configuration and a tokenizer of a part of DeepSeek-V3.2 or GLM-5, or of "
         "all of DeepSeek-V3.2; the server makes up the weights (--load-format dummy).",
-        epilog="names:\n" + listed({name: text for name, (text, _) in models.SLICES.items()}, 17),
+        epilog="names:\n"
+        + listed({name: text for name, (text, _) in models.SLICES.items()}, 17)
+        + "\n\nexample:\n  hisa model slice v32-4l OUT",
         formatter_class=Help,
     )
     part.add_argument("name", metavar="NAME", choices=list(models.SLICES), help="one of the names below")

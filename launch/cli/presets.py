@@ -19,6 +19,7 @@ from rich.text import Text
 
 from sglang_hisa import config
 from sglang_hisa.config import PRESETS, Config, Phase, from_mapping
+from sglang_hisa.launch.common.help import Help
 
 HEADERS = ("preset", "block", "decode budget", "prefill budget", "end of a prompt")
 _NOTE = (
@@ -90,7 +91,11 @@ def defaults() -> dict[str, str]:
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "presets", help="show what each preset keeps, and every setting with its default", description=_NOTE
+        "presets",
+        help="show what each preset keeps, and every setting with its default",
+        description=f"Shows what each preset keeps, and every setting with its default and meaning. {_NOTE}",
+        epilog="example:\n  hisa presets",
+        formatter_class=Help,
     )
     parser.set_defaults(run=run)
 

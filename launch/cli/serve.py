@@ -36,7 +36,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="serve a model with HISA, or with --stock without it",
         description=f"{_ABOUT}\n{presets.as_text()}",
         epilog="settings for --set, with balanced's defaults (`hisa presets` explains them):\n"
-        + listed(keys, 22),
+        + listed(keys, 22)
+        + "\n\nexample:\n  hisa serve --preset paper --set prefill_tokens=16384 MODEL --tp 8",
         usage="hisa serve [--preset P] [--set KEY=VALUE]... [--stock] [--cpu] MODEL\n"
         "                  [SGLang flags...]",
         formatter_class=Help,

@@ -27,11 +27,6 @@ class Weights:
     whole: int = 0
     wide: int = 0
 
-    @property
-    def all(self) -> int:
-        """Of the model, wherever they are."""
-        return self.cut + self.heads + self.whole + self.wide
-
     def rank_bytes(self, ranks: int, dp: int, width: float) -> float:
         """On one rank; ``width``: bytes of a parameter that is not of ``wide``."""
         shared = self.heads * dp / ranks
@@ -60,14 +55,6 @@ def draft(config: Mapping[str, Any]) -> Weights:
     """The layer of speculative decoding (MTP); embedding and head are the model's."""
     one, hidden = layer(config, sparse=True), config["hidden_size"]
     return Weights(one.cut, one.heads, one.whole, one.wide + 2 * hidden * hidden + 3 * hidden)
-
-
-def parameters(config: Mapping[str, Any], layers: int) -> int:
-    """Of a model of so many layers, without draft layers."""
-    dense = min(layers, config["first_k_dense_replace"])
-    ends = 2 * config["vocab_size"] * config["hidden_size"] + config["hidden_size"]
-    of_dense, of_sparse = (layer(config, sparse).all for sparse in (False, True))
-    return int(ends + dense * of_dense + (layers - dense) * of_sparse)
 
 
 def weight_bytes(

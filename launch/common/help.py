@@ -6,6 +6,24 @@ import argparse
 import textwrap
 from collections.abc import Mapping
 
+PROGRAM = "python -m sglang_hisa.launch."
+
+
+def tool(module: str, takes: str, about: str | None) -> argparse.ArgumentParser:
+    """The command line of ``python -m sglang_hisa.launch.MODULE``.
+
+    Args:
+        takes: the words that must be given, as its usage shows them.
+        about: its docstring: what it does, and examples, indented.
+    """
+    program = PROGRAM + module
+    usage = f"{program} [options] {takes}".rstrip()
+    if len(f"usage: {usage}") > 80:
+        usage = f"{program}\n       [options] {takes}"
+    return argparse.ArgumentParser(
+        prog=program, usage=usage, description=about, formatter_class=Help, allow_abbrev=False
+    )
+
 
 def listed(meanings: Mapping[str, str], width: int) -> str:
     """Lines of names, each with its meaning beside it from column ``width`` on, of at most 80 columns."""

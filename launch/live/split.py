@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-
-from sglang_hisa.launch.common.provenance import output
 
 SLOTS = 20
 """Most places of the router's round: the smallest share is 1 of 20, and every multiple of 0.05 is exact."""
@@ -46,14 +44,6 @@ def gpus_per_server(flags: Sequence[str]) -> int:
     parser.add_argument("--enable-dp-attention", action="store_true")
     found, _ = parser.parse_known_args(flags)
     return int(found.tp * found.pp * (1 if found.enable_dp_attention else found.dp))
-
-
-def visible_gpus(env: Mapping[str, str]) -> list[str]:
-    """``CUDA_VISIBLE_DEVICES`` of ``env``, or the numbers of all GPUs of this machine."""
-    if (named := env.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    listed = output("nvidia-smi", "--list-gpus") or ""
-    return [str(number) for number, _ in enumerate(listed.splitlines())]
 
 
 def own_gpus(gpus: Sequence[str], each: int, arms: int = 2) -> list[str] | None:

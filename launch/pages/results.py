@@ -1,8 +1,12 @@
 """The index of launch/results, a flat folder of records, and the way in for a new A/B.
 
-python -m sglang_hisa.launch.pages.results             write the index in launch/results/README.md anew
-python -m sglang_hisa.launch.pages.results --check     exit 1 if it would change
-python -m sglang_hisa.launch.pages.results add DIR...  keep what `hisa ab --out DIR` measured
+examples:
+  python -m sglang_hisa.launch.pages.results
+                                        write its README.md anew
+  python -m sglang_hisa.launch.pages.results --check
+                                        exit 1 if it would change
+  python -m sglang_hisa.launch.pages.results add DIR...
+                                        keep what `hisa ab --out DIR` measured
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from pathlib import Path
 
 from sglang_hisa.launch.ab import report
 from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import write
@@ -25,8 +30,14 @@ INDEX = "README.md"
 
 def main(argv: list[str] | None = None, folder: Path = RESULTS) -> int:
     """Write or check the index, or add records first."""
-    parser = write.parser(__doc__)
-    adding = parser.add_subparsers(dest="command").add_parser("add", help="keep records of hisa ab")
+    parser = write.parser("results", __doc__, "[add DIR...]")
+    adding = parser.add_subparsers(dest="command", prog=parser.prog).add_parser(
+        "add",
+        help="keep records of hisa ab",
+        description="Keep what `hisa ab --out DIR` measured, and write the index anew.",
+        epilog="example:\n  python -m sglang_hisa.launch.pages.results add /tmp/ab-h200",
+        formatter_class=Help,
+    )
     adding.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of `hisa ab --out`")
     args = parser.parse_args(argv)
     try:

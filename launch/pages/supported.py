@@ -1,7 +1,10 @@
 """Write docs/supported.md from the matrix of models and features, the patch table and the declined arguments.
 
-python -m sglang_hisa.launch.pages.supported          rewrite it
-python -m sglang_hisa.launch.pages.supported --check  exit 1 if it would change
+examples:
+  python -m sglang_hisa.launch.pages.supported
+                                        rewrite it
+  python -m sglang_hisa.launch.pages.supported --check
+                                        exit 1 if it would change
 """
 
 from __future__ import annotations
@@ -164,7 +167,7 @@ def render() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Rewrite or check the page."""
-    return write.write({DOCUMENT: render()}, write.parser(__doc__).parse_args(argv).check)
+    return write.write({DOCUMENT: render()}, write.parser("supported", __doc__).parse_args(argv).check)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Write the tables of README, docs and kernel notes from launch/results, so that no figure is typed in.
 
-python -m sglang_hisa.launch.pages.tables          rewrite them
-python -m sglang_hisa.launch.pages.tables --check  exit 1 if it would change
+  python -m sglang_hisa.launch.pages.tables          rewrite them
+  python -m sglang_hisa.launch.pages.tables --check  exit 1 if it would change
 
-A table stands below its mark, ``<!-- table:NAME WANTED -->``: WANTED is the subject of an A/B
-(:func:`.ab_tables.subject`) or a pattern of names. Without it a table has all records of its kind.
+A table stands below its mark, <!-- table:NAME WANTED -->: WANTED is the subject of an A/B (subject() in
+launch/pages/ab_tables.py) or a pattern of names. Without it a table has all records of its kind.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def render(written: str, page: str = PAGES[0]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Rewrite or check the pages."""
-    args = write.parser(__doc__).parse_args(argv)
+    args = write.parser("tables", __doc__).parse_args(argv)
     pages = {ROOT / page: render((ROOT / page).read_text(), page) for page in PAGES}
     return write.write(pages, args.check)
 

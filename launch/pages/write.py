@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, RawTextHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sglang_hisa.launch.common.help import tool
 
-def parser(about: str | None) -> ArgumentParser:
-    """The command line of a module that generates pages."""
-    made = ArgumentParser(description=about, formatter_class=RawTextHelpFormatter)
+
+def parser(module: str, about: str | None, takes: str = "") -> ArgumentParser:
+    """The command line of a module of this folder that generates pages."""
+    made = tool(f"pages.{module}", takes, about)
     made.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
     return made
 

@@ -1,15 +1,15 @@
 """How many index heads carry the score: the share of a row's best heads in it, offline.
 
-python -m sglang_hisa.launch.research.head_mass launch/research/retriever launch/research/prose --out FILE
+  python -m sglang_hisa.launch.research.head_mass --out FILE \\
+      launch/research/retriever
 
 Of rows that predict the answers of `hisa eval`'s questions, and others: the share that few heads have in the
-scores of the tokens that stock chooses. ``routed``: heads of the largest weights, which `prefill_heads`
-takes; ``most``: those that have the most, which nobody knows before they are scored.
+scores of the tokens that stock chooses. routed: heads of the largest weights, which `prefill_heads`
+takes; most: those that have the most, which nobody knows before they are scored.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.research.heads import Place
 from sglang_hisa.launch.research.recall_heads import places
@@ -60,14 +61,12 @@ def measure(
 
 def main(argv: list[str] | None = None) -> int:
     """Write the record and print the answers' shares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool("research.head_mass", "--out FILE MODEL...", __doc__)
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="folders of trained models")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
-    parser.add_argument("--context", type=int, default=8 * K, help="tokens of a prompt (8192)")
-    parser.add_argument("--topk", type=int, default=512, help="tokens that a row attends to (512)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="of `hisa eval`")
+    parser.add_argument("--context", type=int, default=8 * K, help="tokens of a prompt")
+    parser.add_argument("--topk", type=int, default=512, help="tokens that a row attends to")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
     parser.add_argument("--seed", type=int, default=77, help="of the prompts")
     args = parser.parse_args(argv)

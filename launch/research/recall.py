@@ -1,15 +1,15 @@
 """What pruning misses, offline: index scores of a trained model, block choices at equal budgets.
 
-python -m sglang_hisa.launch.research.recall launch/research/retriever --out launch/results/recall.json
+  python -m sglang_hisa.launch.research.recall --out recall.json \\
+      launch/research/retriever
 
 The rows are those that predict the answers of `hisa eval`'s questions. Of each, the choice of every variant
-of :mod:`.scorers` is compared with the whole context: ``recall`` is the share of stock's top-k that is kept,
-``mass`` the kept share of its softmax (the indexer was trained to be the attention's distribution).
+(launch/research/scorers.py) is compared with the whole context: recall is the share of stock's top-k that is
+kept, mass the kept share of its softmax (the indexer was trained to be the attention's distribution).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from rich.progress import track
 
 from sglang_hisa.launch.common import figures
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.research.rows import Parts, Trained, layers_of, load
 from sglang_hisa.launch.research.scorers import VARIANTS, Variant, token_scores
@@ -109,17 +110,21 @@ def plot(record: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the record and its plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path, help="folder of a trained model")
+    parser = tool("research.recall", "--out FILE MODEL", __doc__)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a trained model")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="record (.json; .png beside it)"
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
-    parser.add_argument("--context", type=int, default=16 * K, help="tokens of a prompt (16384)")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[3 * K, 4 * K, 6 * K, 8 * K, 12 * K])
-    parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="of `hisa eval`")
+    parser.add_argument("--context", type=int, default=16 * K, help="tokens of a prompt")
+    parser.add_argument(
+        "--budgets",
+        type=int,
+        nargs="+",
+        default=[3 * K, 4 * K, 6 * K, 8 * K, 12 * K],
+        help="tokens that are kept",
+    )
+    parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
     parser.add_argument("--seed", type=int, default=77, help="of the prompts")
     args = parser.parse_args(argv)

@@ -1,14 +1,14 @@
 """Candidates x heads, offline: which choice of a trained model survives which saving.
 
-python -m sglang_hisa.launch.research.recall_heads launch/research/retriever --out FILE [--device cuda]
+  python -m sglang_hisa.launch.research.recall_heads --out FILE \\
+      --device cuda launch/research/retriever
 
 Rows that predict the answers of `hisa eval`'s questions, and sixteen others of each prompt at three quarters
-of it: the share of stock's tokens and of their softmax mass that each :class:`.heads.Way` keeps, by layer.
+of it: the share of stock's tokens and of their softmax mass that each way of saving keeps, by layer.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.provenance import Provenance, provenance
 from sglang_hisa.launch.eval.heads_record import HeadsRecord, KeptBy
 from sglang_hisa.launch.eval.tasks import Sample
@@ -90,14 +91,12 @@ def table(rows: list[KeptBy], kind: str = "answer") -> list[tuple[str, float, fl
 
 def main(argv: list[str] | None = None) -> int:
     """Write the record and print the answers' table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path, help="folder of a trained model")
+    parser = tool("research.recall_heads", "--out FILE MODEL", __doc__)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a trained model")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record (.json)")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
-    parser.add_argument("--contexts", type=int, nargs="+", default=[8 * K], help="tokens of a prompt (8192)")
-    parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to (2048)")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="of `hisa eval`")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[8 * K], help="tokens of a prompt")
+    parser.add_argument("--topk", type=int, default=2 * K, help="tokens that a row attends to")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="prompts of each task and depth")
     parser.add_argument("--seed", type=int, default=77, help="of the prompts")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -1,9 +1,13 @@
 """The whole model on N GPUs of one machine: DeepSeek-V3.2 in fp8 with made-up weights, as many layers as fit.
 
-    python -m sglang_hisa.launch.whole --gpus 8 --out OUT                 all steps, as far as ten minutes go
-    python -m sglang_hisa.launch.whole --gpus 8 --out OUT --steps ab-mtp  one of them
-    python -m sglang_hisa.launch.whole --gpus 8 --gpu-mib 143771 --plan   what would run on 8 x H200
-    python -m sglang_hisa.launch.whole --gpus 2 --out OUT --cpu           rehearse with the tiny model
+  python -m sglang_hisa.launch.whole --gpus 8 --out OUT
+                                        all steps, as far as ten minutes go
+  python -m sglang_hisa.launch.whole --gpus 8 --out OUT --steps ab-mtp
+                                        one of them
+  python -m sglang_hisa.launch.whole --gpus 8 --gpu-mib 143771 --plan
+                                        what would run on 8 x H200
+  python -m sglang_hisa.launch.whole --gpus 2 --out OUT --cpu
+                                        rehearse with the tiny model
 
 Call it again with the same --out until it says that nothing is left: rows that are right and times that
 were measured stay. What --seconds cut off starts again; SGLang keeps the kernels that it compiled. Rows are
@@ -12,7 +16,6 @@ in OUT/eight-gpu.json (two-gpu.json, and so on), times in OUT/ab-8-gpu*.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -25,6 +28,7 @@ from pathlib import Path
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.acceptance.whole import gpu_mib
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.server import die_with
 from sglang_hisa.launch.whole.steps import NUMBERS, Run, Step, steps
 
@@ -36,21 +40,19 @@ GRACE = 25
 
 def main(argv: list[str] | None = None) -> int:
     """Run, or print, the steps; 0: nothing is left, 1: call again, or look at what failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--gpus", type=int, choices=NUMBERS, required=True)
+    parser = tool("whole", "--gpus N", __doc__)
+    parser.add_argument("--gpus", type=int, choices=NUMBERS, required=True, help="that the servers share")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="records, models, logs")
-    parser.add_argument("--steps", nargs="+", metavar="STEP", help="default: all")
-    parser.add_argument("--seconds", type=float, default=560, help="end what runs after this long (560)")
-    parser.add_argument("--rounds", type=int, default=1, help="of each A/B; three give a verdict (1)")
+    parser.add_argument("--steps", nargs="+", metavar="STEP", help="only these (default: all)")
+    parser.add_argument("--seconds", type=float, default=560, help="end what runs after this long")
+    parser.add_argument("--rounds", type=int, default=1, help="of each A/B; three give a verdict")
     parser.add_argument("--gpu-mib", type=int, metavar="N", help="memory of a GPU (default: nvidia-smi's)")
     parser.add_argument(
         "--plugins",
         type=Path,
         default=Path("tests/plugins"),
         metavar="DIR",
-        help="of a checkout (%(default)s)",
+        help="of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="rehearse: ranks on a CPU, the tiny model")
     parser.add_argument("--plan", action="store_true", help="only print the commands")

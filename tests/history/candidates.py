@@ -52,8 +52,8 @@ def setup(config: Config) -> planning.Setup:
     return planning.Setup(config, STOCK, "torch")
 
 
-def plan(rows: planning.Rows, config: Config) -> planning.Plan:
-    return planning.make_decode_plan(rows, setup(config), "triton", seals=False)
+def plan(rows: planning.Rows, config: Config, *, seals: bool = False) -> planning.Plan:
+    return planning.make_decode_plan(rows, setup(config), "triton", seals=seals)
 
 
 def check(requests: list[torch.Tensor], layer: LayerSummaries, config: Config) -> int:

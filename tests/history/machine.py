@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sglang_hisa import PAGE, kernels
+from sglang_hisa import PAGE
 from sglang_hisa.config import from_mapping
 from sglang_hisa.patches import pool as pool_hooks
 from tests.history import candidates, truth
+from tests.history.forward import Batch, Forwards
 from tests.history.host_tier import HostTier, slots_of
 from tests.history.sglang_cache import LAYERS, Tree, free_pages, make_allocator, make_pool
 
@@ -27,7 +28,7 @@ HOST_ROOM, HOST_PAGES = 3, LONGEST // PAGE + 1
 """HiCache's host copies: so many prefixes of at most so many pages."""
 WEIGHTS = {
     "admit": 4,
-    "admit_retracted": 1,
+    "admit_retracted": 4,
     "prefill": 6,
     "decode": 6,
     "verify_drafts": 2,
@@ -99,6 +100,7 @@ class History(RuleBasedStateMachine):
         self.allocator = make_allocator(PAGES, self.kv)
         self.tree = Tree(self.allocator)
         self.ledger = truth.Ledger(PAGES)
+        self.forwards = Forwards(self.kv, self.ledger)
         self.requests: list[Request] = []
         self.waiting: list[list[int]] = []
         self.offloaded: list[Offloaded] = []
@@ -111,33 +113,20 @@ class History(RuleBasedStateMachine):
         block=st.sampled_from((64, 128)),
         sink=st.sampled_from((0, 64, 130)),
         local=st.sampled_from((0, 65, 150)),
-        coarse=st.booleans(),
+        speculative=st.booleans(),
     )
-    def configure(self, block: int, sink: int, local: int, coarse: bool) -> None:
-        """``coarse``: decode seals in the coarse launch, as the server does; otherwise after its store."""
+    def configure(self, block: int, sink: int, local: int, speculative: bool) -> None:
+        """``speculative``: decode rows are those of drafts, which seal after their store."""
         budget = {"decode_tokens": 192, "decode_fraction": 0.0}
         self.config = from_mapping({"block": block, "sink_tokens": sink, "local_tokens": local, **budget})
-        self.coarse = coarse
+        self.speculative = speculative
 
-    # What a forward does to the pool.
+    def teardown(self) -> None:
+        self.forwards.stop()
 
-    def store(self, slots: torch.Tensor, tokens: list[int], seal: bool = True) -> None:
-        ids = torch.tensor(tokens)
-        for layer in range(LAYERS):
-            truth.store(self.kv.get_index_k_with_scale_buffer(layer), layer, slots, ids)
-            if seal:
-                self.summaries.seal_tokens(layer, slots)
-        self.ledger.write(slots, ids)
-
-    def coarse_seal(self, requests: list[Request]) -> None:
-        """The coarse launch of a decode step, whose rows have stored the last token of their length."""
-        rows = candidates.rows_of([request.slots for request in requests], self.config)
-        for layer in self.summaries.layers:
-            scores = torch.empty(len(requests), LONGEST // PAGE + 2)
-            q, weights = candidates.query(len(requests))
-            picks = candidates.plan(rows, self.config).chunks[0].picks
-            args = (rows.table, None, rows.lengths, picks, self.config.pages_per_block, scores, "torch")
-            kernels.coarse_scores(q, weights, layer.keys, layer.scales, *args, seal_from=layer.index_k)
+    def forward(self, batch: Batch, slots: torch.Tensor, tokens: list[int]) -> None:
+        self.seen[f"{batch.kind} {'left to stock' if self.stock else 'with HISA'}"] += 1
+        self.forwards.run(batch, slots, tokens, self.config, self.stock)
 
     # What the scheduler does.
 
@@ -189,9 +178,14 @@ class History(RuleBasedStateMachine):
         index=st.integers(0, 5),
         amount=st.integers(0, 419),
         token=st.integers(0, truth.VOCABULARY - 1),
+        stock=st.booleans(),
     )
-    def act(self, step: str, index: int, amount: int, token: int) -> None:
-        """One rule for all, since Hypothesis leaves out some rules of each history: few would get far."""
+    def act(self, step: str, index: int, amount: int, token: int, stock: bool) -> None:
+        """One rule for all, since Hypothesis leaves out some rules of each history: few would get far.
+
+        ``stock``: a forward of this step is left to stock DSA.
+        """
+        self.stock = stock
         for name in (step, "prefill", "decode", "admit"):
             if getattr(self, name)(index, amount, token):
                 self.seen[name] += 1
@@ -222,8 +216,8 @@ class History(RuleBasedStateMachine):
             self.retract(request)
             return True
         self.seen["chunk that starts inside a page"] += start % PAGE > 0
-        self.store(slots, request.tokens[start:stop])
         request.slots = torch.cat((request.slots, slots))
+        self.forward(Batch("extend", [request.slots], stop - start), slots, request.tokens[start:stop])
         if stop < PAGE:
             return True
         self.tree.insert(request.tokens[:stop], request.slots, request.protected)
@@ -239,7 +233,7 @@ class History(RuleBasedStateMachine):
         """Some decode steps of all requests that are prefilled."""
         if self.some(0, ready=True) is None:
             return False
-        for number in range((1, 1, 2, 7, 25)[amount % 5]):
+        for number in range((1, 1, 2, 7, 20)[amount % 5]):
             self.decode_once(token + number)
         return True
 
@@ -255,16 +249,14 @@ class History(RuleBasedStateMachine):
         last = torch.cat([request.slots[-1:] for request in running])
         slots = self.allocator.alloc_decode(lengths, lengths, last)
         made = [(token * (row + 1)) % truth.VOCABULARY for row in range(len(running))]
-        # A graph's padded rows store to slot 0.
-        padded = torch.cat((slots, torch.zeros(2, dtype=torch.int64)))
-        self.store(padded, [*made, 1, 2], seal=not self.coarse)
         for row, request in enumerate(running):
             request.tokens.append(made[row])
             request.slots = torch.cat((request.slots, slots[row : row + 1]))
-        if self.coarse:
-            self.coarse_seal(running)
-        done = int((lengths % PAGE == 0).sum())
-        self.seen[f"page completed by decode, {'coarse' if self.coarse else 'store'}"] += done
+        batch = Batch("decode", [request.slots for request in running], 1, self.speculative)
+        # A graph's padded rows store to slot 0.
+        self.forward(batch, torch.cat((slots, torch.zeros(2, dtype=torch.int64))), [*made, 1, 2])
+        sealer = "store" if self.speculative else "rows" if self.stock else "coarse"
+        self.seen[f"page completed by decode, {sealer}"] += int((lengths % PAGE == 0).sum())
 
     def verify_drafts(self, index: int, amount: int, token: int) -> bool:
         """Draft tokens are stored and sealed; those that are rejected leave their slots and pages again."""
@@ -277,7 +269,8 @@ class History(RuleBasedStateMachine):
         slots = self.extend(request, start + len(drafts))
         if slots is None:
             return False
-        self.store(slots, drafts)
+        whole = torch.cat((request.slots, slots))
+        self.forward(Batch("verify", [whole], len(drafts)), slots, drafts)
         request.tokens += kept
         request.slots = torch.cat((request.slots, slots[: len(kept)]))
         aligned = -(-len(request.slots) // PAGE) * PAGE
@@ -393,10 +386,7 @@ class History(RuleBasedStateMachine):
         """Complete pages in use: those of the tree, and the requests' but for their partial last ones."""
         partial = {int(r.slots[-1]) // PAGE for r in self.requests if len(r.slots) % PAGE}
         pages = sorted(set(range(1, PAGES + 1)) - set(free_pages(self.allocator)) - partial)
-        wrong = (truth.stored(self.summaries.layers, pages) != self.ledger.summaries(pages)).any(dim=2)
-        assert not wrong.any(), (
-            f"(page, layer) {[(pages[p], layer) for p, layer in wrong.nonzero().tolist()]}"
-        )
+        self.ledger.summaries_are_those_of_their_tokens(dict(enumerate(self.summaries.layers)), pages)
         layer = self.checked % LAYERS
         assert not self.summaries.differs(layer, torch.tensor(pages)).any(), "unlike its rebuild"
 

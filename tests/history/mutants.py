@@ -13,19 +13,22 @@ import torch
 
 from sglang_hisa import PAGE, budget, kernels
 from sglang_hisa.patches import pool as pool_hooks
+from sglang_hisa.patches import steps
 from sglang_hisa.summaries import PageSummaries
 
-SUMMARY = "every_summary_is_that_of_its_tokens"
+SUMMARY = "summaries_are_those_of_their_tokens"
 CANDIDATES = "candidates_are_those_of_the_row"
 
 
-def _seal(change: Callable[[PageSummaries, int, torch.Tensor], torch.Tensor]) -> Callable[[Any], None]:
-    """A mutant that seals after other slots than those stored to."""
+def _seal(
+    change: Callable[[PageSummaries, int | None, torch.Tensor], torch.Tensor],
+) -> Callable[[Any], None]:
+    """A mutant that seals after other slots than those stored to, in a layer or (None) in all."""
 
     def apply(monkeypatch: Any) -> None:
         right = PageSummaries.seal_tokens
 
-        def wrong(self: PageSummaries, layer_id: int, slots: torch.Tensor) -> None:
+        def wrong(self: PageSummaries, layer_id: int | None, slots: torch.Tensor) -> None:
             right(self, layer_id, change(self, layer_id, slots))
 
         monkeypatch.setattr(PageSummaries, "seal_tokens", wrong)
@@ -33,21 +36,21 @@ def _seal(change: Callable[[PageSummaries, int, torch.Tensor], torch.Tensor]) ->
     return apply
 
 
-def _written_once(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
-    index_k, scales = self.layer(layer).index_k, self.layer(layer).scales
+def _written_once(self: PageSummaries, layer: int | None, slots: torch.Tensor) -> torch.Tensor:
+    index_k, scales = self.layer(layer or 0).index_k, self.layer(layer or 0).scales
     untouched = PageSummaries([index_k[:1]], 0, "torch").layer(0).scales
     return slots[(scales == untouched)[slots // PAGE]]
 
 
-def _long_stores_only(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+def _long_stores_only(self: PageSummaries, layer: int | None, slots: torch.Tensor) -> torch.Tensor:
     return slots if len(slots) > 9 else slots[:0]
 
 
-def _other_page(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
-    return (slots + PAGE) % (self.layer(layer).index_k.shape[0] * PAGE)
+def _other_page(self: PageSummaries, layer: int | None, slots: torch.Tensor) -> torch.Tensor:
+    return (slots + PAGE) % (self.layers[0].index_k.shape[0] * PAGE)
 
 
-def _first_page_only(self: PageSummaries, layer: int, slots: torch.Tensor) -> torch.Tensor:
+def _first_page_only(self: PageSummaries, layer: int | None, slots: torch.Tensor) -> torch.Tensor:
     return slots[slots % PAGE == PAGE - 1][:1]
 
 
@@ -58,6 +61,24 @@ def _coarse_does_not_seal(monkeypatch: Any) -> None:
         right(*args, **{**kwargs, "seal_from": None})
 
     monkeypatch.setattr(kernels, "coarse_scores", wrong)
+
+
+def _stock_decode_forgets_the_last_layer(monkeypatch: Any) -> None:
+    right = kernels.seal_rows
+    monkeypatch.setattr(kernels, "seal_rows", lambda layers, *args: right(layers[:-1], *args))
+
+
+def _stock_extend_seals_its_last_layer_alone(monkeypatch: Any) -> None:
+    right = PageSummaries.seal_tokens
+
+    def wrong(self: PageSummaries, layer_id: int | None, slots: torch.Tensor) -> None:
+        right(self, len(self.layers) - 1 if layer_id is None else layer_id, slots)
+
+    monkeypatch.setattr(PageSummaries, "seal_tokens", wrong)
+
+
+def _every_extend_seals_at_its_end(monkeypatch: Any) -> None:
+    monkeypatch.setattr(steps, "left_to_stock", lambda batch, pool, layer_id: layer_id > 0)
 
 
 def _last_page_is_not_sealed(monkeypatch: Any) -> None:
@@ -142,6 +163,9 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "a page is sealed one token late": (_seal(lambda s, layer, slots: slots - 1), SUMMARY),
     "a reused page keeps its first summary": (_seal(_written_once), SUMMARY),
     "the coarse launch does not seal": (_coarse_does_not_seal, SUMMARY),
+    "a decode step of stock DSA forgets the last layer": (_stock_decode_forgets_the_last_layer, SUMMARY),
+    "an extend step of stock DSA seals no layer between": (_stock_extend_seals_its_last_layer_alone, SUMMARY),
+    "a step with HISA seals only at its end": (_every_extend_seals_at_its_end, SUMMARY),
     "the last of several pages is not sealed": (_last_page_is_not_sealed, SUMMARY),
     "a load from the host is not resealed": (_load_does_not_reseal, SUMMARY),
     "a load from the host forgets its first page": (_load_forgets_the_first_page, SUMMARY),

@@ -19,7 +19,8 @@ from sglang_hisa.patches import cpu as stand_ins
 from sglang_hisa.patches import pool as pool_hooks
 from sglang_hisa.patches.releases import OLDEST
 
-LAYERS = 2
+LAYERS = 3
+"""One is neither the first nor the last, by which a step left to stock DSA seals."""
 
 
 class _Launch:

@@ -5,6 +5,8 @@ The index key of a token is a function of its id alone, so a ledger of the token
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from sglang_hisa import PAGE
@@ -64,13 +66,13 @@ class Ledger:
             self._changed -= set(new)
         return self._summaries[pages]
 
-
-def stored(layers: list[LayerSummaries], pages: list[int]) -> torch.Tensor:
-    """The summaries of ``pages`` that the pool holds, in the same form."""
-    parts = [
-        torch.cat(
-            (layer.keys.view(torch.uint8)[pages], layer.scales[pages][:, None].view(torch.uint8)), dim=1
-        )
-        for layer in layers
-    ]
-    return torch.stack(parts, dim=1)
+    def summaries_are_those_of_their_tokens(
+        self, layers: Mapping[int, LayerSummaries], pages: list[int]
+    ) -> None:
+        """In ``layers``, by their numbers; ``pages`` are complete."""
+        expected = self.summaries(pages)
+        for number, layer in layers.items():
+            scales = layer.scales[pages][:, None].view(torch.uint8)
+            found = torch.cat((layer.keys.view(torch.uint8)[pages], scales), dim=1)
+            wrong = (found != expected[:, number]).any(dim=1).nonzero().flatten().tolist()
+            assert not wrong, f"layer {number}, pages {[pages[at] for at in wrong]}"

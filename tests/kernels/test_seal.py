@@ -87,6 +87,14 @@ def test_page_of_zeros(device):
     assert (keys.float() == 0).all() and torch.isfinite(scales).all()
 
 
+def test_layers_lie_where_16_bytes_can_be_loaded_at_once(device):
+    layers = [(index_cache(3, device), *empty(3, device)) for _ in range(2)]
+    assert kernels.layer_offsets(layers).shape == (2, 3)
+    keys, scales = empty(4, device)
+    with pytest.raises(AssertionError, match="16 bytes"):
+        kernels.layer_offsets([layers[0], (layers[1][0], keys[1:], scales[1:])])
+
+
 def test_rows_seal_in_all_layers_at_once(device):
     """Rows that complete a page, and only those, in layers whose buffers lie anywhere."""
     layers, expected = [], []

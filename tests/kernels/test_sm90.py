@@ -37,6 +37,12 @@ def test_values_stay_in_registers(forms):
     assert all(one["registers"] <= 168 for one in forms.values())
 
 
+def test_seals_load_keys_16_bytes_at_a_time(forms):
+    """Else byte by byte, as where a kernel does not know how a layer is aligned."""
+    seals = {name: one["order"].count("ld key_ptr") for name, one in forms.items() if name.startswith("seal")}
+    assert len(seals) == 4 and set(seals.values()) == {64 * 128 // (128 * 16)}, "keys, by threads"
+
+
 def test_a_thread_adds_up_the_heads_of_four_rows_or_more_by_itself(forms):
     """Eight heads that four threads share would cost as many exchanges as products."""
     groups = {

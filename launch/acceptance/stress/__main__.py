@@ -1,9 +1,10 @@
 """Stress a server for minutes with the canary on, and add the scenes' rows to a record.
 
-    python -m sglang_hisa.launch.acceptance.stress --out launch/results/stress-h100.json --minutes 1.5
-    python -m sglang_hisa.launch.acceptance.stress --cpu --out stress.json --minutes 0.2
-    python -m sglang_hisa.launch.acceptance.stress --out race.json --enable-hierarchical-cache \\
-        --jitter 20 --plugin tests/plugins/jitter
+  python -m sglang_hisa.launch.acceptance.stress --out stress.json
+  python -m sglang_hisa.launch.acceptance.stress --cpu --out stress.json \\
+      --minutes 0.2
+  python -m sglang_hisa.launch.acceptance.stress --out race.json \\
+      --enable-hierarchical-cache --jitter 20 --plugin tests/plugins/jitter
 
 Unknown arguments are passed to SGLang. The canary sees a race only if it lasts until the next check, so
 the delays of --jitter (a test plugin makes them) should be longer than a forward pass.
@@ -12,16 +13,18 @@ Rows are added to --out, so a long run may consist of several calls, even at the
 1 if a summary was wrong, a server died or an answer was incomplete.
 
 scenes:
-  radix    prompts from a random tree of shared prefixes, more than the server has slots
+  radix    prompts from a random tree of shared prefixes, more than the server
+           has slots
   abort    requests aborted in prefill and decode, others beside them
-  pause    generation paused in place and with everything retracted, and continued
-  warm     a prompt with an empty and with a full cache: KL(warm, cold) beside KL(cold, cold)
+  pause    generation paused in place and with everything retracted, and
+           continued
+  warm     a prompt with an empty and with a full cache: KL(warm, cold) beside
+           KL(cold, cold)
   retract  radix, with decode retracted every few forwards (SGLANG_TEST_RETRACT)
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import tempfile
@@ -36,6 +39,7 @@ from sglang_hisa.launch.acceptance.stress.scenes import SCENES, Load
 from sglang_hisa.launch.acceptance.stress.session import Stress
 from sglang_hisa.launch.common import models, server
 from sglang_hisa.launch.common.arms import parse_arm
+from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.rows import RowRecord
 from sglang_hisa.launch.common.serving import gpu_flags
 
@@ -58,26 +62,33 @@ def _with_delays(base: Mapping[str, str], plugin: Path, milliseconds: float) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the scenes; see the module docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = tool("acceptance.stress", "--out FILE [SGLang flags...]", __doc__)
     parser.add_argument("--arms", nargs="+", default=["paper", "stock"], help="presets, JSON, stock")
-    parser.add_argument("--scenes", nargs="+", default=list(SCENES), choices=list(SCENES), metavar="SCENE")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of each scene on each arm (1)")
-    parser.add_argument("--canary", choices=CANARY[1:], default="full")
+    parser.add_argument(
+        "--scenes",
+        nargs="+",
+        default=list(SCENES),
+        choices=list(SCENES),
+        metavar="SCENE",
+        help="only these (default: all)",
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="of each scene on each arm")
+    parser.add_argument("--canary", choices=CANARY[1:], default="full", help="of the HISA arms")
     parser.add_argument(
         "--slice",
         default="v32-4l",
         help="model, on a GPU: a slice (v32-4l; its dummy weights make every KL 0), or small (own weights)",
     )
-    parser.add_argument("--longest", type=parse_tokens, default=None, metavar="TOKENS", help="prompt (16k)")
+    parser.add_argument(
+        "--longest", type=parse_tokens, default=None, metavar="TOKENS", help="longest prompt (default: 16k)"
+    )
     parser.add_argument("--at-once", type=int, default=16, metavar="N", help="requests in flight")
     parser.add_argument(
         "--jitter",
         type=_milliseconds,
         default=0.0,
         metavar="MS",
-        help="HISA arms: a random delay of up to MS before each store, selection, load and seal (0)",
+        help="HISA arms: a random delay of up to MS before each store, selection, load and seal",
     )
     parser.add_argument(
         "--plugin",
@@ -86,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         help="the plugin that makes these delays: tests/plugins/jitter of a checkout",
     )
     parser.add_argument("--cpu", action="store_true", help="a tiny model on a CPU")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="record, logs beside it")
     args, more = parser.parse_known_args(argv)
     if args.jitter and not (args.plugin and (args.plugin / "hisa_jitter.py").is_file()):
         parser.error("--jitter needs --plugin DIR: the folder tests/plugins/jitter of a checkout")

@@ -10,28 +10,35 @@ from pathlib import Path
 
 import torch
 
+from sglang_hisa.launch.common.help import listed, tool
 from sglang_hisa.launch.research.train import session
 from sglang_hisa.launch.research.train.session import COMMAND, COURSES
 
-_ABOUT = """\
+_CORPORA = {
+    "records": "keys and values among random words, in bytes; 32 index heads, 10 MB in bf16",
+    "prose": "facts in sentences, as RULER has them, among the help texts that Python brings along; words "
+    "and pieces of words as tokens; 64 index heads, 8 MB",
+}
+
+_ABOUT = f"""\
 Trains a DeepSeek-V3.2 of 3 layers (real latent, rope and index dimensions, dense MLPs) to retrieve from up to
 32K tokens: dense attention first, then the indexer towards that attention, then both sparse, as DSA was
 trained. OUT then serves in stock SGLang, and `hisa eval` measures what each preset finds of what stock finds.
 
-  records  keys and values among random words, in bytes; 32 index heads, 10 MB in bf16
-  prose    facts in sentences, as RULER has them, among the help texts that Python brings along; words and
-           pieces of words as tokens; 64 index heads, 8 MB
-"""
+corpora:
+{listed(_CORPORA, 11)}
 
-_EXAMPLES = """\
 examples:
-  python -m sglang_hisa.launch.research.train OUT               the whole recipe, 6 H100 minutes
-  python -m sglang_hisa.launch.research.train OUT --corpus prose --recipe-minutes 8
-  python -m sglang_hisa.launch.research.train OUT --minutes 3   stop after 3, keep a checkpoint
-  python -m sglang_hisa.launch.research.train OUT --resume      and go on
-  python -m sglang_hisa.launch.research.train OUT --corpus prose --shape layers=3 hidden=192 heads=2
+  python -m sglang_hisa.launch.research.train OUT
+                                        the whole recipe, 6 H100 minutes
+  python -m sglang_hisa.launch.research.train OUT --minutes 3
+                                        stop after 3, keep a checkpoint
+  python -m sglang_hisa.launch.research.train OUT --resume
+                                        and go on
+  python -m sglang_hisa.launch.research.train OUT --corpus prose \\
+      --recipe-minutes 8 --shape layers=3 hidden=192 heads=2
 
-writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
+Writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
 stages went), with prose its sentences, prose.txt (Python's documentation: PSF licence); and train.pt.
 """
 
@@ -49,15 +56,10 @@ def _size(text: str) -> tuple[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, export; 1 where the checkpoint or the GPU is missing."""
-    parser = argparse.ArgumentParser(
-        prog=COMMAND,
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool("research.train", "OUT", _ABOUT)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
-    parser.add_argument("--corpus", choices=COURSES, default="records", help="what it reads (records)")
-    parser.add_argument("--recipe-minutes", type=float, default=6, metavar="N", help="time of all stages (6)")
+    parser.add_argument("--corpus", choices=COURSES, default="records", help="what it reads")
+    parser.add_argument("--recipe-minutes", type=float, default=6, metavar="N", help="time of all stages")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="time of this call (default: all that is left)"
     )
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"other sizes than the corpus's model has: {', '.join(SIZES)}",
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for a few steps only"
     )

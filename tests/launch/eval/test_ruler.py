@@ -99,7 +99,7 @@ def test_answers_that_are_missing_are_a_failure(
 def test_wrong_usage_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for words, told in (
         (["--ruler2", "--tasks", "needle"], "unknown task needle; allowed: mk_niah_basic"),
-        (["--ruler2", "--together"], "--ruler2 with --together"),
+        (["--ruler2", "--together"], "--ruler2 does not go with --together"),
         (["--ruler2"], "pip install 'sgl-eval[longcontext]'"),
     ):
         monkeypatch.setattr(ruler, "installed", lambda: False)

@@ -18,7 +18,7 @@ class Mix:
     """What a batch holds.
 
     ``density``: share of the haystack that is facts. ``questions``: share of the sequence that is questions;
-    ``bare``: they are facts told again, nothing is asked, and all after a name's first word is an answer.
+    ``bare``: they are facts told again, nothing is asked, and every token of them is an answer.
     ``linked``: share of names that are linked to another; ``doubled``: share that have a second value.
     ``paired``: share of questions that ask for two names. ``alphabet``: words of each kind in names;
     ``pairs``: of digits that values are made of.
@@ -141,7 +141,7 @@ def questions(
     tell_two = _say(v, [of(first, about), "end", "of", two, "is", of(first, other), "end"])
 
     kinds = [
-        (torch.cat(plain, dim=-1), len(v.said["of"]) + 1 if mix.bare else asked.shape[-1], ~twice & ~both),
+        (torch.cat(plain, dim=-1), 0 if mix.bare else asked.shape[-1], ~twice & ~both),
         (torch.cat((asked, again), dim=-1), asked.shape[-1], twice),
         (torch.cat((ask_two, tell_two), dim=-1), ask_two.shape[-1], both),
     ]
@@ -150,10 +150,10 @@ def questions(
         item = item.masked_fill(~kept[..., None], -1)
         wanted = item >= 0
         wanted[..., :begin] = False
-        # The full stop after the last value is no answer.
-        last = wanted.cumsum(dim=-1) == wanted.sum(dim=-1, keepdim=True)
+        if not mix.bare:  # the full stop after the last value is no answer
+            wanted &= wanted.cumsum(dim=-1) != wanted.sum(dim=-1, keepdim=True)
         items.append(item)
-        marks.append(wanted & ~last)
+        marks.append(wanted)
     # One question's three kinds follow one another, two of them empty.
     width = max(item.shape[-1] for item in items)
     padded = [torch.nn.functional.pad(i, (0, width - i.shape[-1]), value=-1) for i in items]

@@ -34,6 +34,8 @@ class Shape:
     index_dim: int = 128
     rope_theta: float = 10000.0
     eps: float = 1e-6
+    copies: bool = False
+    """Embeddings begin as half of the head's weights, so that a token handed on is predicted from the start."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:

@@ -82,6 +82,17 @@ def test_no_token_sees_the_future() -> None:
         assert (before[:, 70:] - after[:, 70:]).abs().max() > 1e-3
 
 
+def test_a_model_that_copies_begins_with_every_token_predicting_itself() -> None:
+    torch.manual_seed(0)
+    fresh = Model(replace(SMALL, copies=True))
+    embeddings = fresh.model.embed_tokens.weight.detach()
+    assert float(embeddings.std()) == pytest.approx(0.5, rel=0.02)
+    own = torch.arange(len(embeddings))
+    assert (fresh.lm_head(fresh.model.norm(embeddings)).argmax(dim=-1) == own).all()
+    plain = model()
+    assert (plain.lm_head(plain.model.embed_tokens.weight).argmax(dim=-1) == own).float().mean() < 0.1
+
+
 def test_the_index_loss_trains_indexers_alone() -> None:
     trained, text = model(), tokens(2, 65)
     rows = torch.tensor([[0, 13, 64], [1, 40, 63]])

@@ -19,7 +19,7 @@ from sglang_hisa.launch.research.train.prose.vocabulary import Vocabulary, usabl
 from sglang_hisa.launch.research.train.recipe import DENSE, INDEX, SPARSE, K, Stage, some_length
 from sglang_hisa.launch.research.train.shape import Shape
 
-SHAPE = Shape(hidden=192, layers=3, heads=2, q_rank=64, index_heads=64, vocab=1024)
+SHAPE = Shape(hidden=192, layers=3, heads=2, q_rank=64, index_heads=64, vocab=1024, copies=True)
 """7.8 MB in bf16."""
 
 SAID = {64: 0.0, 96: 0.5, 128: 0.75}
@@ -30,14 +30,14 @@ FEW = Mix(density=0.95, bare=True, alphabet=24, pairs=10)
 there are and stays at guessing among them."""
 
 RECIPE: tuple[Stage, ...] = (
-    Stage(DENSE, 64, 32 * K, 2e-3, 14, 0.95),
-    Stage(DENSE, 96, 32 * K, 2e-3, 14, 0.95),
-    Stage(DENSE, 128, 32 * K, 2e-3, 12, 0.97),
-    Stage(DENSE, 256, 64 * K, 2e-3, 12, 0.95),
-    Stage(DENSE, 512, 64 * K, 1.5e-3, 6, 0.95),
-    Stage(DENSE, 1 * K, 64 * K, 1e-3, 5, 0.95),
-    Stage(DENSE, 2 * K, 64 * K, 1e-3, 5, 0.95),
-    Stage(DENSE, 4 * K, 64 * K, 1e-3, 5, 0.95),
+    Stage(DENSE, 64, 32 * K, 7e-4, 14, 0.9),
+    Stage(DENSE, 96, 32 * K, 7e-4, 14, 0.9),
+    Stage(DENSE, 128, 32 * K, 7e-4, 12, 0.95),
+    Stage(DENSE, 256, 64 * K, 7e-4, 12, 0.95),
+    Stage(DENSE, 512, 64 * K, 7e-4, 6, 0.95),
+    Stage(DENSE, 1 * K, 64 * K, 7e-4, 5, 0.95),
+    Stage(DENSE, 2 * K, 64 * K, 7e-4, 5, 0.95),
+    Stage(DENSE, 4 * K, 64 * K, 7e-4, 5, 0.95),
     Stage(DENSE, 8 * K, 64 * K, 7e-4, 5, 0.95),
     Stage(DENSE, 16 * K, 64 * K, 5e-4, 5, 0.95),
     Stage(DENSE, 32 * K, 64 * K, 3e-4, 6, 0.98),

@@ -35,7 +35,7 @@ class Shape:
     rope_theta: float = 10000.0
     eps: float = 1e-6
     copies: bool = False
-    """Embeddings begin as half of the head's weights, so that a token handed on is predicted from the start."""
+    """Embeddings begin in the directions of the head's weights: a token that is handed on is predicted."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:

@@ -22,17 +22,18 @@ from sglang_hisa.launch.research.train.shape import Shape
 SHAPE = Shape(hidden=192, layers=3, heads=2, q_rank=64, index_heads=64, vocab=1024, copies=True)
 """7.8 MB in bf16."""
 
-SAID = {64: 0.0, 96: 0.5, 128: 0.75}
+SAID = {64: 0.0, 80: 0.0, 96: 0.5, 128: 0.75}
 """Chance of each part of a fact's wording in the shortest sequences: what belongs to a name is found first
-where nothing stands between the two, and then through more and more words."""
+where nothing stands between the two, and then through more and more words. One thing is new in each stage."""
 FEW = Mix(density=0.95, bare=True, alphabet=24, pairs=10)
 """Of the first stage. With all words and digits each of them comes so seldom that a model learns which values
 there are and stays at guessing among them."""
 
 RECIPE: tuple[Stage, ...] = (
     Stage(DENSE, 64, 32 * K, 7e-4, 20, 0.9),
-    Stage(DENSE, 96, 32 * K, 7e-4, 20, 0.9),
-    Stage(DENSE, 128, 32 * K, 7e-4, 12, 0.95),
+    Stage(DENSE, 80, 32 * K, 7e-4, 20, 0.9),
+    Stage(DENSE, 96, 32 * K, 7e-4, 12, 0.9),
+    Stage(DENSE, 128, 32 * K, 7e-4, 10, 0.95),
     Stage(DENSE, 256, 64 * K, 7e-4, 12, 0.95),
     Stage(DENSE, 512, 64 * K, 7e-4, 6, 0.95),
     Stage(DENSE, 1 * K, 64 * K, 7e-4, 5, 0.95),

@@ -26,7 +26,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Random weights of the full size; gains and biases too, which a fresh model has at 1 and 0."""
     course: Course = request.param
     torch.manual_seed(5)
-    model = Model(replace(course.shape, index_topk=TOPK))
+    model = Model(replace(course.shape, index_topk=TOPK, copies=False))
     with torch.no_grad():
         for value in model.parameters():
             if value.dim() == 1:

@@ -36,7 +36,7 @@ examples:
   python -m sglang_hisa.launch.research.train OUT --resume
                                         and go on
   python -m sglang_hisa.launch.research.train OUT --corpus prose \\
-      --recipe-minutes 8 --shape layers=3 hidden=192 heads=2
+      --recipe-minutes 8 --shape layers=4 hidden=128 heads=2
 
 Writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
 stages went), with prose its sentences, prose.txt (Python's documentation: PSF licence); and train.pt.
@@ -71,20 +71,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="KEY=N",
         help=f"other sizes than the corpus's model has: {', '.join(SIZES)}",
     )
+    parser.add_argument(
+        "--step-tokens", type=int, metavar="N", help="at most N tokens a step (default: the recipe's)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for a few steps only"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu is for a few stages, of a small shape and few --step-tokens",
     )
     args = parser.parse_args(argv)
+    if args.step_tokens is not None and args.step_tokens < 1:
+        parser.error("--step-tokens: expected 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         print(f"{COMMAND}: torch sees no CUDA GPU; --device cpu runs a few steps", file=sys.stderr)
         return 1
     course = COURSES[args.corpus]
+    most = args.step_tokens or max(stage.tokens for stage in course.recipe)
+    recipe = tuple(replace(stage, tokens=min(stage.tokens, most)) for stage in course.recipe)
     try:
         session.train(
             args.out,
-            course=replace(course, shape=replace(course.shape, **dict(args.shape))),
+            course=replace(course, shape=replace(course.shape, **dict(args.shape)), recipe=recipe),
             recipe_seconds=60 * args.recipe_minutes,
             seconds=float("inf") if args.minutes is None else 60 * args.minutes,
             resume=args.resume,

@@ -60,6 +60,9 @@ class Model(nn.Module):
         self.shape = shape
         self.model = Decoder(shape)
         self.lm_head = linear(shape.hidden, shape.vocab)
+        if shape.copies:
+            with torch.no_grad():  # of standard deviation 0.5
+                self.model.embed_tokens.weight.copy_(0.5 * shape.hidden**0.5 * self.lm_head.weight)
 
     def turns(self, length: int) -> Turns:
         """Rope angles of ``length`` positions."""

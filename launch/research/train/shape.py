@@ -34,6 +34,8 @@ class Shape:
     index_dim: int = 128
     rope_theta: float = 10000.0
     eps: float = 1e-6
+    copies: bool = False
+    """Embeddings begin in the directions of the head's weights: a token that is handed on is predicted."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_hisa.launch.research.train import attention
+from sglang_hisa.launch.research.train import attention, session
 from sglang_hisa.launch.research.train import trainer as trainer_module
 from sglang_hisa.launch.research.train.__main__ import main as train_main
 from sglang_hisa.launch.research.train.course import Course
@@ -80,6 +80,17 @@ def test_no_token_sees_the_future() -> None:
         before, after = trained(text, topk), trained(changed, topk)
         torch.testing.assert_close(before[:, :70], after[:, :70])
         assert (before[:, 70:] - after[:, 70:]).abs().max() > 1e-3
+
+
+def test_a_model_that_copies_begins_with_every_token_predicting_itself() -> None:
+    torch.manual_seed(0)
+    fresh = Model(replace(SMALL, copies=True))
+    embeddings = fresh.model.embed_tokens.weight.detach()
+    assert float(embeddings.std()) == pytest.approx(0.5, rel=0.02)
+    own = torch.arange(len(embeddings))
+    assert (fresh.lm_head(fresh.model.norm(embeddings)).argmax(dim=-1) == own).all()
+    plain = model()
+    assert (plain.lm_head(plain.model.embed_tokens.weight).argmax(dim=-1) == own).float().mean() < 0.1
 
 
 def test_the_index_loss_trains_indexers_alone() -> None:
@@ -203,6 +214,17 @@ def test_a_call_with_time_for_all_ends_the_recipe(tmp_path: Path, monkeypatch: p
     short, whole = trainer(), trainer()
     assert not short.run(1) and short.log == []
     assert whole.run(2) and whole.log[0]["seconds"] < 2
+
+
+def test_steps_of_fewer_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Course] = []
+    monkeypatch.setattr(session, "train", lambda out, *, course, **_: given.append(course))
+    for words in ([], ["--step-tokens", "40000"]):
+        assert train_main([str(tmp_path), "--device", "cpu", *words]) == 0
+    assert [stage.tokens for stage in given[0].recipe] == [stage.tokens for stage in RECORDS.recipe]
+    assert {stage.tokens for stage in given[1].recipe} == {32768, 40000}
+    with pytest.raises(SystemExit):
+        train_main([str(tmp_path), "--device", "cpu", "--step-tokens", "0"])
 
 
 def test_a_model_of_another_shape_is_trained_and_written(

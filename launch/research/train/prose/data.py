@@ -18,9 +18,10 @@ class Mix:
     """What a batch holds.
 
     ``density``: share of the haystack that is facts. ``questions``: share of the sequence that is questions;
-    ``bare``: they are facts begun again, nothing is asked. ``linked``: share of names that are linked to
-    another; ``doubled``: share that have a second value. ``paired``: share of questions that ask for two
-    names. ``alphabet``: words of each kind in names.
+    ``bare``: they are facts told again, nothing is asked, and every token of them is an answer.
+    ``linked``: share of names that are linked to another; ``doubled``: share that have a second value.
+    ``paired``: share of questions that ask for two names. ``alphabet``: words of each kind in names;
+    ``pairs``: of digits that values are made of.
     """
 
     density: float
@@ -30,6 +31,7 @@ class Mix:
     doubled: float = 0.0
     paired: float = 0.0
     alphabet: int = 80
+    pairs: int = 100
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def draw(v: Vocabulary, rows: int, count: int, mix: Mix, random: torch.Generator
     """``count`` different names a row, with chains of at most ``HOPS`` links that end at a value."""
     made = {"generator": random, "device": random.device}
     codes = torch.rand((rows, mix.alphabet**2), **made).topk(count, dim=1).indices
-    digits = torch.randint(0, 100, (2, rows, count, 3), **made)
+    digits = torch.randint(0, mix.pairs, (2, rows, count, 3), **made)
     values = torch.cat((v.first_pairs[digits[..., :1]], v.pairs[digits[..., 1:]]), dim=-1)
     chance = torch.rand((2, rows, count), **made)
     may_link = torch.arange(count, device=random.device) % (HOPS + 1) > 0
@@ -103,11 +105,14 @@ def haystack(v: Vocabulary, facts: Facts, room: int, random: torch.Generator) ->
 def questions(
     v: Vocabulary, facts: Facts, total: int, mix: Mix, random: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``total`` questions, each name about equally often: items and which of their tokens are answers."""
+    """``total`` questions: items and which of their tokens are answers.
+
+    Each is about any of the names. In turns, the last ones would be answered by what is left, and a model
+    that learns this does without the names.
+    """
     rows, count = facts.linked.shape
     made = {"generator": random, "device": random.device}
-    rounds = [torch.rand((rows, count), **made).argsort(dim=1) for _ in range(-(-total // count))]
-    about = torch.cat(rounds, dim=1)[:, :total]
+    about = torch.randint(0, count, (rows, total), **made)
 
     def of(table: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         return table.gather(1, at[..., None].expand(-1, -1, table.shape[-1]))
@@ -136,7 +141,7 @@ def questions(
     tell_two = _say(v, [of(first, about), "end", "of", two, "is", of(first, other), "end"])
 
     kinds = [
-        (torch.cat(plain, dim=-1), asked.shape[-1], ~twice & ~both),
+        (torch.cat(plain, dim=-1), 0 if mix.bare else asked.shape[-1], ~twice & ~both),
         (torch.cat((asked, again), dim=-1), asked.shape[-1], twice),
         (torch.cat((ask_two, tell_two), dim=-1), ask_two.shape[-1], both),
     ]
@@ -145,10 +150,10 @@ def questions(
         item = item.masked_fill(~kept[..., None], -1)
         wanted = item >= 0
         wanted[..., :begin] = False
-        # The full stop after the last value is no answer.
-        last = wanted.cumsum(dim=-1) == wanted.sum(dim=-1, keepdim=True)
+        if not mix.bare:  # the full stop after the last value is no answer
+            wanted &= wanted.cumsum(dim=-1) != wanted.sum(dim=-1, keepdim=True)
         items.append(item)
-        marks.append(wanted & ~last)
+        marks.append(wanted)
     # One question's three kinds follow one another, two of them empty.
     width = max(item.shape[-1] for item in items)
     padded = [torch.nn.functional.pad(i, (0, width - i.shape[-1]), value=-1) for i in items]

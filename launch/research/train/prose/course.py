@@ -33,7 +33,7 @@ RECIPE: tuple[Stage, ...] = (
     Stage(DENSE, 64, 32 * K, 7e-4, 20, 0.9),
     Stage(DENSE, 80, 32 * K, 7e-4, 20, 0.9),
     Stage(DENSE, 96, 32 * K, 7e-4, 12, 0.9),
-    Stage(DENSE, 128, 32 * K, 7e-4, 10, 0.95),
+    Stage(DENSE, 128, 32 * K, 7e-4, 10, 0.9),
     Stage(DENSE, 256, 64 * K, 7e-4, 12, 0.95),
     Stage(DENSE, 512, 64 * K, 7e-4, 6, 0.95),
     Stage(DENSE, 1 * K, 64 * K, 7e-4, 5, 0.95),

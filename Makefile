@@ -37,7 +37,7 @@ test-all: test test-rest
 
 # They import with the packages of one of the two environments, so that only their own wheel is fetched.
 .sglang/%: | $(VENV)/.ready
-	@.ci/step 'SGLang $* into $@' $(VENV)/bin/pip install -q --no-compile --no-deps --upgrade --target $@ sglang==$*
+	@.ci/step 'SGLang $* into $@' $(VENV)/bin/pip install -q --no-deps --upgrade --target $@ sglang==$*
 
 test-browser: install-$(NEWEST)
 	$(VENV)/bin/python -m pytest -m browser tests/browser
@@ -59,12 +59,12 @@ demo-gpu:
 	--target .hisa/site $$($(PYTHON) -c "import rich, packaging" 2>/dev/null && echo --no-deps) .'
 	@PYTHONPATH=$(CURDIR)/.hisa/site:$$PYTHONPATH $(PYTHON) -m sglang_hisa.launch.cli demo
 
-# An environment is made once, and again when what it is made from changes. Python compiles what it imports.
+# An environment is made once, and again when what it is made from changes.
 .venv-%/.ready: launch/requirements/cpu-%.txt pyproject.toml
 	@.ci/check-python $(PYTHON)
 	@.ci/step '$(@D) 1/4: virtual environment' $(PYTHON) -m venv $(@D)
-	@.ci/step '$(@D) 2/4: torch and what SGLang imports (about 2 minutes)' $(@D)/bin/pip install -q --no-compile -r $<
-	@.ci/step '$(@D) 3/4: SGLang $*' $(@D)/bin/pip install -q --no-compile --no-deps sglang==$*
+	@.ci/step '$(@D) 2/4: torch and what SGLang imports (about 2 minutes)' $(@D)/bin/pip install -q -r $<
+	@.ci/step '$(@D) 3/4: SGLang $*' $(@D)/bin/pip install -q --no-deps sglang==$*
 	@.ci/step '$(@D) 4/4: test tools' sh -c '$(FRESH) $(@D)/bin/pip install $(PIP_FLAGS) ".[cpu,test]"'
 	@touch $@
 

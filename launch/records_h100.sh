@@ -6,7 +6,7 @@
 #
 #   ab          v32-tp8-rank, both presets beside one stock: a prompt of 8K to 128K, 64 requests that share 128K -> OUT/ab-served
 #   ab-four     the same, four at once                            -> OUT/ab-served-four
-#   ab-256k     the same model at 256K                            -> OUT/ab-served-256k
+#   ab-256k     the same model at 256K; on an H200 without paper, since three such servers do not fit   -> OUT/ab-served-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
 #   ab-many     1 to 128 requests that share a prefix of 128K or 32K; this and the next three: call again until complete -> OUT/ab-many
@@ -26,7 +26,8 @@
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
 #   prose       the second trained model, made anew               -> OUT/prose
-#   prose-answers      answers of OUT/prose, with the arms of frontier-answers -> OUT/quality-prose
+#   prose-answers      answers of OUT/prose: the presets, and arms of frontier-answers -> OUT/quality-prose
+#   prose-paper        the same at the arithmetic of the paper's 8K -> OUT/quality-prose-paper
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
@@ -110,6 +111,8 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
     --max-running-requests "$running" --chunked-prefill-size "$chunk" "${more[@]}"
 }
 
+gpu_mib() { nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || echo 0; }
+
 many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer and two more for each request beside it
   export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
   # Decode alone is measured: smaller chunks of prefill leave memory to the servers beside.
@@ -122,7 +125,7 @@ model=$(dirname "$0")/research/retriever
 answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
   "${hisa[@]}" eval "$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
     --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
-    --kv-cache-dtype bfloat16 --mem-fraction-static 0.5 --max-total-tokens 200000 --chunked-prefill-size 2048 \
+    --kv-cache-dtype bfloat16 --mem-fraction-static 0.85 --max-total-tokens 200000 --chunked-prefill-size 2048 \
     --max-running-requests 8 --cuda-graph-max-bs-decode 8 --skip-server-warmup
 }
 
@@ -130,9 +133,8 @@ origin() { "$python" -c 'import json; from sglang_hisa.launch.common.provenance 
 
 case $step in
   ab) # three such servers fit 140 GB, not 80
-    mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || true)
     together=(--rounds 2)
-    [ "${mib:-0}" -lt 120000 ] || together=(--together --rounds 3)
+    [ "$(gpu_mib)" -lt 120000 ] || together=(--together --rounds 3)
     running=64 more=(--cuda-graph-max-bs-decode 64) # a larger --mem-fraction-static would have stock cut its scores
     ab v32-tp8-rank 133200 170000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
       --cells '8k:1 32k:1 128k:1 128k+64:64,1,16' --output-tokens 64 --warmup-tokens 24k ;;
@@ -140,7 +142,9 @@ case $step in
     --rounds 1 --warmup-tokens 40k ;;
   ab-256k) # stock's scores of a chunk alone are 8 GB
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    ab v32-tp8-rank 263000 270000 ab-served-256k --arms stock,paper,balanced --cells 256k:1 --rounds 1 --warmup-tokens 40k ;;
+    together=(--rounds 1 --arms stock,paper,balanced)
+    [ "$(gpu_mib)" -lt 120000 ] || together=(--together --rounds 2 --arms stock,balanced)
+    ab v32-tp8-rank 263000 270000 ab-served-256k "${together[@]}" --resume --cells 256k:1 --warmup-tokens 40k ;;
   ab-256k-decode-only)
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \
@@ -181,13 +185,15 @@ case $step in
   frontier-answers | prose-answers) # arms named by candidates x share of the heads (L4x2: a quarter of the context, half of the heads)
     part='balanced:prefill_tokens=4096:prefill_fraction' all='prefill_heads=1:prefill_group=2'
     half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
-    name=quality-frontier
-    [ "$step" = frontier-answers ] || name=quality-prose model=$out/prose
-    answers $name "stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,$(
-    )3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter,L2x2=$part=0.5:$half" ;;
-  frontier-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
+    arms="stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter"
+    case $step in
+      frontier-answers) answers quality-frontier "$arms,L2x2=$part=0.5:$half" ;;
+      prose-answers) model=$out/prose answers quality-prose "$arms,balanced,paper" ;;
+    esac ;;
+  frontier-paper | prose-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
     paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
-    answers quality-frontier-paper "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
+    [ "$step" = frontier-paper ] || model=$out/prose
+    answers "quality-$step" "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's
     part='balanced:decode_tokens=0:dense_tail_tokens=0:prefill_tokens=4096:prefill_fraction'

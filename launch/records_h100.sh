@@ -26,7 +26,7 @@
 #   frontier    a prefill layer by candidates, index heads and rows that share pages   -> OUT/frontier-h200.json
 #   frontier-answers   the retriever's answers by candidates and heads, with balanced's dense end -> OUT/quality-frontier
 #   prose       the second trained model, made anew               -> OUT/prose
-#   prose-answers      answers of OUT/prose: the presets, and arms of frontier-answers -> OUT/quality-prose
+#   prose-answers      the second model's answers: the presets, and arms of frontier-answers -> OUT/quality-prose
 #   prose-paper        the same at the arithmetic of the paper's 8K -> OUT/quality-prose-paper
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
@@ -121,7 +121,7 @@ many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer
     --output-tokens 64
 }
 
-model=$(dirname "$0")/research/retriever
+model=$(dirname "$0")/research/retriever second=$(dirname "$0")/research/prose
 answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
   "${hisa[@]}" eval "$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
     --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
@@ -181,18 +181,18 @@ case $step in
     small='paper-4to1:block=64:dense_tail_tokens'
     answers quality-tail "stock,none=$small=0,tail256=$small=256,tail1024=$small=1024,tail2048=$small=2048" ;;
   frontier) "$python" -m sglang_hisa.launch.bench.frontier --out "$out/frontier-h200.json" ;;
-  prose) "$python" -m sglang_hisa.launch.research.train "$out/prose" --corpus prose --recipe-minutes 8 ;;
+  prose) "$python" -m sglang_hisa.launch.research.train "$out/prose" --corpus prose --recipe-minutes 10 ;;
   frontier-answers | prose-answers) # arms named by candidates x share of the heads (L4x2: a quarter of the context, half of the heads)
     part='balanced:prefill_tokens=4096:prefill_fraction' all='prefill_heads=1:prefill_group=2'
     half='prefill_heads=0.5:prefill_group=4' quarter='prefill_heads=0.25:prefill_group=8'
     arms="stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter"
     case $step in
       frontier-answers) answers quality-frontier "$arms,L2x2=$part=0.5:$half" ;;
-      prose-answers) model=$out/prose answers quality-prose "$arms,balanced,paper" ;;
+      prose-answers) model=$second answers quality-prose "$arms,balanced,paper" ;;
     esac ;;
   frontier-paper | prose-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
     paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
-    [ "$step" = frontier-paper ] || model=$out/prose
+    [ "$step" = frontier-paper ] || model=$second
     answers "quality-$step" "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's

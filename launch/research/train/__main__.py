@@ -36,7 +36,7 @@ examples:
   python -m sglang_hisa.launch.research.train OUT --resume
                                         and go on
   python -m sglang_hisa.launch.research.train OUT --corpus prose \\
-      --recipe-minutes 8 --shape layers=4 hidden=128 heads=2
+      --recipe-minutes 10 --shape layers=4 hidden=128 heads=2
 
 Writes to OUT, after each stage and at the end: config.json, model.safetensors, tokenizer, train.json (how the
 stages went), with prose its sentences, prose.txt (Python's documentation: PSF licence); and train.pt.

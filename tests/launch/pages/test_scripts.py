@@ -44,16 +44,14 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
             assert given[0] != "ab" or len(args.arms.split(",")) > 1
 
 
-def test_the_second_model_is_asked_where_it_was_made(tmp_path: Path) -> None:
-    """None is kept in the checkout: a step trains it, the next one asks it."""
+def test_each_model_is_asked_where_it_is_kept(tmp_path: Path) -> None:
     env, asked = {**os.environ, "PYTHON": "/bin/echo"}, []
-    for step in ("prose", "prose-answers", "frontier-answers"):
+    for step in ("frontier-answers", "frontier-paper", "prose-answers", "prose-paper"):
         words = [LAUNCH / "records_h100.sh", step, str(tmp_path)]
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
-        asked.append(Path(done.stdout.split()[2 if step == "prose" else 3]))
-    made, second, first = asked
-    assert made == second == tmp_path / "prose"
-    assert (first / "config.json").is_file(), "the first one is kept"
+        asked.append(Path(done.stdout.split()[3]))
+    assert [model.name for model in asked] == ["retriever", "retriever", "prose", "prose"]
+    assert all((model / "model.safetensors").is_file() for model in asked)
 
 
 def test_the_records_script_says_what_it_can_do() -> None:

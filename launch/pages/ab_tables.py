@@ -35,19 +35,25 @@ def load_of(cell: Cell) -> str:
 
 
 def headline(record: AbRecord) -> str:
-    """TTFT of a single prompt by its length, a column for each preset."""
-    cells = record.plan.cells
+    """TTFT of single prompts, and ITL of the most requests that share one; a column for each preset."""
+    cells, itl, baseline = record.plan.cells, stats.STEADY[0], record.plan.baseline
+    most = max((cell.concurrency for cell in cells if cell.prefix_tokens), default=0)
+    rows = [("ttft", at) for at in _cells(record, "ttft") if cells[at].concurrency == 1]
+    rows += [(itl, at) for at in _cells(record, itl) if cells[at].concurrency == most]
 
-    def cell(at: int, arm: str) -> str:
-        one = record.found(arm, at, "ttft")
-        return "–" if one.speedup is None else f"{one.arm_median:.1f} ({one.speedup:.2f}×)"
+    def what(row: tuple[str, int]) -> str:
+        cell = cells[row[1]]
+        shared = f"each token of {cell.concurrency} requests that share {tokens(cell.prefix_tokens)}"
+        return shared if cell.prefix_tokens else f"first token of one prompt of {tokens(cell.input_tokens)}"
 
-    return listed(
-        [at for at in _cells(record, "ttft") if cells[at].concurrency == 1],
-        ("prompt", lambda at: tokens(cells[at].input_tokens)),
-        _medians(record, "ttft", record.plan.baseline, "{:.1f}"),
-        *((f"`{arm}`", partial(cell, arm=arm)) for arm in PRESETS if arm in record.plan.others),
-    )
+    def said(row: tuple[str, int], arm: str) -> str:
+        form, scale = ("{:.1f} s", 1.0) if row[0] == "ttft" else ("{:.1f} ms", 1e3)
+        median = or_dash(record.median(arm, row[1], row[0]), form, scale)
+        speedup = None if arm == baseline else record.found(arm, row[1], row[0]).speedup
+        return median if speedup is None else f"{median} ({speedup:.2f}×)"
+
+    arms = (baseline, *(arm for arm in PRESETS if arm in record.plan.others))
+    return listed(rows, ("time to", what), *((_head(record, arm), partial(said, arm=arm)) for arm in arms))
 
 
 def medians(record: AbRecord) -> str:

@@ -23,7 +23,7 @@ from sglang_hisa.launch.pages import ab_tables, answer_tables, changed, kernel_t
 from sglang_hisa.launch.pages.reader import ROOT, Table, each
 
 TABLES: dict[str, Table] = {
-    "headline": each(AbRecord, "ab-defaults", ab_tables.headline),
+    "headline": each(AbRecord, "ab-served", ab_tables.headline),
     "ab": each(AbRecord, "ab-*", ab_tables.medians, ab_tables.subject),
     "many": each(AbRecord, "ab-*", ab_tables.many, ab_tables.subject),
     "decode": each(KernelRecord, "kernels-*", kernel_tables.decode),

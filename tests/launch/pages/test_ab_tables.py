@@ -85,16 +85,28 @@ def test_one_run_of_single_prompts_and_of_many_requests_is_two_tables():
     assert ab_tables.many(given("8k:1")) == "" and ab_tables.medians(given("128k+64:1")) == ""
 
 
-def test_the_headline_is_of_one_run_and_its_single_prompts():
+def test_the_headline_is_of_one_run_with_single_prompts_and_the_most_requests():
     ((_, records),) = tables.TABLES["headline"]("")
     (name,) = records
     made = kept(name)
     made["plan"]["cells"][1]["concurrency"] = 4
-    text = ab_tables.headline(read(AbRecord, made))
-    assert re.findall(r"^\| (\w+)", text, re.MULTILINE) == ["prompt", "8K", "128K"]
-    for cell in (0, 2):
+    lines = ab_tables.headline(read(AbRecord, made)).splitlines()
+    assert [line.split(" | ")[0] for line in (lines[0], *lines[2:])] == [
+        "| time to",
+        "| first token of one prompt of 8K",
+        "| first token of one prompt of 128K",
+        "| each token of 64 requests that share 128K",
+    ]
+    for cell, line in ((0, lines[2]), (2, lines[3])):
         seen = {arm: median(by_arm(made, arm, cell)) for arm in ("stock", "balanced")}
-        assert f" | {seen['stock']:.1f} | {seen['balanced']:.1f} (" in text
+        assert f" | {seen['stock']:.1f} s | {seen['balanced']:.1f} s (" in line
+
+
+def test_the_headline_of_a_decode_step_is_that_of_the_most_requests():
+    line = ab_tables.headline(given("8k:1 128k+64:16,64,1")).splitlines()[-1]
+    said = f"{STOCK[64]:.1f} ms | {PAPER[64]:.1f} ms ({STOCK[64] / PAPER[64]:.2f}×) |"
+    assert line == f"| each token of 64 requests that share 128K | {said}"
+    assert ab_tables.headline(given("8k:16")) == ""
 
 
 def by_arm(record, arm, cell):

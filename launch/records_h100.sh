@@ -149,7 +149,7 @@ case $step in
     export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
     ab v32-tp8-rank 263000 270000 ab-v32-tp8-rank-256k-decode-only --arms stock,decode-only --cells 256k:1 --rounds 2 \
       --warmup-tokens 40k ;;
-  ab-grid) # decode-only leaves every step of one request below 160K to stock
+  ab-grid) # decode-only leaves every step of one request below 288K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
   ab-many) many ab-many 128k 190000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;

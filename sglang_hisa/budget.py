@@ -12,11 +12,11 @@ from sglang_hisa.config import Config
 FLAT_TOPK = 16384
 """Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
 16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
-PAYS = 131072
+PAYS = 262144
 """Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
-takes longer than the filter. One row of 128K with a budget of 32K, 96K unread, is level with stock: a layer
-is 1 us faster in that record, a server's step of 61 layers 0.2 ms slower (``ab-v32-tp8-rank-h100-balanced``
-of 27ffb7b15d78)."""
+takes longer than the filter. With SGLang 0.5.23, whose top-k of a long row is faster, one row of 256K with a
+budget of 32K, 224K unread, decodes at 0.93 of stock's speed (``ab-served-256k``), 16 rows of 128K, 1.5M unread,
+at 1.03 (``ab-served``); nothing between has been measured."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""

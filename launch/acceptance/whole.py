@@ -53,7 +53,7 @@ class Load:
     at_once: int
 
 
-# `balanced` prunes a decode step that leaves 128K tokens unread: two rows of this length beside each other.
+# `balanced` prunes a decode step that leaves 256K tokens unread: four rows of this length beside each other.
 GPU, GPU_PD = Load(96 * 1024, 64, 64, 8), Load(96 * 1024, 64, 256, 4)
 CPU = Load(640, 30, 24, 3)
 

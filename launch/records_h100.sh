@@ -28,6 +28,8 @@
 #   prose       the second trained model, made anew               -> OUT/prose
 #   prose-answers      the second model's answers: the presets, and arms of frontier-answers -> OUT/quality-prose
 #   prose-paper        the same at the arithmetic of the paper's 8K -> OUT/quality-prose-paper
+#   decode-answers     the retriever's answers by decode budget, prefill left to stock DSA -> OUT/quality-decode-answers
+#   decode-prose       the same of the second model               -> OUT/quality-decode-prose
 #   frontier-paper     the same at the arithmetic of the paper's 8K -> OUT/quality-frontier-paper
 #   frontier-strict    the first where a prompt's end is pruned, too -> OUT/quality-frontier-strict
 #   recall-heads   what the retriever's rows still choose, offline, 16K to 128K -> OUT/recall-heads.json
@@ -190,6 +192,10 @@ case $step in
       frontier-answers) answers quality-frontier "$arms,L2x2=$part=0.5:$half" ;;
       prose-answers) model=$second answers quality-prose "$arms,balanced,paper" ;;
     esac ;;
+  decode-answers | decode-prose)
+    [ "$step" = decode-answers ] || model=$second
+    part='decode-only:decode_tokens=4096:decode_fraction' flat='decode-only:decode_fraction=0:decode_tokens'
+    answers "quality-$step" "stock,4K=$flat=4096,8K=$flat=8192,16K=$flat=16384,L4=$part=0.25,L2=$part=0.5" ;;
   frontier-paper | prose-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
     paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
     [ "$step" = frontier-paper ] || model=$second

@@ -15,8 +15,8 @@ FLAT_TOPK = 16384
 PAYS = 262144
 """Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
 takes longer than the filter. With SGLang 0.5.23, whose top-k of a long row is faster, one row of 256K with a
-budget of 32K, 224K unread, decodes at 0.93 of stock's speed (``ab-served-256k``), 16 rows of 128K, 1.5M unread,
-at 1.03 (``ab-served``); nothing between has been measured."""
+budget of 32K, 224K unread, decodes at 0.93 of stock's speed (``ab-served-256k``), 16 rows of 128K with 1.5M
+unread at 1.03 (``ab-served``); nothing between has been measured."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""

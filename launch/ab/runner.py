@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 
 from sglang_hisa.launch.ab import estimate, quality, resume, scoring, validity
 from sglang_hisa.launch.ab.client import Loads
@@ -144,7 +145,7 @@ class Runner:
             # --max-total-tokens bounds each pool, so that they can start at once.
             servers = {arm: stack.enter_context(self._server(arm)) for arm in self.plan.arms}
             for arm, server in servers.items():
-                self._started(arm, server)
+                self._started(arm, server, servers)
             for arm in servers:  # once all have taken their memory
                 self._scores(arm)
             warm: set[int] = set()
@@ -180,11 +181,14 @@ class Runner:
             return RunningServer(self.urls[arm.name], log)
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
-    def _started(self, arm: Arm, server: ServerProcess) -> None:
+    def _started(
+        self, arm: Arm, server: ServerProcess, beside: Mapping[Arm, ServerProcess] = MappingProxyType({})
+    ) -> None:
         arms, first, kept = self.record.arms, self.plan.arms[0], self.folder / "baseline.json"
         if arm != first and first.name not in self._infos and kept.is_file():  # of the run that goes on
             self._infos[first.name] = json.loads(kept.read_text())
-        info, problems = started(arm, server, arms, self._infos.get(first.name), self.timeout, self.tell)
+        known = self._infos.get(first.name)
+        info, problems = started(arm, server, arms, known, self.timeout, self.tell, beside)
         self._infos.setdefault(arm.name, info)
         if arm == first and not self.plan.together:
             kept.write_text(json.dumps(info))

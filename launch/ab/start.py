@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from sglang_hisa.launch.ab import validity
@@ -30,24 +32,36 @@ def started(
     baseline: Said | None,
     timeout: float,
     tell: ProgressCallback,
+    beside: Mapping[Arm, ServerProcess] = MappingProxyType({}),
 ) -> tuple[Said, list[str]]:
     """Wait for a server that was started; ``arms`` gets what it says of itself.
 
     Args:
         baseline: ``/server_info`` of the baseline; None where this arm is it.
         timeout: seconds.
+        beside: servers of other arms; if one of them ends, this one is not waited for.
 
     Returns:
         Its ``/server_info``, and why the arm cannot be compared (empty: it can).
 
     Raises:
-        ServerFailed: it ended or was not ready in time; ``arms`` has the end of its log.
+        ServerFailed: it, or one beside it, ended or was not ready in time; ``arms`` has the end of that log.
     """
     tell(f"{arm.name}: starting (log: {server.log})")
+    waited_for = arm, server
+
+    def waiting(seconds: float, line: str) -> None:
+        nonlocal waited_for
+        tell(f"{arm.name}: {seconds:.0f} s {line}")
+        for other, process in beside.items():
+            if process.exit_code() is not None:
+                waited_for = other, process
+                process.wait_ready(timeout)  # raises how it ended
+
     try:
-        seconds = server.wait_ready(timeout, lambda s, line: tell(f"{arm.name}: {s:.0f} s {line}"), every=5)
+        seconds = server.wait_ready(timeout, waiting, every=5)
     except ServerFailed as error:
-        failed(arm, server, arms, error)
+        failed(*waited_for, arms, error)
         raise
     info: Said = server.request("/server_info")
     receipts = [state.get("sglang_hisa") for state in info["internal_states"]]

@@ -130,7 +130,9 @@ class Runner:
         servers = {arm: stack.enter_context(self._server(arm)) for arm in self.arms}
         baseline: Said | None = None
         for arm, server in servers.items():
-            info, problems = started(arm, server, self.record.arms, baseline, self.timeout, self.tell)
+            info, problems = started(
+                arm, server, self.record.arms, baseline, self.timeout, self.tell, servers
+            )
             baseline = baseline or info
             self.record = replace(self.record, refusals=(*self.record.refusals, *problems))
         if self.record.refusals:

@@ -46,18 +46,18 @@ def test_steps_of_the_records_are_commands_that_exist(step: str, tmp_path: Path)
 
 def test_each_model_is_asked_where_it_is_kept(tmp_path: Path) -> None:
     env, asked = {**os.environ, "PYTHON": "/bin/echo"}, []
-    for step in ("frontier-answers", "frontier-paper", "prose-answers", "prose-paper"):
+    for step in ("frontier-answers", "frontier-paper", "prose-answers", "prose-paper", "decode-prose"):
         words = [LAUNCH / "records_h100.sh", step, str(tmp_path)]
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
         asked.append(Path(done.stdout.split()[3]))
-    assert [model.name for model in asked] == ["retriever", "retriever", "prose", "prose"]
+    assert [model.name for model in asked] == ["retriever", "retriever", "prose", "prose", "prose"]
     assert all((model / "model.safetensors").is_file() for model in asked)
 
 
 def test_the_records_script_says_what_it_can_do() -> None:
     words = [LAUNCH / "records_h100.sh", "nope", "out"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 46
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 48
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:

@@ -8,7 +8,6 @@ fails is recorded with its error, and the others go on; a batch of points is wri
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import traceback
@@ -22,8 +21,12 @@ import torch
 from sglang_hisa import PAGE
 from sglang_hisa.indexer import Queries
 from sglang_hisa.launch.bench.cases import Asked, Cache, check_rows, make_cache, make_queries
+from sglang_hisa.launch.bench.frontier_record import FrontierRecord, FrontierRow
 from sglang_hisa.launch.bench.routed import Layer, Point
+from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.help import tool
+from sglang_hisa.launch.common.provenance import Provenance, provenance
+from sglang_hisa.launch.common.text import or_dash
 
 K = 1024
 TOPK = 2048
@@ -134,48 +137,45 @@ class Bench:
         )
         check_rows(layer(), self.queries, self.table, asked, sample)
 
-    def measure(self, points: list[Point], rounds: int) -> list[dict[str, Any]]:
-        """Rows of the record: the stock layer, and each point or its error."""
-        found: dict[Point, dict[str, Any]] = {}
-        layers: dict[str, Layer] = {}
+    def measure(self, points: list[Point], rounds: int, batch: str = "") -> list[FrontierRow]:
+        """Rows of the record: each point, or its error."""
+        found: dict[Point, FrontierRow] = {}
+        layers: dict[Point, Layer] = {}
         for point in points:
-            row: dict[str, Any] = {
-                "context": self.context,
-                "rows": self.rows,
-                "all_tokens": point.tokens >= self.context,
-            }
-            found[point] = {**row, **asdict(point)}
+            whole = point.tokens >= self.context
+            row = FrontierRow(
+                context=self.context, rows=self.rows, batch=batch, all_tokens=whole, **asdict(point)
+            )
             try:
                 layer = self.layer(point)
                 self.check(layer)
                 layer()
-                found[point]["floor_us"] = layer.floors(FLOPS, L2_BYTES)
-                layers[str(point)] = layer
+                found[point] = replace(row, floor_us=layer.floors(FLOPS, L2_BYTES))
+                layers[point] = layer
             except Exception as error:  # one bad shape must not lose the run
-                found[point]["error"] = f"{type(error).__name__}: {error}"[:2000]
+                found[point] = replace(row, error=f"{type(error).__name__}: {error}"[:2000])
                 traceback.print_exc()
-        arms: dict[str, Callable[[], object]] = dict(layers)
+        arms: dict[str, Callable[[], object]] = {str(point): layer for point, layer in layers.items()}
         if self.stock is not None:
             arms = {"stock": self.stock_layer, **arms}
         totals = self.timer(arms, rounds)
         stock = totals.get("stock")
-        for point, row in found.items():
-            if (layer_of := layers.get(str(point))) is None:
-                continue
+        for point, layer in layers.items():
             median, low, high = totals[str(point)]
-            row |= {"us": round(median, 1), "p20_us": round(low, 1), "p80_us": round(high, 1)}
+            row = replace(found[point], us=round(median, 1), p20_us=round(low, 1), p80_us=round(high, 1))
             if stock is not None:
-                row |= {"stock_us": round(stock[0], 1), "speedup": round(stock[0] / median, 3)}
+                row = replace(row, stock_us=round(stock[0], 1), speedup=round(stock[0] / median, 3))
             try:
-                stages = layer_of.stages()
+                stages = layer.stages()
                 times = self.timer({name: work for name, (work, _) in stages.items()}, max(3, rounds // 2))
-                row["stage_us"] = {name: round(times[name][0] * stages[name][1], 1) for name in stages}
+                row = replace(row, stage_us={n: round(times[n][0] * stages[n][1], 1) for n in stages})
             except Exception as error:
-                row["error"] = f"stages: {type(error).__name__}: {error}"[:2000]
+                row = replace(row, error=f"stages: {type(error).__name__}: {error}"[:2000])
                 traceback.print_exc()
+            found[point] = row
         return list(found.values())
 
-    def stock_stages(self, rounds: int) -> dict[str, Any]:
+    def stock_stages(self, rounds: int) -> FrontierRow:
         """The stock layer on its own, with both of its top-k kernels."""
         keys, scales = self.stock.gather(self.cache.layer.index_k)
         logits = self.stock.logits(self.q, self.weights, keys, scales)
@@ -191,21 +191,21 @@ class Bench:
                 times[name] = round(self.timer({name: work}, rounds)[name][0], 1)
             except Exception as error:
                 times[name] = f"{type(error).__name__}: {error}"[:300]
-        return {"context": self.context, "rows": self.rows, "arm": "stock", "stage_us": times}
+        return FrontierRow(context=self.context, rows=self.rows, arm="stock", stage_us=times)
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: FrontierRow) -> str:
     """A row of the record for a person."""
-    if row.get("arm") == "stock":
-        return f"{row['context'] // K:4}K stock {row['stage_us']}"
+    if row.arm == "stock":
+        return f"{row.context // K:4}K stock {row.stage_us}"
     name = (
-        f"{row['context'] // K:4}K {row['tokens'] / K:5.1f}K x {row['heads']:2} heads, {row['group']:2} rows"
-        f", block {row['block']:3} {row['refine']:8} w{row['warps']} s{row['stages']} p{row['pages']} "
-        f"{row['workspace_mb']} MB coarse {row['coarse_heads'] or 'all'}"
+        f"{row.context // K:4}K {row.tokens / K:5.1f}K x {row.heads:2} heads, {row.group:2} rows"
+        f", block {row.block:3} {row.refine:8} w{row.warps} s{row.stages} p{row.pages} "
+        f"{row.workspace_mb} MB coarse {row.coarse_heads or 'all'}"
     )
-    if "us" not in row:
-        return f"{name}: {row.get('error')}"
-    return f"{name}: {row['us']:8.1f} us {row.get('speedup', '-')}x {row.get('stage_us')}"
+    if row.us is None:
+        return f"{name}: {row.error}"
+    return f"{name}: {row.us:8.1f} us {or_dash(row.speedup)}x {row.stage_us}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -220,12 +220,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=170, help="start no batch after so long")
     args = parser.parse_args(argv)
 
-    from sglang_hisa.launch.common.provenance import provenance
     from sglang_hisa.patches.stock import StockPrefill, serverless_kernels
 
     began = time.monotonic()
-    record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-frontier", "provenance": provenance()}
-    record |= {"heads": args.heads, "rounds": args.rounds, "rows": [], "left_out": []}
+    record = FrontierRecord(provenance=Provenance(**provenance()), heads=args.heads, rounds=args.rounds)
     host, cache = serverless_kernels(TOPK), make_cache(PAGES)
     benches = {
         context: Bench(cache, context, args.rows, args.heads, StockPrefill, host, gpu_timer)
@@ -237,23 +235,23 @@ def main(argv: list[str] | None = None) -> int:
             if not (points := batches(context).get(name)):
                 continue
             if time.monotonic() - began > args.seconds:
-                record["left_out"].append(f"{context}: {name}")
+                record = replace(record, left_out=(*record.left_out, f"{context}: {name}"))
                 continue
-            rows: list[dict[str, Any]] = []
+            rows: list[FrontierRow] = []
             try:
                 rows += [bench.stock_stages(args.rounds)] if name == "today" else []
-                rows += [{"batch": name, **row} for row in bench.measure(points, args.rounds)]
+                rows += bench.measure(points, args.rounds, name)
             except Exception as error:  # after one that CUDA does not forget, every later batch fails as well
-                record["left_out"].append(f"{context}: {name}: {type(error).__name__}: {error}"[:2000])
+                why = f"{context}: {name}: {type(error).__name__}: {error}"[:2000]
+                record = replace(record, left_out=(*record.left_out, why))
                 traceback.print_exc()
-            record["rows"] += rows
-            record["seconds"] = round(time.monotonic() - began, 1)
+            seconds = round(time.monotonic() - began, 1)
+            record = replace(record, rows=(*record.rows, *rows), seconds=seconds)
             print(*map(line, rows), sep="\n", flush=True)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(record, indent=1) + "\n")
+            save(record.as_json(), args.out.parent, args.out.name)
             torch.cuda.empty_cache()
-    print(f"{record.get('seconds')} s, left out: {record['left_out']}, wrote {args.out}")
-    return 1 if record["left_out"] or any("error" in row for row in record["rows"]) else 0
+    print(f"{record.seconds} s, left out: {', '.join(record.left_out) or 'nothing'}, wrote {args.out}")
+    return 1 if record.left_out or any(row.error for row in record.rows) else 0
 
 
 if __name__ == "__main__":

@@ -35,13 +35,15 @@ class FrontierRow(record.Row):
     stock_us: float | None = None
     speedup: float | None = None
     stage_us: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
+    """An error in place of a time that could not be taken."""
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierRecord(record.Record):
     """All points that were measured."""
 
+    kind: str = "hisa-frontier"
     heads: int = 0
     """Index heads of the model."""
     rounds: int = 0

@@ -10,16 +10,17 @@ takes; most: those that have the most, which nobody knows before they are scored
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
 
+from sglang_hisa.launch.common.files import save
 from sglang_hisa.launch.common.help import tool
-from sglang_hisa.launch.common.provenance import provenance
+from sglang_hisa.launch.common.provenance import Provenance, provenance
+from sglang_hisa.launch.common.record import Record, Row
 from sglang_hisa.launch.research.heads import Place
 from sglang_hisa.launch.research.recall_heads import places
 from sglang_hisa.launch.research.rows import Trained, load, projections
@@ -36,24 +37,55 @@ def shares(place: Place, rows: slice) -> torch.Tensor:
     return found.cumsum(dim=2).mean(dim=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadMassRow(Row):
+    """Shares of ``heads`` of a layer's ``of`` heads, the mean over ``places``."""
+
+    model: str
+    kind: str
+    """``answer``: rows that predict an answer; or other rows."""
+    layer: int
+    heads: int
+    of: int
+    places: int
+    routed: float
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadMassRecord(Record):
+    """Of all models, and how they were asked."""
+
+    kind: str = "hisa-head-mass"
+    tasks: tuple[str, ...] = ()
+    context: int = 0
+    topk: int = 0
+    samples: int = 0
+    seed: int = 0
+    rows: tuple[HeadMassRow, ...] = ()
+
+
 @torch.no_grad()
-def measure(
-    trained: Trained, asked: list[str], context: int, topk: int, samples: int, seed: int
-) -> list[dict[str, Any]]:
+def measure(name: str, trained: Trained, how: HeadMassRecord) -> list[HeadMassRow]:
     """A row for each kind of rows, layer, and number of heads that is a power of two."""
     sums: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for sample in track(trained.prompts(asked, context, samples, seed), "prompts"):
+    for sample in track(trained.prompts([*how.tasks], how.context, how.samples, how.seed), "prompts"):
         for layer, parts in enumerate(projections(trained, sample)):
-            for kind, rows, place in places(parts, sample, topk):
+            for kind, rows, place in places(parts, sample, how.topk):
                 sums.setdefault((kind, layer), []).append(shares(place, rows))
     heads = trained.model.shape.index_heads
     counts = [1 << n for n in range(heads.bit_length()) if 1 << n <= heads]
     return [
-        {
-            **{"kind": kind, "layer": layer, "heads": count, "of": heads, "places": len(found)},
-            "routed": float(torch.stack(found).mean(dim=0)[0, count - 1]),
-            "most": float(torch.stack(found).mean(dim=0)[1, count - 1]),
-        }
+        HeadMassRow(
+            model=name,
+            kind=kind,
+            layer=layer,
+            heads=count,
+            of=heads,
+            places=len(found),
+            routed=float(torch.stack(found).mean(dim=0)[0, count - 1]),
+            most=float(torch.stack(found).mean(dim=0)[1, count - 1]),
+        )
         for (kind, layer), found in sorted(sums.items())
         for count in counts
     ]
@@ -72,21 +104,26 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 0 < args.topk < args.context // 2:
         parser.error("--topk must be below half of the context")
-    record: dict[str, Any] = {"schema_version": 1, "kind": "hisa-head-mass", "provenance": provenance()}
-    record |= {key: getattr(args, key) for key in ("tasks", "context", "topk", "samples", "seed")}
-    record["rows"] = []
+    record = HeadMassRecord(
+        provenance=Provenance(**provenance()),
+        tasks=tuple(args.tasks),
+        context=args.context,
+        topk=args.topk,
+        samples=args.samples,
+        seed=args.seed,
+    )
     for folder in args.models:
         trained = load(folder)
         if problem := trained.unknown(args.tasks):
             parser.error(f"{folder}: {problem}")
-        found = measure(trained, args.tasks, args.context, args.topk, args.samples, args.seed)
-        record["rows"] += [{"model": folder.name, **row} for row in found]
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        found = measure(folder.name, trained, record)
+        record = replace(record, rows=(*record.rows, *found))
+        save(record.as_json(), args.out.parent, args.out.name)
         for row in found:
-            if row["kind"] == "answer":
+            if row.kind == "answer":
                 print(
-                    f"{folder.name:12} layer {row['layer']} {row['heads']:3} of {row['of']:3} heads: "
-                    f"routed {row['routed']:.3f}, most {row['most']:.3f}"
+                    f"{row.model:12} layer {row.layer} {row.heads:3} of {row.of:3} heads: "
+                    f"routed {row.routed:.3f}, most {row.most:.3f}"
                 )
     return 0
 

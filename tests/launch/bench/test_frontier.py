@@ -57,12 +57,12 @@ POINTS = [
 def test_every_kind_of_point_chooses_right_and_is_timed(bench):
     """``check_rows`` stands in each of them."""
     rows = bench.measure(POINTS, 1)
-    assert [row.get("error") for row in rows] == [None] * len(POINTS)
+    assert [row.error for row in rows] == [None] * len(POINTS)
     for point, row in zip(POINTS, rows):
-        assert row["us"] > 0 and asdict(point).items() <= row.items()
+        assert row.us > 0 and asdict(point).items() <= asdict(row).items()
         whole = point.tokens == CONTEXT
         want = ["route"] * (point.heads < HEADS) + ["gather", "coarse", "pick"] * (not whole)
-        assert list(row["stage_us"]) == [*want, "refine", "topk"]
+        assert list(row.stage_us) == [*want, "refine", "topk"]
     assert len(bench.layer(POINTS[-1]).parts) == ROWS // 32, "a chunk for each 32 rows"
 
 
@@ -85,14 +85,14 @@ def test_a_wrong_choice_is_an_error(bench, monkeypatch):
 
     monkeypatch.setattr(Layer, "route", route)
     wrong, fine = bench.measure([Point(6 * PAGE, 16, 8), Point(6 * PAGE, 64, 2)], 1)
-    assert "a better token was left out" in wrong["error"] and "us" not in wrong
-    assert fine["us"] > 0
+    assert "a better token was left out" in wrong.error and wrong.us is None
+    assert fine.us > 0
 
 
 def test_a_point_that_fails_is_recorded_and_the_others_go_on(bench):
     rows = bench.measure([Point(CONTEXT, 32, 1, refine="deepgemm"), Point(6 * PAGE, 12, 8), POINTS[3]], 1)
-    assert "all tokens with DeepGEMM" in rows[0]["error"] and "power of two" in rows[1]["error"]
-    assert rows[2]["us"] > 0
+    assert "all tokens with DeepGEMM" in rows[0].error and "power of two" in rows[1].error
+    assert rows[2].us > 0
     assert all(map(frontier.line, rows))
 
 

@@ -34,7 +34,7 @@ _WITHIN = "test_budget_that_covers_the_context_is_stock"
 _SHARED = f"{_FAMILIES}test_shared_layers_reuse_the_choice"
 _RANKS = "tests/server/test_two_ranks.py::"
 _STAGES = f"{_RANKS}test_pipeline_stages_over_an_fp8_kv_cache"
-_GPU_TESTS = "launch/results/tests-h100.txt"
+_GPU_TESTS = ("launch/results/tests-h100.txt", "launch/results/tests-h200-0.5.23.txt")
 _KITS = "tests/patches/test_upstream_kits.py::test_attention_kit_on_a_cpu"
 _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
 _SERVE = "launch/results/h100-serve.json"
@@ -43,6 +43,7 @@ _AB = existing("launch/results/ab-defaults.json", "launch/results/ab-served.json
 _AB_LONG = (
     "launch/results/ab-v32-tp8-rank-h100-256k.json",
     "launch/results/ab-defaults-256k.json",
+    "launch/results/ab-served-256k.json",
 )
 _AB_GLM5 = "launch/results/ab-glm5-4l.json"
 _QUALITY = "launch/results/quality.json"
@@ -270,7 +271,7 @@ COVERAGE: tuple[Coverage, ...] = (
         (NEWEST,),
         cases=("lora",),
     ),
-    Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, _GPU_TESTS)),
+    Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, *_GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
     Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS, _AB_GLM5), cases=("glm5",)),
     Coverage(GLM5, "layers of full width, contexts to 128K", (_AB_GLM5,)),

@@ -2,6 +2,7 @@
 serves its own requests, and pipeline stages, where each serves its own layers."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,6 +27,12 @@ def two_ranks(folder, model, flags, *, fused=False, **more):
     extra = {"RANKS": str(folder), "SGLANG_CPU_OMP_THREADS_BIND": "0|0", **more}
     hisa = {**SMALL, "canary": "full", "canary_stop": True}
     return watched(folder, model, hisa, flags, pool_tokens=2048, extra=extra, plugins=[RANKS], fused=fused)
+
+
+def uneven_load(server):
+    """Two requests decode on one rank beside one on the other, for many steps; their answers."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(lambda n: server.generate(text(n, n), 40), (33, 34, 35)))
 
 
 def of_both_ranks(folder, first, second):
@@ -58,6 +65,7 @@ def test_dp_attention(tmp_path, tiny):
             server.generate(text(700, seed), 12)  # the other rank is idle
         answers = shared_prefix_load(server, count=7, at_once=7)
         assert all(len(answer["output_ids"]) == 9 for answer in answers)
+        uneven_load(server)
         receipts = server.receipts()
     both = of_both_ranks(tmp_path, "0.json", "1.json")
     assert sum(seen["idle"] for seen in both) > 15 and sum(seen["padded"] for seen in both) > 0
@@ -77,6 +85,7 @@ def test_dp_attention_with_drafts(tmp_path):
         # Alone, beside an idle rank: page 10 ends in a draft step of some of them.
         answers = [server.generate(text(n, n), 9) for n in range(698, 703)]
         answers += shared_prefix_load(server, count=7, at_once=7)
+        answers += uneven_load(server)
         receipts = server.receipts()
     assert min(accepted_and_rejected(answers)) > 10
     both = of_both_ranks(tmp_path, "0.json", "1.json")

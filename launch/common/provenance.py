@@ -84,7 +84,7 @@ def commit() -> str | None:
     kept = Path(__file__).parents[2] / "COMMIT"
     if kept.is_file():
         return kept.read_text().strip()
-    return output("git", "describe", "--always", "--dirty", "--abbrev=12")
+    return output("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")  # not by a tag
 
 
 def provenance() -> dict[str, str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from sglang_hisa import PAGE
-from sglang_hisa.launch.bench.frontier_record import FrontierRecord
+from sglang_hisa.launch.bench.frontier_record import FrontierRecord, FrontierRow
 from sglang_hisa.launch.bench.record import KernelRecord, KernelRow
 from sglang_hisa.launch.common.text import K, tokens
 from sglang_hisa.launch.pages.build import crossed, listed
@@ -54,12 +54,13 @@ def frontier(record: FrontierRecord) -> str:
         ["candidates"],
         {size: [tokens(size, 128 * K)] for size in sorted({r.tokens for r in rows})},
         {heads: f"{heads} heads" for heads in sorted({r.heads for r in rows}, reverse=True)},
-        {
-            (r.tokens, r.heads): f"{r.speedup:.1f}× ({(r.us or 0) / 1000:.2f} ms, {r.group}"
-            + (f", blocks of {r.block})" if r.block != PAGE else ")")
-            for r in rows
-        },
+        {(r.tokens, r.heads): f"{r.speedup:.1f}× ({(r.us or 0) / 1000:.2f} ms, {_way(r)})" for r in rows},
     )
+
+
+def _way(row: FrontierRow) -> str:
+    """Rows that share their pages, and blocks other than those of a page."""
+    return str(row.group) if row.block == PAGE else f"{row.group}, blocks of {row.block}"
 
 
 def goals(_: str) -> Parts:

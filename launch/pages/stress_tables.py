@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from sglang_hisa.launch.acceptance.stress.record import StressRecord, StressRow
@@ -33,7 +35,7 @@ class Group(NamedTuple):
 
 def stress(record: StressRecord) -> str:
     """What servers were put through with the canary on, by scene, model, arm and options, and their sum."""
-    return listed(
+    made = listed(
         [*_groups(record.rows), Group("**all**", "", "", "", record.rows)],
         ("scene", lambda of: of.scene),
         ("model", lambda of: of.model),
@@ -47,6 +49,20 @@ def stress(record: StressRecord) -> str:
         ("pages rebuilt", lambda of: of.of_summaries("pages_rebuilt")),
         ("KL, full to empty cache (empty to empty)", _kl),
         ("problems", lambda of: _problems(of.rows)),
+    )
+    return f"{made}\n\n{by_the_clock(record.rows)}"
+
+
+def by_the_clock(rows: Sequence[StressRow]) -> str:
+    """A sentence on how long all of it took, and how many servers ran at once; a row's date is its begin."""
+    known = [(row, row.provenance.date) for row in rows if row.provenance and row.provenance.date]
+    begins = [(datetime.fromisoformat(date).timestamp() / 60, row.minutes) for row, date in known]
+    ends = sorted(end for at, minutes in begins for end in ((at, 1), (at + minutes, -1)))
+    running = list(accumulate(change for _, change in ends))
+    clock = sum(after - at for ((at, _), (after, _)), n in zip(pairwise(ends), running) if n)
+    return (
+        f"These {sum(minutes for _, minutes in begins):.1f} minutes of servers are {clock:.1f} by the clock: "
+        f"up to {max(running)} of them ran side by side, each with a load of its own."
     )
 
 

@@ -75,20 +75,23 @@ def measure(name: str, trained: Trained, how: HeadMassRecord) -> list[HeadMassRo
                 sums.setdefault((kind, layer), []).append(shares(place, rows))
     heads = trained.model.shape.index_heads
     counts = [1 << n for n in range(heads.bit_length()) if 1 << n <= heads]
-    return [
-        HeadMassRow(
-            model=name,
-            kind=kind,
-            layer=layer,
-            heads=count,
-            of=heads,
-            places=len(found),
-            routed=float(torch.stack(found).mean(dim=0)[0, count - 1]),
-            most=float(torch.stack(found).mean(dim=0)[1, count - 1]),
-        )
-        for (kind, layer), found in sorted(sums.items())
-        for count in counts
-    ]
+    made: list[HeadMassRow] = []
+    for (kind, layer), found in sorted(sums.items()):
+        routed, most = torch.stack(found).mean(dim=0).tolist()
+        made += [
+            HeadMassRow(
+                model=name,
+                kind=kind,
+                layer=layer,
+                heads=count,
+                of=heads,
+                places=len(found),
+                routed=routed[count - 1],
+                most=most[count - 1],
+            )
+            for count in counts
+        ]
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -191,6 +192,16 @@ def test_eight_gpus_have_rows_of_their_own_once_they_ran():
     missing = case_tables.left([shown("tp8")], 8, [NEWEST])
     assert {"dp8", "whole-dp8-balanced", "pd-both", "ranks-same"} <= {*missing} and "tp8" not in missing
     assert not {*missing} & {"tp2", "plain"}
+
+
+def test_minutes_of_servers_side_by_side():
+    """Three at once for a while, a pause, and one alone: 2 minutes and 1 by the clock."""
+    times = [("00:00", 1.5), ("00:30", 1.5), ("01:00", 0.25), ("05:00", 1.0)]
+    rows = [
+        replace(played("radix", m), provenance=Provenance(date=f"2026-11-29T12:{t}+00:00")) for t, m in times
+    ]
+    said = "These 4.2 minutes of servers are 3.0 by the clock: up to 3 of them ran side by side"
+    assert stress_tables.by_the_clock(rows).startswith(said)
 
 
 def test_one_provenance_of_rows_that_differ():

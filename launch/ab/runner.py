@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from statistics import median
-from types import MappingProxyType
 
 from sglang_hisa.launch.ab import estimate, quality, resume, scoring, validity
 from sglang_hisa.launch.ab.client import Loads
@@ -127,7 +126,7 @@ class Runner:
             if not (rounds := [index for index in every if self._cells(index, arm)]):
                 continue
             with self._server(arm) as server:
-                self._started(arm, server)
+                self._started(arm, {arm: server})
                 self._scores(arm)
                 loads.known.pop(arm, None)
                 warm: set[int] = set()
@@ -144,8 +143,8 @@ class Runner:
         with ExitStack() as stack:
             # --max-total-tokens bounds each pool, so that they can start at once.
             servers = {arm: stack.enter_context(self._server(arm)) for arm in self.plan.arms}
-            for arm, server in servers.items():
-                self._started(arm, server, servers)
+            for arm in servers:
+                self._started(arm, servers)
             for arm in servers:  # once all have taken their memory
                 self._scores(arm)
             warm: set[int] = set()
@@ -181,20 +180,17 @@ class Runner:
             return RunningServer(self.urls[arm.name], log)
         return ServerProcess(flags, env=self.make_env(arm.setting), log=log)
 
-    def _started(
-        self, arm: Arm, server: ServerProcess, beside: Mapping[Arm, ServerProcess] = MappingProxyType({})
-    ) -> None:
+    def _started(self, arm: Arm, servers: Mapping[Arm, ServerProcess]) -> None:
         arms, first, kept = self.record.arms, self.plan.arms[0], self.folder / "baseline.json"
         if arm != first and first.name not in self._infos and kept.is_file():  # of the run that goes on
             self._infos[first.name] = json.loads(kept.read_text())
-        known = self._infos.get(first.name)
-        info, problems = started(arm, server, arms, known, self.timeout, self.tell, beside)
+        info, problems = started(arm, servers, arms, self._infos.get(first.name), self.timeout, self.tell)
         self._infos.setdefault(arm.name, info)
         if arm == first and not self.plan.together:
             kept.write_text(json.dumps(info))
         problems = problems + validity.pool_problems(arm.name, arms[arm.name], self.plan.cells)
         if not problems and arms[arm.name].limits is None:
-            problems = self._fits(arm, limits.ask(server.url, info))
+            problems = self._fits(arm, limits.ask(servers[arm].url, info))
         if self.urls is not None:  # neither is known of a server that was found running
             arms[arm.name] = replace(arms[arm.name], starts_s=(), retractions=None)
         if problems:

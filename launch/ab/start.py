@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TypeVar
 
 from sglang_hisa.launch.ab import validity
@@ -27,19 +26,18 @@ def failed(arm: Arm, server: ServerProcess, arms: dict[str, F], error: Exception
 
 def started(
     arm: Arm,
-    server: ServerProcess,
+    servers: Mapping[Arm, ServerProcess],
     arms: dict[str, F],
     baseline: Said | None,
     timeout: float,
     tell: ProgressCallback,
-    beside: Mapping[Arm, ServerProcess] = MappingProxyType({}),
 ) -> tuple[Said, list[str]]:
-    """Wait for a server that was started; ``arms`` gets what it says of itself.
+    """Wait for an arm's server, which was started; ``arms`` gets what it says of itself.
 
     Args:
+        servers: all that run side by side; if another one ends, this one is not waited for.
         baseline: ``/server_info`` of the baseline; None where this arm is it.
         timeout: seconds.
-        beside: servers of other arms; if one of them ends, this one is not waited for.
 
     Returns:
         Its ``/server_info``, and why the arm cannot be compared (empty: it can).
@@ -47,21 +45,22 @@ def started(
     Raises:
         ServerFailed: it, or one beside it, ended or was not ready in time; ``arms`` has the end of that log.
     """
+    server = servers[arm]
     tell(f"{arm.name}: starting (log: {server.log})")
-    waited_for = arm, server
+    waited_for = arm
 
     def waiting(seconds: float, line: str) -> None:
         nonlocal waited_for
         tell(f"{arm.name}: {seconds:.0f} s {line}")
-        for other, process in beside.items():
+        for other, process in servers.items():
             if process.exit_code() is not None:
-                waited_for = other, process
+                waited_for = other
                 process.wait_ready(timeout)  # raises how it ended
 
     try:
         seconds = server.wait_ready(timeout, waiting, every=5)
     except ServerFailed as error:
-        failed(*waited_for, arms, error)
+        failed(waited_for, servers[waited_for], arms, error)
         raise
     info: Said = server.request("/server_info")
     receipts = [state.get("sglang_hisa") for state in info["internal_states"]]

@@ -129,10 +129,8 @@ class Runner:
     def _start(self, stack: ExitStack) -> dict[Arm, ServerProcess]:
         servers = {arm: stack.enter_context(self._server(arm)) for arm in self.arms}
         baseline: Said | None = None
-        for arm, server in servers.items():
-            info, problems = started(
-                arm, server, self.record.arms, baseline, self.timeout, self.tell, servers
-            )
+        for arm in servers:
+            info, problems = started(arm, servers, self.record.arms, baseline, self.timeout, self.tell)
             baseline = baseline or info
             self.record = replace(self.record, refusals=(*self.record.refusals, *problems))
         if self.record.refusals:

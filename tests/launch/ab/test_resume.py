@@ -79,7 +79,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     seen: list[tuple[str, Any]] = []
     """Arm and the baseline's ``/server_info`` of each start."""
 
-    def started(arm: Any, server: Any, arms: Any, baseline: Any, *_: Any) -> Any:
+    def started(arm: Any, servers: Any, arms: Any, baseline: Any, *_: Any) -> Any:
         arms[arm.name] = replace(arms[arm.name], starts_s=(*arms[arm.name].starts_s, 9.0))
         seen.append((arm.name, baseline))
         return {"tp_size": 8}, []

@@ -34,6 +34,6 @@ def test_one_that_ends_is_not_waited_out(tmp_path: Path) -> None:
             for arm, module in ((STOCK, "silent"), (PAPER, "dies"))
         }
         with pytest.raises(ServerFailed, match="no such budget"):
-            started(STOCK, servers[STOCK], arms, None, 50, told.append, servers)
+            started(STOCK, servers, arms, None, 50, told.append)
     assert time.monotonic() - begin < 30 and told
     assert "no such budget" in (arms["paper"].log_tail or "") and not arms["stock"].log_tail

@@ -113,7 +113,11 @@ ab() { # SLICE CONTEXT POOL_TOKENS NAME OPTIONS...
     --max-running-requests "$running" --chunked-prefill-size "$chunk" "${more[@]}"
 }
 
-gpu_mib() { nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1 || echo 0; }
+gpu_mib() { # of the first GPU; 0 without one
+  local mib
+  mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -1) || true
+  echo "${mib:-0}"
+}
 
 many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer and two more for each request beside it
   export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
@@ -123,7 +127,8 @@ many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: three rounds, 64 tokens an answer
     --output-tokens 64
 }
 
-model=$(dirname "$0")/research/retriever second=$(dirname "$0")/research/prose
+model=$(dirname "$0")/research/retriever
+case $step in prose-* | decode-prose) model=$(dirname "$0")/research/prose ;; esac # the second model
 answers() { # NAME ARMS: questions to the trained model, an arm a server, side by side
   "${hisa[@]}" eval "$model" --together --out "$out/$1" --contexts 16k,32k --samples 4 --at-once 8 \
     --arms "$2" --dsa-prefill-backend flashmla_sparse --dsa-decode-backend flashmla_sparse --grammar-backend none \
@@ -190,15 +195,13 @@ case $step in
     arms="stock,L4x1=$part=0.25:$all,L4x2=$part=0.25:$half,L4x4=$part=0.25:$quarter,3L8x4=$part=0.375:$quarter,L2x4=$part=0.5:$quarter"
     case $step in
       frontier-answers) answers quality-frontier "$arms,L2x2=$part=0.5:$half" ;;
-      prose-answers) model=$second answers quality-prose "$arms,balanced,paper" ;;
+      prose-answers) answers quality-prose "$arms,balanced,paper" ;;
     esac ;;
   decode-answers | decode-prose)
-    [ "$step" = decode-answers ] || model=$second
     part='decode-only:decode_tokens=4096:decode_fraction' flat='decode-only:decode_fraction=0:decode_tokens'
     answers "quality-$step" "stock,4K=$flat=4096,8K=$flat=8192,16K=$flat=16384,L4=$part=0.25,L2=$part=0.5" ;;
   frontier-paper | prose-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
     paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'
-    [ "$step" = frontier-paper ] || model=$second
     answers "quality-$step" "stock,8Kx1=$paper=0,16Kx2=$paper=0.5:prefill_heads=0.5:prefill_group=4,$(
     )32Kx4=$paper=1:prefill_heads=0.25:prefill_group=8" ;;
   frontier-strict) # each of the arithmetic of a quarter of the context; decode steps are stock DSA's

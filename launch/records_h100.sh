@@ -9,7 +9,7 @@
 #   ab-256k     the same model at 256K; on an H200 without paper, since three such servers do not fit   -> OUT/ab-served-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
-#   ab-many     1 to 128 requests that share a prefix of 128K or 32K; this and the next three: call again until complete -> OUT/ab-many
+#   ab-many     1 to 128 requests that share a prefix of 128K or 32K, four prompts of 8K; this and the next three: call again until complete -> OUT/ab-many
 #   ab-many-decode-only   the same, pruned decode steps alone     -> OUT/ab-many-decode-only
 #   ab-many-256k   the same with a prefix of 256K                 -> OUT/ab-many-256k
 #   ab-many-distinct   four full-width layers, 64 distinct prompts of 64K   -> OUT/ab-many-distinct
@@ -159,7 +159,7 @@ case $step in
   ab-grid) # decode-only leaves every step of one request below 288K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
-  ab-many) many ab-many 128k 190000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
+  ab-many) many ab-many 128k 190000 stock,paper,balanced '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4 8k:4' ;;
   ab-many-decode-only)
     many ab-many-decode-only 128k 190000 stock,decode-only '128k+64:64,1,16,128 32k+64:64,1,16,128 128k+64:4 32k+64:4' ;;
   ab-many-256k) many ab-many-256k 256k 320000 stock,paper,balanced '256k+64:64,1,16,128,4' ;;

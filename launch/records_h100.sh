@@ -198,7 +198,8 @@ case $step in
       prose-answers) answers quality-prose "$arms,balanced,paper" ;;
     esac ;;
   decode-answers | decode-prose)
-    part='decode-only:decode_tokens=4096:decode_fraction' flat='decode-only:decode_fraction=0:decode_tokens'
+    all='decode-only:stock_decode_graphs=false' # pruned with few rows, too
+    part="$all:decode_tokens=4096:decode_fraction" flat="$all:decode_fraction=0:decode_tokens"
     answers "quality-$step" "stock,4K=$flat=4096,8K=$flat=8192,16K=$flat=16384,L4=$part=0.25,L2=$part=0.5" ;;
   frontier-paper | prose-paper) # the paper's 8K, and at 32K the same arithmetic with fewer heads; decode steps are stock DSA's
     paper='paper:decode_tokens=0:dense_tail_tokens=1024:prefill_fraction'

@@ -12,11 +12,14 @@ from sglang_hisa.config import Config
 FLAT_TOPK = 16384
 """Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
 16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
-PAYS = 262144
-"""Tokens that a decode step must leave unread, in all rows, for pruning to such a budget to pay: reading them
-takes longer than the filter. With SGLang 0.5.23, whose top-k of a long row is faster, one row of 256K with a
-budget of 32K, 224K unread, decodes at 0.93 of stock's speed (``ab-served-256k``), 16 rows of 128K with 1.5M
-unread at 1.03 (``ab-served``); nothing between has been measured."""
+PAYS, PAYS_FLAT = 262144, 131072
+"""Tokens that a decode step must leave unread, in all rows, for pruning to pay: reading them takes longer than
+the filter. The second is for budgets of up to ``FLAT_TOPK``, the first for larger ones.
+
+With SGLang 0.5.23 and a budget of 8K, four rows of 32K, 96K unread, decode at 0.98 of stock's speed, and 16,
+384K unread, at 1.06 (``ab-many-32k``); one row of 128K, 120K unread, at 1.00 (``ab-served``). With a budget of
+32K, one row of 256K, 224K unread, decodes at 0.93 (``ab-served-256k``), 16 rows of 128K, 1.5M unread, at 1.03
+(``ab-served``); nothing between has been measured."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""
@@ -49,14 +52,9 @@ class Rule:
         return blocks >= _ceil_div(length, self.block)
 
     def pays(self, lengths: Sequence[int]) -> bool:
-        """Whether a decode step of these rows is faster pruned than with stock DSA.
-
-        A budget in which top-k is fast pays as soon as a row exceeds it, a larger one if enough is unread.
-        """
+        """Whether a decode step of these rows is faster pruned than with stock DSA: if enough is unread."""
         longest = max(lengths)
-        if self.fits(longest):
-            return False
-        left = PAYS if self.count(longest) * self.block > FLAT_TOPK else 1
+        left = PAYS if self.count(longest) * self.block > FLAT_TOPK else PAYS_FLAT
         for length in lengths:
             left -= max(0, length - self.count(length) * self.block)
             if left <= 0:

@@ -52,10 +52,14 @@ class Machine:
         return replace(self.usual, longer=case.context or self.usual.longest)
 
     def setting(self, case: Case) -> str:
-        """``SGLANG_HISA`` with a budget that prunes the probes' prompts, and with the canary of the case."""
+        """``SGLANG_HISA`` with a budget that prunes the probes' prompts, and with the canary of the case.
+
+        Decode steps of few short rows would be left to stock DSA's graphs: there are none, unless the case has
+        them.
+        """
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}
-        return json.dumps({**given, "canary": case.canary, **case.hisa})
+        return json.dumps({**given, "canary": case.canary, "stock_decode_graphs": False, **case.hisa})
 
     def flags(self, case: Case, model: Path) -> list[str]:
         """SGLang's flags of both servers. Their pools are small, so that pages are evicted and used again."""

@@ -114,7 +114,7 @@ def several(gpus: int) -> dict[str, Case]:
 
 
 CASES: dict[str, Case] = {
-    "plain": Case("bf16 KV, decode graphs, overlap schedule"),
+    "plain": Case("bf16 KV, decode graphs, overlap schedule", hisa={"stock_decode_graphs": True}),
     "dense-tail": Case(
         "the last tokens of a prompt keep everything; audit", hisa={"dense_tail_tokens": 301, "audit": 0.1}
     ),

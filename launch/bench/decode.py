@@ -81,8 +81,9 @@ class Step:
 
     @property
     def pruned(self) -> bool:
-        """Whether the server would replay HISA's graph, not stock DSA's."""
-        return self.rule.pays(self.ragged)
+        """Whether a row exceeds its budget. A server replays stock DSA's graph of such a step, too, if it would
+        not be faster pruned (:meth:`~sglang_hisa.budget.Rule.pays`)."""
+        return not self.rule.fits(max(self.ragged))
 
     def select(self, i: int) -> torch.Tensor:
         """The whole of a layer."""
@@ -150,7 +151,7 @@ def run_case(
     q, weights, chunk, physical = step.q, step.weights, step.chunk, step.physical
     stock = StockDecode(step.lengths, TOPK)
 
-    # Where pruning would not pay the server replays its stock graph, which seals once, after its last layer.
+    # Within the budget the server replays its stock graph, which seals once, after its last layer.
     sealed = [(layer.index_k, layer.keys, layer.scales)] * layers
     offsets = kernels.layer_offsets(sealed)
 

@@ -78,12 +78,15 @@ def test_decode_that_is_stock_anyway_is_captured_once(state):
     "lengths,label",
     [
         ((4096, 1, 77), "hisa-stock"),  # 64 blocks of 64, all of them kept
-        ((77, 4097), None),  # one row too long, though it has room for 65 blocks less its own
-        ((65536,), None),
+        ((4096,) * 64, "hisa-stock"),  # however many there are
+        ((77, 135167), "hisa-stock"),  # 4K of 132K: 128K tokens less one are left unread
+        ((77, 135168), None),
+        ((8192,) * 31, "hisa-stock"),
+        ((8192,) * 32, None),
         ((), None),
     ],
 )
-def test_the_longest_row_decides(state, lengths, label):
+def test_a_small_budget_must_leave_some_unread(state, lengths, label):
     state().decode_rule = Rule(64, 0, 64)
     assert decode_graphs.around_variant(lambda self, batch: None, None, batch(*lengths)) == label
 
@@ -96,7 +99,7 @@ def test_the_longest_row_decides(state, lengths, label):
         (512, (262144,), "hisa-stock"),  # 7 % slower when it was pruned (ab-served-256k of 61aaf3a1f66b)
         (512, (131072,) * 2, "hisa-stock"),
         (512, (131072, 100, *[131072] * 2), None),  # a row of 100 takes nothing from what the others leave
-        (256, (16385,), None),  # in 16K top-k is fast: a budget that small always pays
+        (256, (16384 + 131072,), None),  # in 16K top-k is fast: half of that is enough
         (257, (100_000,), "hisa-stock"),
     ],
 )
@@ -106,9 +109,9 @@ def test_a_large_budget_must_leave_enough_unread(state, blocks, lengths, label):
 
 
 def test_a_growing_budget_is_followed(state):
-    state().decode_rule = Rule(64, 1 << 15, 64)  # half of the context
-    assert decode_graphs.around_variant(lambda self, batch: "lora", None, batch(4096)) == "lora-hisa-stock"
-    assert decode_graphs.around_variant(lambda self, batch: "lora", None, batch(8192)) == "lora"
+    state().decode_rule = Rule(32, 1 << 15, 64)  # half of the context
+    for rows, label in ((63, "lora-hisa-stock"), (64, "lora")):
+        assert decode_graphs.around_variant(lambda self, batch: "lora", None, batch(*[4096] * rows)) == label
 
 
 def test_unknown_lengths_or_budget_take_the_graph_that_is_always_right(state):

@@ -67,17 +67,26 @@ def test_forced_blocks_fit_a_small_budget():
     assert sink_blocks(parse("balanced"), init_tokens=129) == 3
 
 
-def test_pruning_to_a_large_budget_pays_from_enough_unread_tokens_on():
-    """Against the plain sum, with a budget that grows with the row."""
-    r, source = rule('{"decode_tokens": 20000, "decode_fraction": 0.3}'), random.Random(3)
+@pytest.mark.parametrize(
+    ("setting", "longest", "least"),
+    [('{"decode_tokens": 20000, "decode_fraction": 0.3}', 300_000, 262144), ("paper", 80_000, 131072)],
+)
+def test_pruning_pays_from_enough_unread_tokens_on(setting, longest, least):
+    """Against the plain sum, with a large budget that grows with the row and with a small one."""
+    r, source = rule(setting), random.Random(3)
     seen = set()
     for _ in range(400):
-        lengths = [source.randrange(1, 300_000) for _ in range(source.randrange(1, 6))]
+        lengths = [source.randrange(1, longest) for _ in range(source.randrange(1, 6))]
         left = sum(max(0, n - r.count(n) * r.block) for n in lengths)
         pays = r.pays(lengths)
         seen.add(pays)
-        assert pays == (left >= 262144)
+        assert pays == (left >= least)
     assert seen == {True, False}
-    small = rule("paper")
-    for beside in ([], [5]):
-        assert [small.pays([*beside, n]) for n in (8192, 8193)] == [False, True]
+
+
+def test_few_requests_of_paper_decode_as_with_stock():
+    """The measured cases on both sides of the limit."""
+    r = rule("paper")
+    K = 1024
+    assert [r.pays([32 * K] * n) for n in (1, 4, 16)] == [False, False, True]
+    assert [r.pays([128 * K + 64] * n) for n in (1, 4)] == [False, True]

@@ -50,6 +50,7 @@
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
+#               (that of an H200 with 0.5.23 is kept as kernels-h200-0.5.23.json)
 #   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
 #   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt

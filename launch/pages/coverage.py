@@ -38,7 +38,7 @@ _GPU_TESTS = ("launch/results/tests-h100.txt", "launch/results/tests-h200-0.5.23
 _KITS = "tests/patches/test_upstream_kits.py::test_attention_kit_on_a_cpu"
 _CHOOSING = "tests/patches/test_layers.py::test_layers_that_choose_for_themselves"
 _SERVE = "launch/results/h100-serve.json"
-_KERNELS = "launch/results/kernels-h100.json"
+_KERNELS = ("launch/results/kernels-h100.json", "launch/results/kernels-h200-0.5.23.json")
 _AB = existing("launch/results/ab-defaults.json", "launch/results/ab-served.json")
 _AB_LONG = (
     "launch/results/ab-v32-tp8-rank-h100-256k.json",
@@ -273,7 +273,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(V32, "SGLang's own DSA attention tests (they choose no tokens)", (_KITS, *_GPU_TESTS)),
     Coverage(GLM5, "interleaved index rope, fused key path without Hadamard", (f"{_FAMILIES}test_glm5",)),
-    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", _KERNELS, _AB_GLM5), cases=("glm5",)),
+    Coverage(GLM5, "32 index heads", (f"{_FAMILIES}test_glm5", *_KERNELS, _AB_GLM5), cases=("glm5",)),
     Coverage(GLM5, "layers of full width, contexts to 128K", (_AB_GLM5,)),
     Coverage(
         GLM5,

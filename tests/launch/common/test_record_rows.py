@@ -10,7 +10,7 @@ RESULTS = tables.ROOT / "launch/results"
 RECORDS = sorted(str(path.relative_to(RESULTS)) for path in RESULTS.glob("*.json"))
 ORIGIN = {"gpu", "driver", "python", "torch", "triton", "sglang", "commit", "command", "date"}
 FIELDS = {
-    "kernels": {"phase", "context", "budget", "heads", "stage", "stock_us", "hisa_us", "speedup", "floor_us"},
+    "kernels": {"phase", "context", "budget", "heads", "stage", "hisa_us"},
     "ab": {"preset", "context", "concurrency", "metric", "speedup", "ci_low", "ci_high", "verdict"},
     "h100": {"arm", "context", "concurrency", "receipt_active", "graphs_with_hisa"},
     "stress": {"test", "minutes", "requests", "canary_pages_checked", "violations", "crashes"},
@@ -29,6 +29,7 @@ def test_every_record_has_its_origin_and_rows(name: str) -> None:
         assert wanted <= row.keys()
         if name.startswith("kernels"):
             assert {"decode": "batch", "prefill": "rows"}[row["phase"]] in row
+            assert row["stage"] != "total" or {"stock_us", "speedup", "floor_us"} <= row.keys()
 
 
 def test_every_kind_of_record_is_kept() -> None:

@@ -88,8 +88,11 @@ def test_what_was_pruned_is_told_of_the_arms_that_said_so(folder):
 
 def test_a_record_of_another_gpu_has_a_table_of_its_own_and_columns_beside_the_goals(folder):
     put(folder, "kernels-h100", "kernels-h100")
-    put(folder, "kernels-h100-0.5.23", "kernels-h100-0.5.23")
     put(folder, "kernels-h200-0.5.23", "kernels-h100", gpu="NVIDIA H200", sglang="0.5.23", date="2026-12-01")
+    large = json.loads((KEPT / "kernels-h100.json").read_text())
+    large["rows"] = [row for row in large["rows"] if row.get("block") == 128]
+    large["provenance"] |= {"sglang": "0.5.23", "date": "2026-11-25"}
+    (folder / "kernels-h100-0.5.23.json").write_text(json.dumps(large))
     made = tables.TABLES["decode"]("")
     assert [list(of) for _, of in made] == [["kernels-h200-0.5.23"], ["kernels-h100"]], "blocks of 64 alone"
     ((text, records),) = kernel_tables.goals("")

@@ -9,11 +9,18 @@ from __future__ import annotations
 def register() -> None:
     """Patch SGLang when ``SGLANG_HISA`` is set; otherwise do nothing at all.
 
+    ``SGLANG_HISA_DUMMY=spread``, which ``hisa ab`` sets, concerns servers with made-up weights, stock's too.
+
     Raises:
         SystemExit: wrong configuration, unsupported SGLang, or a patch target that moved. (SGLang
             swallows any ``Exception`` of a plugin and would serve stock DSA.)
     """
-    from sglang_hisa.config import ConfigError, from_env
+    from sglang_hisa.config import ConfigError, from_env, spread_scores_requested
+
+    if spread_scores_requested():
+        from sglang_hisa.patches import made_up
+
+        made_up.register()
 
     try:
         config = from_env()

@@ -24,7 +24,10 @@ from sglang_hisa.presets import PRESETS as PRESETS
 
 ENV = "SGLANG_HISA"
 ENV_CPU = "SGLANG_HISA_CPU"
+ENV_DUMMY = "SGLANG_HISA_DUMMY"
 ENV_KEY = "SGLANG_HISA_API_KEY"
+SPREAD = "spread"
+"""Value of ``ENV_DUMMY``."""
 OUR_PLUGINS = ("hisa", "hisa_cpu")
 """Our entry points: HISA, and the CPU stand-ins."""
 
@@ -357,6 +360,11 @@ def from_env(environ: Mapping[str, str] | None = None) -> Config | None:
 def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``SGLANG_HISA_CPU=1`` asks for the CPU stand-ins (demo and tests only)."""
     return (os.environ if environ is None else environ).get(ENV_CPU) == "1"
+
+
+def spread_scores_requested(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``SGLANG_HISA_DUMMY=spread`` asks that index scores of made-up weights differ (measurements)."""
+    return (os.environ if environ is None else environ).get(ENV_DUMMY) == SPREAD
 
 
 def api_key(environ: Mapping[str, str] | None = None) -> str:

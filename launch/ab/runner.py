@@ -47,6 +47,7 @@ class Runner:
         prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
         earlier: record of a run of the same plan that was cut off, to go on with (:mod:`.resume`).
         urls: arms that already run, by name (:mod:`.running`); nothing is started.
+        spread: the servers' made-up weights have index scores that differ (:mod:`..common.made_up`).
 
     Raises:
         ValueError: ``earlier`` cannot be gone on with.
@@ -63,6 +64,7 @@ class Runner:
     prompts: Sequence[quality.Prompt] = ()
     earlier: AbRecord | None = None
     urls: Mapping[str, str] | None = None
+    spread: bool = False
     record: AbRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +82,7 @@ class Runner:
             nonce=fresh.nonce(),
             arms={arm.name: ArmFacts(setting=arm.setting, retractions=0) for arm in self.plan.arms},
             measurements=(),
+            spread=self.spread,
         )
         if (old := self.earlier) is not None:
             # Answers are compared with those of a baseline of the same run.

@@ -54,8 +54,8 @@ class Machine:
     def setting(self, case: Case) -> str:
         """``SGLANG_HISA`` with a budget that prunes the probes' prompts, and with the canary of the case.
 
-        Decode steps of few short rows would be left to stock DSA's graphs: there are none, unless the case has
-        them.
+        Decode steps of few short rows would be left to stock DSA's graphs: there are none, unless the case
+        has them.
         """
         budget = self.usual.budget
         given = {"preset": "paper", "block": 64, "decode_tokens": budget, "prefill_tokens": budget}

@@ -81,7 +81,7 @@ class Step:
 
     @property
     def pruned(self) -> bool:
-        """Whether a row exceeds its budget. A server replays stock DSA's graph of such a step, too, if it would
+        """Whether a row exceeds its budget. A server leaves such a step, too, to stock DSA's graph if it would
         not be faster pruned (:meth:`~sglang_hisa.budget.Rule.pays`)."""
         return not self.rule.fits(max(self.ragged))
 

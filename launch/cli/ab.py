@@ -11,7 +11,7 @@ from sglang_hisa.config import environment
 from sglang_hisa.launch.ab.plan import ALPHA, MIN_PAIRS
 from sglang_hisa.launch.ab.stats import START
 from sglang_hisa.launch.cli import live, preflight, records, usage
-from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common import made_up, server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.receipts import Said
@@ -247,6 +247,7 @@ def run(args: argparse.Namespace) -> int:
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     own = [*first, "--random-seed", str(args.seed), *flags]
     make_env = server.cpu_env if args.cpu else server.child_env
+    base = made_up.spread_env(environment(), flags)
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -258,7 +259,8 @@ def run(args: argparse.Namespace) -> int:
         plan=wanted,
         model=args.model,
         flags=running.flags(next(iter(infos.values()))) if infos else own,
-        make_env=lambda setting: make_env(environment(), setting),
+        make_env=lambda setting: make_env(base, setting),
+        spread=not infos and made_up.spread(base, flags),
         folder=args.out,
         save=lambda record: record.save(args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),

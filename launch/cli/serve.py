@@ -13,7 +13,7 @@ from typing import NoReturn
 from sglang_hisa import config
 from sglang_hisa.config import Config, ConfigError, environment
 from sglang_hisa.launch.cli import preflight, presets, usage
-from sglang_hisa.launch.common import server
+from sglang_hisa.launch.common import made_up, server
 from sglang_hisa.launch.common.arms import parse_settings
 from sglang_hisa.launch.common.help import Help, listed
 
@@ -106,4 +106,6 @@ def run(args: argparse.Namespace) -> int:
     preflight.check(cpu=args.cpu, hisa=not args.stock, flags=flags, model=args.model, config=wanted)
     preflight.check_port(flags)
     make_env = server.cpu_env if args.cpu else server.child_env
-    _execute(command_line(args.model, args.cpu, flags), make_env(environment(), hisa))
+    _execute(
+        command_line(args.model, args.cpu, flags), make_env(made_up.spread_env(environment(), flags), hisa)
+    )

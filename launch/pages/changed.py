@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_hisa.config import PRESETS, Config, from_mapping
 from sglang_hisa.launch.ab.record import AbRecord
+from sglang_hisa.launch.common import made_up
 from sglang_hisa.launch.common.record import Record
 from sglang_hisa.launch.eval.record import EvalRecord
 
@@ -28,6 +29,20 @@ def since(preset: str, then: Mapping[str, Any]) -> list[str]:
     now = from_mapping({"preset": preset})
     values = ((key, then.get(key, OLDER.get(key)), getattr(now, key)) for key in keys(now))
     return [f"`{key}` {was:g} ({new:g} now)" for key, was, new in values if was not in (None, new)]
+
+
+def crowded(records: Mapping[str, Record]) -> str:
+    """A line about A/Bs of ``records`` whose made-up weights have index scores that are nearly equal
+    (:mod:`sglang_hisa.patches.made_up`); empty if there is none."""
+    runs = {name: one for name, one in records.items() if isinstance(one, AbRecord)}
+    names = [
+        f"`{name}`" for name, one in runs.items() if made_up.makes_up(one.flags or ()) and not one.spread
+    ]
+    if not names:
+        return ""
+    which = "these records" if len(names) == len(records) else ", ".join(names)
+    what = "have index scores that are nearly equal, which probably slows top-k"
+    return f"<sub>Made-up weights of {which} {what}.</sub>"
 
 
 def note(records: Mapping[str, Record]) -> str:

@@ -33,6 +33,20 @@ def decode(record: KernelRecord) -> str:
     )
 
 
+def budgets(record: KernelRecord) -> str:
+    """A decode layer of 64 rows of 128K by budget."""
+    return listed(
+        sorted(
+            (r for r in record.totals("decode", PAGE) if (r.context, r.size) == (128 * K, 64)),
+            key=lambda r: r.budget,
+        ),
+        ("decode budget", lambda r: tokens(r.budget)),
+        ("stock", lambda r: f"{r.stock_us:.0f} µs"),
+        ("HISA", lambda r: f"{r.hisa_us:.0f} µs"),
+        ("", lambda r: f"{r.speedup:.1f}×"),
+    )
+
+
 def prefill(record: KernelRecord) -> str:
     """Speed-up of a prefill chunk."""
     return listed(

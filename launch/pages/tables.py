@@ -27,6 +27,7 @@ TABLES: dict[str, Table] = {
     "ab": each(AbRecord, "ab-*", ab_tables.medians, ab_tables.subject),
     "many": each(AbRecord, "ab-*", ab_tables.many, ab_tables.subject),
     "decode": each(KernelRecord, "kernels-*", kernel_tables.decode),
+    "budgets": each(KernelRecord, "kernels-*", kernel_tables.budgets),
     "prefill": each(KernelRecord, "kernels-*", kernel_tables.prefill),
     "goals": kernel_tables.goals,
     "frontier": each(FrontierRecord, "frontier-*", kernel_tables.frontier),
@@ -40,7 +41,7 @@ PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability
 
 
 def made(name: str, wanted: str = "") -> str:
-    """A table, the origin of its records, and notes: flags of their servers, presets that changed since.
+    """A table, the origin of its records, and notes: flags and weights of their servers, presets that changed.
 
     Raises:
         KeyError: a table that does not exist.
@@ -54,7 +55,8 @@ def made(name: str, wanted: str = "") -> str:
         records |= of
     if not records:
         raise ValueError(f"launch/results has no record for table:{name} {wanted}")
-    return "\n\n".join(filter(None, (*lines, flags.note(records), changed.note(records))))
+    notes = (flags.note(records), changed.note(records), changed.crowded(records))
+    return "\n\n".join(filter(None, (*lines, *notes)))
 
 
 def render(written: str, page: str = PAGES[0]) -> str:

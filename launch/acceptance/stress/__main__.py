@@ -45,8 +45,8 @@ from sglang_hisa.launch.common.serving import gpu_flags
 
 
 def _setting(arm: str, canary: str) -> str | None:
-    """``SGLANG_HISA`` of ``stock``, a preset or JSON, with the canary and every decode step pruned that exceeds
-    its budget. Raises ``ConfigError``."""
+    """``SGLANG_HISA`` of ``stock``, a preset or JSON, with the canary; no decode step that exceeds its budget
+    is left to stock DSA. Raises ``ConfigError``."""
     return parse_arm(arm, {"canary": canary, "stock_decode_graphs": False}).setting
 
 

@@ -147,9 +147,11 @@ def test_settings_of_arms() -> None:
     pruned = {"stock_decode_graphs": False}
     assert json.loads(_setting("paper", "sample") or "") == {"preset": "paper", "canary": "sample", **pruned}
     given = json.loads(_setting('{"block": 64, "canary": "full"}', "sample") or "")
-    assert given == {"block": 64, "canary": "full"}
+    assert given == {"block": 64, "canary": "full", **pruned}
     stops = json.loads(_setting('{"canary_stop": true}', "full") or "")
-    assert stops == {"canary": "full", "canary_stop": True}, "what needs the canary is judged with it"
+    assert stops == {"canary": "full", "canary_stop": True, **pruned}, (
+        "what needs the canary is judged with it"
+    )
 
 
 @pytest.mark.parametrize(

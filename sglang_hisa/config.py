@@ -363,7 +363,7 @@ def cpu_stand_ins_requested(environ: Mapping[str, str] | None = None) -> bool:
 
 
 def spread_scores_requested(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether ``SGLANG_HISA_DUMMY=spread`` asks that index scores of made-up weights differ (measurements)."""
+    """Whether ``SGLANG_HISA_DUMMY=spread`` asks that index scores of made-up weights differ."""
     return (os.environ if environ is None else environ).get(ENV_DUMMY) == SPREAD
 
 

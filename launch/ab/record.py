@@ -191,7 +191,7 @@ class AbRecord(record.RunRecord):
     quality: tuple[Answers, ...] = ()
     quality_problems: tuple[str, ...] = ()
     spread: bool = False
-    """Made-up weights whose index scores differ (:mod:`sglang_hisa.patches.made_up`), as older ones do not."""
+    """Made-up weights whose index scores differ (:mod:`sglang_hisa.patches.made_up`); older ones do not."""
     resumed: tuple[str, ...] | None = None
     """Dates of the runs that this one went on with."""
     stats: Stats | None = None

@@ -81,8 +81,8 @@ class Step:
 
     @property
     def pruned(self) -> bool:
-        """Whether a row exceeds its budget. A server leaves such a step, too, to stock DSA's graph if it would
-        not be faster pruned (:meth:`~sglang_hisa.budget.Rule.pays`)."""
+        """Whether a row exceeds its budget. A server leaves a step that would not be faster pruned
+        (:meth:`~sglang_hisa.budget.Rule.pays`) to stock DSA's graph, too."""
         return not self.rule.fits(max(self.ragged))
 
     def select(self, i: int) -> torch.Tensor:

@@ -41,7 +41,7 @@ PAGES = ("README.md", "docs/benchmarks.md", "docs/quality.md", "docs/reliability
 
 
 def made(name: str, wanted: str = "") -> str:
-    """A table, the origin of its records, and notes: flags and weights of their servers, presets that changed.
+    """A table, the origin of its records, and notes: flags and weights of servers, presets that changed.
 
     Raises:
         KeyError: a table that does not exist.

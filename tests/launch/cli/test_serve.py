@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sglang_hisa.config import PRESETS, from_mapping, parse
+from sglang_hisa.config import ENV_DUMMY, PRESETS, from_mapping, parse
 from sglang_hisa.launch.cli import main
 from sglang_hisa.launch.cli.plugins import Plugin
 from sglang_hisa.launch.common import server
@@ -86,6 +86,13 @@ def test_cpu(tmp_path: Path) -> None:
     assert done.env == server.cpu_env(os.environ, "balanced")
     stock = serve("--cpu", "--stock", model)
     assert stock.env == server.cpu_env(os.environ, None)
+
+
+@pytest.mark.parametrize("words", [(), ("--stock",)])
+def test_made_up_weights_have_index_scores_that_differ(words: tuple[str, ...]) -> None:
+    """In either arm, or an A/B of two such servers would compare two models."""
+    assert serve(*words, "m", "--load-format", "dummy").env[ENV_DUMMY] == "spread"
+    assert ENV_DUMMY not in serve(*words, "m", "--load-format", "auto").env
 
 
 def test_own_options_may_follow_the_model() -> None:

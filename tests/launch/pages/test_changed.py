@@ -1,5 +1,6 @@
-"""What tables say of presets that have changed since their records."""
+"""What tables say of presets that have changed since their records, and of made-up weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,3 +44,12 @@ def test_a_table_says_it_and_one_without_changes_does_not() -> None:
         "`prefill_heads` 1 (0.25 now) in `ab-defaults`.</sub>"
     )
     assert changed.note({"ab-many": kept["ab-many"]}) == ""
+
+
+def test_runs_whose_index_scores_are_nearly_equal_are_named() -> None:
+    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-served", "ab-many")}
+    assert changed.crowded(kept).startswith("<sub>Made-up weights of these records have index scores")
+    later = {**kept, "ab-later": replace(kept["ab-served"], spread=True)}
+    assert "weights of `ab-served`, `ab-many` have" in changed.crowded(later)
+    trained = replace(kept["ab-served"], flags=("--load-format", "auto"))
+    assert changed.crowded({"ab-later": later["ab-later"], "ab-trained": trained}) == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 def register() -> None:
     """Patch SGLang when ``SGLANG_HISA`` is set; otherwise do nothing at all.
 
-    ``SGLANG_HISA_DUMMY=spread``, which ``hisa ab`` sets, concerns servers with made-up weights, stock's too.
+    ``SGLANG_HISA_DUMMY=spread``, which our commands set, concerns servers with made-up weights, stock's too.
 
     Raises:
         SystemExit: wrong configuration, unsupported SGLang, or a patch target that moved. (SGLang

@@ -247,7 +247,6 @@ def run(args: argparse.Namespace) -> int:
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     own = [*first, "--random-seed", str(args.seed), *flags]
     make_env = server.cpu_env if args.cpu else server.child_env
-    base = made_up.spread_env(environment(), flags)
     args.out = (args.out or Path("hisa-ab")) if args.resume else records.new_folder(args, "hisa-ab")
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -259,8 +258,8 @@ def run(args: argparse.Namespace) -> int:
         plan=wanted,
         model=args.model,
         flags=running.flags(next(iter(infos.values()))) if infos else own,
-        make_env=lambda setting: make_env(base, setting),
-        spread=not infos and made_up.spread(base, flags),
+        make_env=lambda setting: make_env(environment(), setting),
+        spread=not infos and made_up.spread(environment(), flags),
         folder=args.out,
         save=lambda record: record.save(args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),

@@ -7,7 +7,7 @@ import sys
 
 from sglang_hisa.config import environment
 from sglang_hisa.launch.cli import preflight, records
-from sglang_hisa.launch.common import made_up, server
+from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.gpus import visible_gpus
 
 ABOUT = """\
@@ -106,7 +106,6 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
     args.out = records.new_folder(args, "hisa-ab")
     first = server.cpu_flags(args.model) if args.cpu else ["--model-path", args.model]
     make_env = server.cpu_env if args.cpu else server.child_env
-    base = made_up.spread_env(environment(), flags)
     (args.out / "windows.jsonl").unlink(missing_ok=True)
     with Screen() as screen:
         runner = Runner(
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace, settings: dict[str, str]) -> int:
             place=place,
             model=args.model,
             flags=[*first, "--random-seed", str(args.seed), "--enable-metrics", *flags],
-            make_env=lambda setting: make_env(base, setting),
+            make_env=lambda setting: make_env(environment(), setting),
             host=args.host,
             port=args.port,
             every=args.every,

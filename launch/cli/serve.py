@@ -87,8 +87,8 @@ def command_line(model: str, cpu: bool, flags: Sequence[str]) -> list[str]:
 
 
 def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
-    shown = f"{config.ENV}={shlex.quote(env[config.ENV])} " if config.ENV in env else ""
-    print(f"hisa: {shown}{shlex.join(argv)}", file=sys.stderr, flush=True)
+    shown = [f"{name}={shlex.quote(env[name])}" for name in (config.ENV, config.ENV_DUMMY) if name in env]
+    print("hisa:", *shown, shlex.join(argv), file=sys.stderr, flush=True)
     os.execvpe(argv[0], argv, env)
 
 

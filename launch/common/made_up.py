@@ -19,6 +19,6 @@ def spread_env(base: Mapping[str, str], given: Sequence[str]) -> dict[str, str]:
     return {ENV_DUMMY: SPREAD, **base} if makes_up(given) else dict(base)
 
 
-def spread(env: Mapping[str, str], given: Sequence[str]) -> bool:
-    """Whether a server with this environment and these flags has such weights."""
-    return makes_up(given) and env.get(ENV_DUMMY) == SPREAD
+def spread(base: Mapping[str, str], given: Sequence[str]) -> bool:
+    """Whether a server that is started in the environment ``base`` with these flags has such weights."""
+    return makes_up(given) and spread_env(base, given)[ENV_DUMMY] == SPREAD

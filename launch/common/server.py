@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError
 
-from sglang_hisa.launch.common import claims, session
+from sglang_hisa.launch.common import claims, made_up, session
 from sglang_hisa.launch.common.ends import how
 from sglang_hisa.launch.common.refusal import message, words
 
@@ -173,7 +173,7 @@ class ServerProcess:
             # SGLang's own choice may be taken before its workers, many seconds later, listen there.
             own = ["--nccl-port", str(free_port()), *own]
         self.argv = [python, "-m", module, *flags, *own]
-        self._env = dict(env)
+        self._env = made_up.spread_env(env, flags)
         self._begin = 0.0
         self._child: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None

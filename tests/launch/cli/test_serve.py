@@ -89,9 +89,12 @@ def test_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("--stock",)])
-def test_made_up_weights_have_index_scores_that_differ(words: tuple[str, ...]) -> None:
+def test_made_up_weights_have_index_scores_that_differ(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """In either arm, or an A/B of two such servers would compare two models."""
     assert serve(*words, "m", "--load-format", "dummy").env[ENV_DUMMY] == "spread"
+    assert "SGLANG_HISA_DUMMY=spread" in shlex.split(capsys.readouterr().err.splitlines()[-1])
     assert ENV_DUMMY not in serve(*words, "m", "--load-format", "auto").env
 
 

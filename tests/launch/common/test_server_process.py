@@ -151,6 +151,21 @@ def test_an_exit_is_reported_at_once_with_the_end_of_the_log(fake: str, tmp_path
     assert str(caught.value).splitlines()[1:] == [f"line {i}" for i in range(20, 60)]
 
 
+@pytest.mark.parametrize(("form", "said"), [("dummy", "spread"), ("auto", "")])
+def test_made_up_weights_of_any_server_have_index_scores_that_differ(
+    form: str, said: str, tmp_path: Path
+) -> None:
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\necho "norms=$SGLANG_HISA_DUMMY"\n')
+    shell.chmod(0o700)
+    server = ServerProcess(
+        ["--load-format", form], env={"PATH": os.environ["PATH"]}, log=tmp_path / "log", python=str(shell)
+    )
+    with server, pytest.raises(ServerFailed):
+        server.wait_ready(20)
+    assert f"norms={said}\n" in (tmp_path / "log").read_text()
+
+
 def test_a_server_that_is_not_ready_in_time(fake: str, tmp_path: Path) -> None:
     with (
         pytest.raises(ServerFailed, match=r"not ready after 1 s\nloading"),

@@ -51,6 +51,7 @@
 #   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #               (that of an H200 with 0.5.23 is kept as kernels-h200-0.5.23.json)
+#   server-layer   a decode layer's indexer in servers, 64 requests over a shared 128K -> OUT/server-layer.txt
 #   tune        launch settings of our kernels, used by the steps after it -> OUT/tune-h100.json, OUT/tune-layers-h100.json
 #   tests       the tests that need a GPU: kernels, SGLang's own attention kit -> OUT/tests-h100.txt
 #   sanitize    the kernel tests under compute-sanitizer          -> OUT/sanitizer-h100.txt
@@ -265,6 +266,8 @@ case $step in
     "${record[@]}" --refine triton --decode-contexts 65536 131072 --batches 1 16 64 --prefill-contexts 65536 131072
     "${record[@]}" --rows 1024 4096 --decode-contexts --prefill-contexts 131072
     "${record[@]}" --budgets L/4 --tails 1024 2048 --groups 2 --decode-contexts --prefill-contexts 131072 ;;
+  server-layer)
+    "$python" -m sglang_hisa.launch.bench.server_layer --out "$out" | tee "$out/server-layer.txt" ;;
   tune)
     "${hisa[@]}" bench tune --apply --out "$out/tune-h100.json" --kernels coarse rank pick pick_many refine
     "${hisa[@]}" bench tune --apply --out "$out/tune-layers-h100.json" --kernels refine_rows ;;

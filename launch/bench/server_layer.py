@@ -83,13 +83,12 @@ def layers(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
 def timeline(found: Sequence[Sequence[Kernel]]) -> list[Kernel]:
     """Medians over the layers, in us since the first kernel of each began."""
 
-    def median(at: int, field: str) -> float:
-        return statistics.median(getattr(layer[at], field) - layer[0].begin for layer in found)
-
-    return [
-        Kernel(kernel.name, median(at, "begin"), median(at, "end"))
-        for at, kernel in enumerate(found[0] if found else ())
-    ]
+    made = []
+    for place in zip(*([(one, layer[0].begin) for one in layer] for layer in found)):
+        begin = statistics.median(one.begin - first for one, first in place)
+        end = statistics.median(one.end - first for one, first in place)
+        made.append(Kernel(place[0][0].name, begin, end))
+    return made
 
 
 def shown(arm: str, found: Sequence[Sequence[Kernel]]) -> str:

@@ -54,6 +54,8 @@ class Rule:
     def pays(self, lengths: Sequence[int]) -> bool:
         """Whether a decode step of these rows is faster pruned than with stock DSA: if enough is unread."""
         longest = max(lengths)
+        if self.fits(longest):
+            return False
         left = PAYS if self.count(longest) * self.block > FLAT_TOPK else PAYS_FLAT
         for length in lengths:
             left -= max(0, length - self.count(length) * self.block)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sglang_hisa.patches import contract, source
+from sglang_hisa.patches import contract, source, syntax
 from sglang_hisa.patches.plugin import Reason, refuse
 
 logger = logging.getLogger(__name__)
 
-LOADER = "sglang.srt.model_loader.loader"
-FUNCTION = "initialize_dummy_weights"
+TARGET = "sglang.srt.model_loader.loader.initialize_dummy_weights"
 
 
 def register() -> None:
@@ -31,14 +30,13 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     try:
-        path = contract.installed_root().joinpath(*LOADER.split(".")[1:]).with_suffix(".py")
-        found = FUNCTION in path.read_text()
-    except (source.SourceError, OSError):  # SGLang would go on without this plugin
-        found = False
-    if not found:
-        text = f"{LOADER} has no {FUNCTION}: made-up weights would have index scores that are nearly equal"
+        found = syntax.locate(contract.installed_root(), TARGET)[1]
+    except source.SourceError:  # SGLang would go on without this plugin
+        found = None
+    if found is None:
+        text = f"there is no {TARGET}: made-up weights would have index scores that are nearly equal"
         refuse("this SGLang makes up weights in another way", [Reason(text, "unset SGLANG_HISA_DUMMY")])
-    HookRegistry.register(f"{LOADER}.{FUNCTION}", after_dummy_weights, HookType.AFTER)
+    HookRegistry.register(TARGET, after_dummy_weights, HookType.AFTER)
 
 
 def after_dummy_weights(result: None, model: Any, *args: Any, **kwargs: Any) -> None:

@@ -191,7 +191,8 @@ class AbRecord(record.RunRecord):
     quality: tuple[Answers, ...] = ()
     quality_problems: tuple[str, ...] = ()
     spread: bool = False
-    """Made-up weights whose index scores differ (:mod:`sglang_hisa.patches.made_up`); older ones do not."""
+    """The weights are made up and their index scores differ (:mod:`sglang_hisa.patches.made_up`); those of
+    older records are nearly equal."""
     resumed: tuple[str, ...] | None = None
     """Dates of the runs that this one went on with."""
     stats: Stats | None = None

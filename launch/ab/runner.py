@@ -17,7 +17,7 @@ from sglang_hisa.launch.ab.plan import SHARED_GPU, Plan, visits
 from sglang_hisa.launch.ab.record import AbRecord, ArmFacts
 from sglang_hisa.launch.ab.running import RunningServer
 from sglang_hisa.launch.ab.start import failed, started
-from sglang_hisa.launch.common import auth, ends, fresh, limits, pruning
+from sglang_hisa.launch.common import auth, ends, fresh, limits, made_up, pruning
 from sglang_hisa.launch.common.arms import Arm
 from sglang_hisa.launch.common.client import Client, ClientFailed
 from sglang_hisa.launch.common.logs import retractions
@@ -47,7 +47,6 @@ class Runner:
         prompts: asked of every arm beside the load, of the baseline twice (:mod:`.quality`).
         earlier: record of a run of the same plan that was cut off, to go on with (:mod:`.resume`).
         urls: arms that already run, by name (:mod:`.running`); nothing is started.
-        spread: the servers' made-up weights have index scores that differ (:mod:`..common.made_up`).
 
     Raises:
         ValueError: ``earlier`` cannot be gone on with.
@@ -64,7 +63,6 @@ class Runner:
     prompts: Sequence[quality.Prompt] = ()
     earlier: AbRecord | None = None
     urls: Mapping[str, str] | None = None
-    spread: bool = False
     record: AbRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +80,7 @@ class Runner:
             nonce=fresh.nonce(),
             arms={arm.name: ArmFacts(setting=arm.setting, retractions=0) for arm in self.plan.arms},
             measurements=(),
-            spread=self.spread,
+            spread=self.urls is None and made_up.spread(self.make_env(None), self.flags),
         )
         if (old := self.earlier) is not None:
             # Answers are compared with those of a baseline of the same run.

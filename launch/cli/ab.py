@@ -11,7 +11,7 @@ from sglang_hisa.config import environment
 from sglang_hisa.launch.ab.plan import ALPHA, MIN_PAIRS
 from sglang_hisa.launch.ab.stats import START
 from sglang_hisa.launch.cli import live, preflight, records, usage
-from sglang_hisa.launch.common import made_up, server
+from sglang_hisa.launch.common import server
 from sglang_hisa.launch.common.arms import parse_arms, parse_named
 from sglang_hisa.launch.common.help import Help
 from sglang_hisa.launch.common.receipts import Said
@@ -259,7 +259,6 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         flags=running.flags(next(iter(infos.values()))) if infos else own,
         make_env=lambda setting: make_env(environment(), setting),
-        spread=not infos and made_up.spread(environment(), flags),
         folder=args.out,
         save=lambda record: record.save(args.out),
         tell=lambda line: print(f"hisa ab: {line[:150]}", file=sys.stderr, flush=True),

@@ -122,6 +122,32 @@ def test_the_servers_own_rate_is_read_from_its_log() -> None:
     assert logs.decoded(text, 4) == 400.5 and logs.decoded(text, 3) is None
 
 
+@pytest.mark.parametrize(
+    ("form", "env", "urls", "spread"),
+    [
+        ("dummy", {}, None, True),
+        ("auto", {}, None, False),
+        ("dummy", {"SGLANG_HISA_DUMMY": "plain"}, None, False),
+        ("dummy", {}, {"stock": "http://127.0.0.1:1"}, False),
+    ],
+)
+def test_a_record_says_whether_made_up_scores_differ(
+    form: str, env: dict[str, str], urls: dict[str, str] | None, spread: bool, tmp_path: Path
+) -> None:
+    """Unless the user said otherwise, and not of servers that were found running."""
+    made = runner.Runner(
+        plan=plan.Plan(parse_arms("stock,paper"), plan.parse_cells("9:1", 4, 1), 1, True, 7, 1000, 0.05),
+        model="m",
+        flags=["--load-format", form],
+        make_env=lambda setting: env,
+        folder=tmp_path,
+        save=lambda record: None,
+        tell=lambda line: None,
+        urls=urls,
+    )
+    assert made.record.spread is spread
+
+
 def places(record: AbRecord) -> list[tuple[int, int, str]]:
     return [(one.round, one.cell, one.arm) for one in record.measurements]
 

@@ -75,7 +75,8 @@ def make_requests(lengths: tuple[int, int, int], vocabulary: int, seed: int = 0)
 
 
 def fixed_budget(tokens: int) -> Config:
-    """``tokens`` candidates for every row, also in the last prefill chunk, so that HISA has to choose."""
+    """``tokens`` candidates for every row, also in the last prefill chunk and in decode steps of few short
+    rows, so that HISA has to choose."""
     return Config(
         decode_tokens=tokens,
         decode_fraction=0.0,
@@ -84,6 +85,7 @@ def fixed_budget(tokens: int) -> Config:
         prefill_heads=1.0,  # in random weights no head matters more than another
         prefill_group=2,
         dense_tail_tokens=0,
+        stock_decode_graphs=False,
     )
 
 

@@ -30,7 +30,7 @@ from sglang_hisa.launch.common.arms import parse_arms
 from sglang_hisa.launch.common.help import tool
 from sglang_hisa.launch.common.provenance import provenance
 from sglang_hisa.launch.common.server import ServerProcess, child_env
-from sglang_hisa.launch.common.serving import prompt
+from sglang_hisa.launch.common.serving import gpu_flags, prompt
 
 KERNELS = {
     "_coarse_kernel": "HISA coarse",
@@ -82,7 +82,6 @@ def layers(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
 
 def timeline(found: Sequence[Sequence[Kernel]]) -> list[Kernel]:
     """Medians over the layers, in us since the first kernel of each began."""
-
     made = []
     for place in zip(*([(one, layer[0].begin) for one in layer] for layer in found)):
         begin = statistics.median(one.begin - first for one, first in place)
@@ -102,12 +101,13 @@ def profile(server: ServerProcess, context: int, requests: int, folder: Path) ->
     prefix = prompt(context, 1)
     server.generate(prefix, 2)
     with ThreadPoolExecutor(requests) as pool:
-        for number in range(requests):
-            own = [3 + number, 4 + number]
-            pool.submit(server.generate, [*prefix, *own], TOKENS)
+        prompts = [[*prefix, 3 + number, 4 + number] for number in range(requests)]
+        answers = [pool.submit(server.generate, one, TOKENS) for one in prompts]
         time.sleep(0.02 * requests + 0.5)  # until all of them decode
         asked = {"output_dir": str(folder.resolve()), "num_steps": STEPS, "activities": ["GPU"]}
         server.request("/start_profile", asked)
+        for answer in answers:
+            answer.result()  # raises what the server refused
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,11 +126,9 @@ def main(argv: list[str] | None = None) -> int:
         model = models.make_slice("v32-tp8-rank", args.out / "model-layers", None, args.layers)
         pool = args.context + args.requests * (TOKENS + 128)
         flags = [
-            *("--model-path", str(model), "--load-format", "dummy", "--grammar-backend", "none"),
-            *("--dsa-prefill-backend", "flashmla_sparse", "--dsa-decode-backend", "flashmla_sparse"),
-            *("--context-length", str(args.context + TOKENS + 128), "--max-total-tokens", str(pool)),
-            *("--max-running-requests", str(args.requests), "--cuda-graph-max-bs-decode", str(args.requests)),
-            *("--mem-fraction-static", "0.5", "--skip-server-warmup"),
+            *gpu_flags(model, args.context + TOKENS + 128),
+            *("--max-total-tokens", str(pool), "--max-running-requests", str(args.requests)),
+            *("--cuda-graph-max-bs-decode", str(args.requests)),
         ]
         with ExitStack() as stack:
             servers = {}

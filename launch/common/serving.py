@@ -1,4 +1,4 @@
-"""What acceptance and stress runs start a GPU server with, and what they ask it."""
+"""What acceptance, stress and profiling runs start a GPU server with, and what they ask it."""
 
 from __future__ import annotations
 

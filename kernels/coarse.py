@@ -16,13 +16,25 @@ from sglang_hisa.kernels.tuning import Tuning, for_device
 
 
 @triton.jit
+def _pages(BLOCKS: tl.constexpr, PER_BLOCK: tl.constexpr):
+    """Pages of ``BLOCKS`` blocks in the order in which they are scored, int32 ``[BLOCKS * PER_BLOCK]``.
+
+    A thread holds rows r and r + 8 of a product: the two pages of a block stand there, so that it adds their
+    scores up without an exchange.
+    """
+    at = tl.arange(0, BLOCKS * PER_BLOCK)
+    block = at // (8 * PER_BLOCK) * 8 + at % 8
+    return block * PER_BLOCK + at // 8 % PER_BLOCK
+
+
+@triton.jit
 def _block_scores(key, scale, q, weight, BLOCKS: tl.constexpr, PER_BLOCK: tl.constexpr, HEADS: tl.constexpr):
-    """fp32 ``[BLOCKS]``: sum over heads of w * relu(q . k) of each block's mean key."""
+    """fp32 ``[BLOCKS]``: sum over heads of w * relu(q . k) of each block's mean key; pages as :func:`_pages`."""
     score = tl.dot(key, q)
     if PER_BLOCK > 1:
         # The mean comes before the ReLU: the score is that of the block's mean key.
-        score = score * scale[:, None]
-        score = tl.sum(tl.reshape(score, (BLOCKS, PER_BLOCK, HEADS)), axis=1) / PER_BLOCK
+        score = tl.reshape(score * scale[:, None], (BLOCKS // 8, PER_BLOCK, 8, HEADS))
+        score = tl.reshape(tl.sum(score, axis=1) / PER_BLOCK, (BLOCKS, HEADS))
         total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1)
     else:
         total = tl.sum(tl.maximum(score, 0.0) * weight[None, :], axis=1) * scale
@@ -106,7 +118,7 @@ def _coarse_kernel(
     weight_at = weight_ptr + row * weight_stride + head
     block = start + tl.arange(0, BLOCKS)
     if TILES == 1:
-        at = start * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+        at = start * PER_BLOCK + _pages(BLOCKS, PER_BLOCK)
         page = tl.load(table + at, mask=at < columns * PER_BLOCK, other=0)  # does not wait for the length
         inside = at < scored * PER_BLOCK
         page = tl.where(inside, page, 0).to(tl.int64)
@@ -123,7 +135,7 @@ def _coarse_kernel(
         weight = tl.load(weight_at, mask=head < heads, other=0.0)
         stop = tl.minimum(start + BLOCKS * TILES, scored)
         for first in tl.range(start, stop, BLOCKS):
-            at = first * PER_BLOCK + tl.arange(0, BLOCKS * PER_BLOCK)
+            at = first * PER_BLOCK + _pages(BLOCKS, PER_BLOCK)
             inside = at < scored * PER_BLOCK
             page = tl.load(table + at, mask=inside, other=0).to(tl.int64)
             key = tl.load(key_ptr + page[:, None] * DIM + dim[None, :])

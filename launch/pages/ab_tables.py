@@ -18,6 +18,8 @@ from sglang_hisa.launch.pages.build import listed
 
 LIMIT_S = 0.020
 """ITL of which a table says how many requests at once stay within it."""
+MANY = (16, 64, 128)
+"""Requests at once of which the headline shows ITL."""
 Column = tuple[str, Callable[[int], str]]
 """Its head, and what it says of a cell by its number."""
 
@@ -35,11 +37,10 @@ def load_of(cell: Cell) -> str:
 
 
 def headline(record: AbRecord) -> str:
-    """TTFT of single prompts, and ITL of the most requests that share one; a column for each preset."""
+    """TTFT of single prompts, and ITL of ``MANY`` requests that share one; a column for each preset."""
     cells, itl, baseline = record.plan.cells, stats.STEADY[0], record.plan.baseline
-    most = max((cell.concurrency for cell in cells if cell.prefix_tokens), default=0)
     rows = [("ttft", at) for at in _cells(record, "ttft") if cells[at].concurrency == 1]
-    rows += [(itl, at) for at in _cells(record, itl) if cells[at].concurrency == most]
+    rows += [(itl, at) for at in _cells(record, itl) if cells[at].concurrency in MANY]
 
     def what(row: tuple[str, int]) -> str:
         cell = cells[row[1]]

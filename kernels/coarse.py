@@ -29,7 +29,7 @@ def _pages(BLOCKS: tl.constexpr, PER_BLOCK: tl.constexpr):
 
 @triton.jit
 def _block_scores(key, scale, q, weight, BLOCKS: tl.constexpr, PER_BLOCK: tl.constexpr, HEADS: tl.constexpr):
-    """fp32 ``[BLOCKS]``: sum over heads of w * relu(q . k) of each block's mean key; pages as :func:`_pages`."""
+    """fp32 ``[BLOCKS]``: sum over heads of w * relu(q . k) of a block's mean key, pages as in ``_pages``."""
     score = tl.dot(key, q)
     if PER_BLOCK > 1:
         # The mean comes before the ReLU: the score is that of the block's mean key.

@@ -4,15 +4,15 @@
 #
 #   records_h100.sh STEP OUT
 #
-#   ab          v32-tp8-rank, both presets beside one stock: a prompt of 8K to 128K, 1 to 128 requests that share 128K; this
-#               and ab-many*: call again until complete          -> OUT/ab-served
+#   ab          v32-tp8-rank, both presets beside one stock: a prompt of 8K to 128K; this and ab-many*: call again until complete -> OUT/ab-served
 #   ab-four     the same, four at once                            -> OUT/ab-served-four
 #   ab-256k     the same model at 256K; on an H200 without paper, since three such servers do not fit   -> OUT/ab-served-256k
 #   ab-256k-decode-only   the same, pruned decode steps alone     -> OUT/ab-v32-tp8-rank-256k-decode-only
 #   ab-grid     balanced and decode-only, alone and four at once, 8K to 128K   -> OUT/ab-v32-tp8-rank-grid
-#   ab-many-32k   the servers of ab: 1 to 128 requests that share 32K, four prompts of 8K -> OUT/ab-many-32k
-#   ab-many-decode-only   1 to 128 requests that share 128K, pruned decode steps alone -> OUT/ab-many-decode-only
-#   ab-many-256k   the same with a prefix of 256K, both presets   -> OUT/ab-many-256k
+#   ab-many     the same model: 1 to 128 requests that share 128K -> OUT/ab-many
+#   ab-many-32k   the same with a prefix of 32K                   -> OUT/ab-many-32k
+#   ab-many-256k   1 to 64 requests that share 256K               -> OUT/ab-many-256k
+#   ab-many-decode-only   the same with 128K, pruned decode steps alone -> OUT/ab-many-decode-only
 #   ab-many-distinct   four full-width layers, 64 distinct prompts of 64K   -> OUT/ab-many-distinct
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
 #   ab-4l-balanced   the same, the other preset                   -> OUT/ab-v32-4l-balanced
@@ -122,9 +122,12 @@ gpu_mib() { # of the first GPU; 0 without one
   echo "${mib:-0}"
 }
 
-many() { # NAME CONTEXT POOL_TOKENS ARMS CELLS OPTIONS...: 64 tokens an answer, and two more for each request beside it
-  running=128 more+=(--cuda-graph-max-bs-decode 128)
-  ab v32-tp8-rank "$2" "$3" "$1" --resume --arms "$4" --cells "$5" --output-tokens 64 --warmup-tokens 24k "${@:6}"
+many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: requests that share a prefix, 64 tokens an answer and more for each of them
+  export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
+  # Decode alone is measured: small chunks of prefill and no graphs of them leave memory to the servers beside.
+  running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95 --disable-prefill-cuda-graph)
+  ab v32-tp8-rank "$((${2%k} * 1024 + 2128))" "$3" "$1" --resume --together --arms "$4" --cells "$5" --rounds 3 \
+    --output-tokens 64
 }
 
 model=$(dirname "$0")/research/retriever
@@ -142,8 +145,9 @@ case $step in
   ab) # three such servers fit 140 GB, not 80
     together=(--rounds 2)
     [ "$(gpu_mib)" -lt 120000 ] || together=(--together --rounds 3)
-    # A larger --mem-fraction-static would have stock cut its scores.
-    many ab-served 133200 190000 stock,paper,balanced '8k:1 32k:1 128k:1 128k+64:64,1,16,128,4,32' "${together[@]}" ;;
+    running=128 more=(--cuda-graph-max-bs-decode 128) # a larger --mem-fraction-static would have stock cut its scores
+    ab v32-tp8-rank 133200 190000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
+      --cells '8k:1 32k:1 128k:1' --output-tokens 64 --warmup-tokens 24k ;;
   ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
     --rounds 1 --warmup-tokens 40k ;;
   ab-256k) # stock's scores of a chunk alone are 8 GB
@@ -158,13 +162,10 @@ case $step in
   ab-grid) # decode-only leaves every step of one request below 288K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
-  ab-many-32k) many ab-many-32k 133200 190000 stock,paper,balanced '32k+64:64,1,16,128,4 8k:4' --together --rounds 3 ;;
-  ab-many-decode-only)
-    many ab-many-decode-only 133200 190000 stock,decode-only '128k+64:64,128,16,1' --together --rounds 3 ;;
-  ab-many-256k) # decode alone is measured: smaller chunks of prefill leave memory to the servers beside
-    export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-    chunk=4096 more=(--mem-fraction-static 0.95)
-    many ab-many-256k 264144 320000 stock,paper,balanced '256k+64:64,16,128,1,4' --together --rounds 3 ;;
+  ab-many) many ab-many 128k 232000 stock,paper,balanced '128k+64:64,16,128,1,4' ;;
+  ab-many-32k) many ab-many-32k 32k 90000 stock,paper,balanced '32k+64:64,16,128,1,4' ;;
+  ab-many-256k) many ab-many-256k 256k 312000 stock,paper,balanced '256k+64:64,16,1,4' ;;
+  ab-many-decode-only) many ab-many-decode-only 128k 232000 stock,decode-only '128k+64:64,16,128,1,4' ;;
   ab-many-distinct)
     running=64 more=(--cuda-graph-max-bs-decode 64)
     ab v32-4l 66000 4300000 ab-many-distinct --resume --together --arms stock,paper --cells 64k:64 --rounds 3 \
@@ -182,6 +183,7 @@ case $step in
     ab v32-4l 1048576 1060000 ab-v32-4l-1m --resume --together --arms stock,paper --cells 1000k:1 --rounds 3 \
       --warmup-tokens 40k ;;
   watching | watching-canary)
+    [ $step = watching ] || more=(--disable-prefill-cuda-graph) # half of a start; the canary runs beside graphs
     ab v32-tp8-rank 133000 140000 "ab-$step" --resume --together --arms "paper,$step" --arm 'watching={"preset": "paper", "audit": 0.01}' \
       --arm 'watching-canary={"preset": "paper", "canary": "sample"}' --cells '8k:1 128k:1' --rounds 5 --warmup-tokens 300k ;;
   pairs) ab v32-tp8-rank 133000 140000 ab-pairs --together --arms stock,paper,alone \

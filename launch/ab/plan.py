@@ -145,7 +145,7 @@ def beside(prefix: int) -> int:
     Those that came first decode while a server takes in the others, half a millisecond for each thousand
     tokens of a request; it may take in all of them before it begins the next one's prefill.
     """
-    return max(2, 1 + prefix // (32 << 10))
+    return 2 + prefix // (24 << 10)
 
 
 def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell:

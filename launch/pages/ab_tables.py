@@ -22,6 +22,8 @@ MANY = (16, 64, 128)
 """Requests at once of which the headline shows ITL."""
 Column = tuple[str, Callable[[int], str]]
 """Its head, and what it says of a cell by its number."""
+Row = tuple[AbRecord, str, int]
+"""A metric of a record's cell."""
 
 
 def subject(_: str, record: AbRecord) -> str:
@@ -36,25 +38,38 @@ def load_of(cell: Cell) -> str:
     return f"{tokens(cell.prefix_tokens or cell.input_tokens)} × {cell.concurrency}"
 
 
-def headline(record: AbRecord) -> str:
-    """TTFT of single prompts, and ITL of ``MANY`` requests that share one; a column for each preset."""
-    cells, itl, baseline = record.plan.cells, stats.STEADY[0], record.plan.baseline
-    rows = [("ttft", at) for at in _cells(record, "ttft") if cells[at].concurrency == 1]
-    rows += [(itl, at) for at in _cells(record, itl) if cells[at].concurrency in MANY]
+def headline(prompts: AbRecord, shared: AbRecord) -> str:
+    """TTFT of single ``prompts``, and ITL of ``MANY`` requests that share one; a column for each preset.
 
-    def what(row: tuple[str, int]) -> str:
-        cell = cells[row[1]]
-        shared = f"each token of {cell.concurrency} requests that share {tokens(cell.prefix_tokens)}"
-        return shared if cell.prefix_tokens else f"first token of one prompt of {tokens(cell.input_tokens)}"
+    Raises:
+        ValueError: the two records have other arms.
+    """
+    if prompts.plan.arms != shared.plan.arms:
+        raise ValueError(f"one table of the arms {prompts.plan.arms} and {shared.plan.arms}")
+    itl, baseline = stats.STEADY[0], prompts.plan.baseline
+    rows = [(prompts, "ttft", at) for at in _cells(prompts, "ttft")]
+    rows += [(shared, itl, at) for at in _cells(shared, itl)]
+    wanted = [row for row in rows if _load(row) in (MANY if row[1] == itl else (1,))]
 
-    def said(row: tuple[str, int], arm: str) -> str:
-        form, scale = ("{:.1f} s", 1.0) if row[0] == "ttft" else ("{:.1f} ms", 1e3)
-        median = or_dash(record.median(arm, row[1], row[0]), form, scale)
-        speedup = None if arm == baseline else record.found(arm, row[1], row[0]).speedup
+    def what(row: Row) -> str:
+        cell = row[0].plan.cells[row[2]]
+        many = f"each token of {cell.concurrency} requests that share {tokens(cell.prefix_tokens)}"
+        return many if cell.prefix_tokens else f"first token of one prompt of {tokens(cell.input_tokens)}"
+
+    def said(row: Row, arm: str) -> str:
+        record, metric, at = row
+        form, scale = ("{:.1f} s", 1.0) if metric == "ttft" else ("{:.1f} ms", 1e3)
+        median = or_dash(record.median(arm, at, metric), form, scale)
+        speedup = None if arm == baseline else record.found(arm, at, metric).speedup
         return median if speedup is None else f"{median} ({speedup:.2f}×)"
 
-    arms = (baseline, *(arm for arm in PRESETS if arm in record.plan.others))
-    return listed(rows, ("time to", what), *((_head(record, arm), partial(said, arm=arm)) for arm in arms))
+    arms = (baseline, *(arm for arm in PRESETS if arm in prompts.plan.others))
+    columns = ((_head(prompts, arm), partial(said, arm=arm)) for arm in arms)
+    return listed(wanted, ("time to", what), *columns)
+
+
+def _load(row: Row) -> int:
+    return row[0].plan.cells[row[2]].concurrency
 
 
 def medians(record: AbRecord) -> str:
@@ -80,7 +95,7 @@ def many(record: AbRecord) -> str:
         *_compared(record, itl, "ITL", "{:.1f} ms", 1e3),
         *(_medians(record, rate, arm, "{:,.0f}", title="tok/s") for arm in record.plan.arms),
     )
-    prefixes = Counter(cell.prefix_tokens for cell in record.plan.cells if cell.prefix_tokens)
+    prefixes = Counter(record.plan.cells[at].prefix_tokens for at in _cells(record, itl))
     users = listed(
         sorted(size for size, loads in prefixes.items() if loads > 1),
         (f"requests at once within {LIMIT_S * 1e3:.0f} ms a token", tokens),
@@ -111,11 +126,13 @@ def _users(record: AbRecord, arm: str, prefix: int) -> str:
 def _cells(record: AbRecord, metric: str) -> list[int]:
     """Numbers of the cells that the baseline was measured at, by length and load.
 
-    Of a metric of the steady state, cells with a shared prefix; of others, those without.
+    Of a metric of the steady state, cells with a shared prefix that all arms were measured at; of others,
+    those without.
     """
     of, shared = record.plan.cells, metric in stats.STEADY
+    arms = record.plan.arms if shared else (record.plan.baseline,)
     mine = (at for at, cell in enumerate(of) if bool(cell.prefix_tokens) == shared)
-    seen = (at for at in mine if record.median(record.plan.baseline, at, metric) is not None)
+    seen = (at for at in mine if all(record.median(arm, at, metric) is not None for arm in arms))
     return sorted(seen, key=lambda at: (of[at].input_tokens, of[at].concurrency))
 
 

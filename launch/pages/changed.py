@@ -41,7 +41,7 @@ def crowded(records: Mapping[str, Record]) -> str:
     if not names:
         return ""
     which = "these records" if len(names) == len(records) else ", ".join(names)
-    what = "have index scores that are nearly equal, which probably slows top-k"
+    what = "have index scores that are nearly equal, which slows top-k"
     return f"<sub>Made-up weights of {which} {what}.</sub>"
 
 

@@ -20,10 +20,16 @@ from sglang_hisa.launch.common.record import Record
 from sglang_hisa.launch.eval.heads_record import HeadsRecord
 from sglang_hisa.launch.eval.record import EvalRecord
 from sglang_hisa.launch.pages import ab_tables, answer_tables, changed, kernel_tables, stress_tables, write
-from sglang_hisa.launch.pages.reader import ROOT, Table, each
+from sglang_hisa.launch.pages.reader import ROOT, Parts, Table, each, newest
+
+
+def _headline(_: str) -> Parts:
+    found = {**newest(AbRecord, "ab-served"), **newest(AbRecord, "ab-many")}
+    return [(ab_tables.headline(*found.values()), {**found})]
+
 
 TABLES: dict[str, Table] = {
-    "headline": each(AbRecord, "ab-served", ab_tables.headline),
+    "headline": _headline,
     "ab": each(AbRecord, "ab-*", ab_tables.medians, ab_tables.subject),
     "many": each(AbRecord, "ab-*", ab_tables.many, ab_tables.subject),
     "decode": each(KernelRecord, "kernels-*", kernel_tables.decode),

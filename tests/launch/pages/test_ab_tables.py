@@ -74,6 +74,7 @@ def test_requests_within_the_limit_and_their_ratio():
     assert "128K × 128" not in text, "stock has no valid window there"
     assert "| 128K | 37 | at least 64 (at least 1.7×) |" in many("128k+64:64,16")
     assert "within" not in many("128k+64:64"), "one load has no line"
+    assert "within" not in many("128k+64:64,128"), "nor has one that was measured"
 
 
 def test_one_run_of_single_prompts_and_of_many_requests_is_two_tables():
@@ -85,12 +86,11 @@ def test_one_run_of_single_prompts_and_of_many_requests_is_two_tables():
     assert ab_tables.many(given("8k:1")) == "" and ab_tables.medians(given("128k+64:1")) == ""
 
 
-def test_the_headline_is_of_one_run_with_single_prompts_and_many_requests():
+def test_the_headline_is_of_single_prompts_and_of_many_requests():
     ((_, records),) = tables.TABLES["headline"]("")
-    (name,) = records
-    made = kept(name)
+    made, shared = map(kept, records)
     made["plan"]["cells"][1]["concurrency"] = 4
-    lines = ab_tables.headline(read(AbRecord, made)).splitlines()
+    lines = ab_tables.headline(read(AbRecord, made), read(AbRecord, shared)).splitlines()
     assert [line.split(" | ")[0] for line in (lines[0], *lines[2:])] == [
         "| time to",
         "| first token of one prompt of 8K",
@@ -103,11 +103,15 @@ def test_the_headline_is_of_one_run_with_single_prompts_and_many_requests():
 
 
 def test_the_headline_of_decode_steps_is_that_of_many_requests():
-    lines = ab_tables.headline(given("8k:1 128k+64:16,64,1")).splitlines()[-2:]
+    shared = given("8k:1 128k+64:16,64,1")
+    lines = ab_tables.headline(given("32k:1"), shared).splitlines()[-3:]
+    assert lines.pop(0).startswith("| first token of one prompt of 32K |")
     for count, line in zip((16, 64), lines, strict=True):
         said = f"{STOCK[count]:.1f} ms | {PAPER[count]:.1f} ms ({STOCK[count] / PAPER[count]:.2f}×) |"
         assert line == f"| each token of {count} requests that share 128K | {said}"
-    assert ab_tables.headline(given("8k:16")) == ""
+    assert ab_tables.headline(given("8k:16"), given("8k:1 128k+64:1")) == ""
+    with pytest.raises(ValueError):
+        ab_tables.headline(given("8k:1"), read(AbRecord, kept("ab-many")))
 
 
 def by_arm(record, arm, cell):

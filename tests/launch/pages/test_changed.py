@@ -38,18 +38,18 @@ def test_what_changed_is_named_with_both_values() -> None:
 
 
 def test_a_table_says_it_and_one_without_changes_does_not() -> None:
-    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-defaults", "ab-many")}
+    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-defaults", "ab-many-32k")}
     assert changed.note(kept) == (
         "<sub>Presets have changed since: `balanced` had `prefill_group` 2 (8 now), "
         "`prefill_heads` 1 (0.25 now) in `ab-defaults`.</sub>"
     )
-    assert changed.note({"ab-many": kept["ab-many"]}) == ""
+    assert changed.note({"ab-many-32k": kept["ab-many-32k"]}) == ""
 
 
 def test_runs_whose_index_scores_are_nearly_equal_are_named() -> None:
-    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-served", "ab-many")}
+    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-many-32k", "ab-many-distinct")}
     assert changed.crowded(kept).startswith("<sub>Made-up weights of these records have index scores")
-    later = {**kept, "ab-later": replace(kept["ab-served"], spread=True)}
-    assert "weights of `ab-served`, `ab-many` have" in changed.crowded(later)
-    trained = replace(kept["ab-served"], flags=("--load-format", "auto"))
+    later = {**kept, "ab-later": load(RESULTS / "ab-served.json", AbRecord)}
+    assert "weights of `ab-many-32k`, `ab-many-distinct` have" in changed.crowded(later)
+    trained = replace(kept["ab-many-32k"], flags=("--load-format", "auto"))
     assert changed.crowded({"ab-later": later["ab-later"], "ab-trained": trained}) == ""

@@ -149,9 +149,10 @@ def test_every_arm_stands_once_in_the_readme_with_its_run():
     text = (tables.ROOT / "README.md").read_text()
     part = text.split("<!-- table:headline -->")[1].split("<!-- end -->")[0]
     ((_, records),) = tables.TABLES["headline"]("")
-    (name,) = records
-    where = json.loads((KEPT / f"{name}.json").read_text())["provenance"]
-    assert part.count("<sub>NVIDIA") == 1 and f"{where['gpu']}, SGLang {where['sglang']}" in part
+    assert part.count("<sub>NVIDIA") == len(records) == 2
+    for name in records:
+        where = json.loads((KEPT / f"{name}.json").read_text())["provenance"]
+        assert f"{where['gpu']}, SGLang {where['sglang']}" in part and f"{name}.json" in part
 
 
 def test_answers_by_the_dense_end_add_up():

@@ -96,7 +96,7 @@ def test_a_record_of_shared_prefixes_is_whole_without_times_of_single_tokens(fol
     report.keep(tmp_path / "ab-many", folder)
     assert json.loads((folder / "ab-many.json").read_text()) == kept
     shown = [c for c in kept["stats"]["comparisons"] if c["metric"] == "steady_itl" and c["speedup"]]
-    assert len(shown) == 8, "four loads, two arms"
+    assert len(shown) == 10, "five loads, two arms"
 
 
 def test_a_newer_record_takes_the_place_of_the_older_and_its_notes(folder, measured, record):

@@ -12,14 +12,14 @@ from sglang_hisa.config import Config
 FLAT_TOPK = 16384
 """Candidate tokens from which on stock's top-k kernel takes about as long for any number of them: 6.6 us for
 16K, 11.8 for 32K, 14.4 for 128K (``launch/results/kernels-h100.json``, one row)."""
-PAYS, PAYS_FLAT = 262144, 131072
+PAYS, PAYS_FLAT = 1 << 20, 131072
 """Tokens that a decode step must leave unread, in all rows, for pruning to pay: reading them takes longer
 than the filter. The second is for budgets of up to ``FLAT_TOPK``, the first for larger ones.
 
 With SGLang 0.5.23 and a budget of 8K, four rows of 32K, 96K unread, decode at 0.98 of stock's speed, and 16,
 384K unread, at 1.06 (``ab-many-32k``); one row of 128K, 120K unread, at 1.00 (``ab-served``). With a budget
-of 32K, one row of 256K, 224K unread, decodes at 0.93 (``ab-served-256k``), 16 rows of 128K, 1.5M unread, at
-1.03 (``ab-served``); nothing between has been measured."""
+of 32K, four rows of 128K and of 256K, 384K and 896K unread, decode at 0.99 and 0.97, 16 rows of 128K, 1.5M
+unread, at 1.09 (``ab-many``, ``ab-many-256k``); nothing between has been measured."""
 
 KEEP_ALL = 1 << 30
 """A number of blocks that no row has: such a row keeps its whole page table (stock DSA's choice)."""

@@ -40,7 +40,7 @@ REFINE = ("auto", "deepgemm", "triton")
 KERNELS = ("auto", "triton", "torch")
 CANARY = ("off", "sample", "full")
 PHASES = ("decode", "prefill")
-COMPUTES = 2
+COMPUTES = 3
 """Number of the rule by which rows choose their candidates; raised when the same settings choose others."""
 
 

@@ -94,11 +94,11 @@ def test_a_small_budget_must_leave_some_unread(state, lengths, label):
 @pytest.mark.parametrize(
     "blocks,lengths,label",
     [
-        (512, (294911,), "hisa-stock"),  # 32K of 288K: 256K tokens less one are left unread
-        (512, (294912,), None),
-        (512, (262144,), "hisa-stock"),  # 7 % slower when it was pruned (ab-served-256k of 61aaf3a1f66b)
-        (512, (131072,) * 2, "hisa-stock"),
-        (512, (131072, 100, *[131072] * 2), None),  # a row of 100 takes nothing from what the others leave
+        (512, (32768 + 1048575,), "hisa-stock"),  # 1M tokens less one are left unread
+        (512, (32768 + 1048576,), None),
+        (512, (262208,) * 4, "hisa-stock"),  # 3 % slower when it was pruned (ab-many-256k)
+        (512, (131072,) * 10, "hisa-stock"),
+        (512, (131072, 100, *[131072] * 10), None),  # a row of 100 takes nothing from what the others leave
         (256, (16384 + 131072,), None),  # in 16K top-k is fast: half of that is enough
         (257, (100_000,), "hisa-stock"),
     ],

@@ -69,14 +69,14 @@ def test_forced_blocks_fit_a_small_budget():
 
 @pytest.mark.parametrize(
     ("setting", "longest", "least"),
-    [('{"decode_tokens": 20000, "decode_fraction": 0.3}', 300_000, 262144), ("paper", 80_000, 131072)],
+    [('{"decode_tokens": 20000, "decode_fraction": 0.3}', 300_000, 1 << 20), ("paper", 80_000, 131072)],
 )
 def test_pruning_pays_from_enough_unread_tokens_on(setting, longest, least):
     """Against the plain sum, with a large budget that grows with the row and with a small one."""
     r, source = rule(setting), random.Random(3)
     seen = set()
     for _ in range(400):
-        lengths = [source.randrange(1, longest) for _ in range(source.randrange(1, 6))]
+        lengths = [source.randrange(1, longest) for _ in range(source.randrange(1, 12))]
         left = sum(max(0, n - r.count(n) * r.block) for n in lengths)
         pays = r.pays(lengths)
         seen.add(pays)
@@ -90,3 +90,11 @@ def test_few_requests_of_paper_decode_as_with_stock():
     K = 1024
     assert [r.pays([32 * K] * n) for n in (1, 4, 16)] == [False, False, True]
     assert [r.pays([128 * K + 64] * n) for n in (1, 4)] == [False, True]
+
+
+def test_few_requests_of_balanced_decode_as_with_stock():
+    """Likewise, by ``ab-many`` and ``ab-many-256k``."""
+    r = rule("balanced")
+    K = 1024
+    for length in (128 * K + 64, 256 * K + 64):
+        assert [r.pays([length] * n) for n in (1, 4, 16)] == [False, False, True]

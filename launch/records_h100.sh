@@ -124,7 +124,8 @@ gpu_mib() { # of the first GPU; 0 without one
 
 many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: requests that share a prefix, 64 tokens an answer and more for each of them
   export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
-  # Decode alone is measured: small chunks of prefill and no graphs of them leave memory to the servers beside.
+  # Decode alone is measured: small chunks of prefill leave memory to the servers beside, and without graphs of them
+  # a server starts in half of the time.
   running=128 chunk=4096 more=(--cuda-graph-max-bs-decode 128 --mem-fraction-static 0.95 --disable-prefill-cuda-graph)
   ab v32-tp8-rank "$((${2%k} * 1024 + 2128))" "$3" "$1" --resume --together --arms "$4" --cells "$5" --rounds 3 \
     --output-tokens 64
@@ -147,7 +148,7 @@ case $step in
     [ "$(gpu_mib)" -lt 120000 ] || together=(--together --rounds 3)
     running=128 more=(--cuda-graph-max-bs-decode 128) # a larger --mem-fraction-static would have stock cut its scores
     ab v32-tp8-rank 133200 190000 ab-served "${together[@]}" --resume --arms stock,paper,balanced \
-      --cells '8k:1 32k:1 128k:1' --output-tokens 64 --warmup-tokens 24k ;;
+      --cells '8k:1 32k:1 128k:1' --output-tokens 64 ;;
   ab-four) ab v32-tp8-rank 133000 540000 ab-served-four --arms stock,paper,balanced --cells '8k:4 32k:4 128k:4' \
     --rounds 1 --warmup-tokens 40k ;;
   ab-256k) # stock's scores of a chunk alone are 8 GB

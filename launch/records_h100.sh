@@ -163,10 +163,10 @@ case $step in
   ab-grid) # decode-only leaves every step of one request below 288K to stock
     ab v32-tp8-rank 133000 540000 ab-v32-tp8-rank-grid --arms stock,balanced,decode-only --cells '8k:1,4 32k:1,4 128k:1,4' \
       --rounds 2 --warmup-tokens 40k ;;
-  ab-many) many ab-many 128k 264000 stock,paper,balanced '128k+64:64,16,128,1,4' ;;
-  ab-many-32k) many ab-many-32k 32k 100000 stock,paper,balanced '32k+64:64,16,128,1,4' ;;
-  ab-many-256k) many ab-many-256k 256k 320000 stock,paper,balanced '256k+64:64,16,1,4' ;;
-  ab-many-decode-only) many ab-many-decode-only 128k 264000 stock,decode-only '128k+64:64,16,128,1,4' ;;
+  ab-many) many ab-many 128k 200000 stock,paper,balanced '128k+64:64,16,128,1,4' ;;
+  ab-many-32k) many ab-many-32k 32k 90000 stock,paper,balanced '32k+64:64,16,128,1,4' ;;
+  ab-many-256k) many ab-many-256k 256k 290000 stock,paper,balanced '256k+64:64,16,1,4' ;;
+  ab-many-decode-only) many ab-many-decode-only 128k 200000 stock,decode-only '128k+64:64,16,128,1,4' ;;
   ab-many-distinct)
     running=64 more=(--cuda-graph-max-bs-decode 64)
     ab v32-4l 66000 4300000 ab-many-distinct --resume --together --arms stock,paper --cells 64k:64 --rounds 3 \

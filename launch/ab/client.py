@@ -68,6 +68,8 @@ class Loads:
     Args:
         nonce: makes prompts new to caches of earlier runs.
         apart: arms may share a storage, so that each has prompts of its own.
+        owned: the servers are this run's own, which may pause them until all requests that share a prefix
+            are there.
     """
 
     client: Client
@@ -75,6 +77,7 @@ class Loads:
     model: str
     nonce: str
     apart: bool
+    owned: bool = True
     known: dict[Arm, int] = field(default_factory=dict)
     """Tokens of the shared prefix that a server saw since it started, or since a cell flushed its cache."""
 
@@ -95,7 +98,8 @@ class Loads:
             warm = self.client.run(flags, fresh=new, prefix=prefix)["cached_tokens"]
         flags = arguments(server.url, self.model, cell, seed)
         begun = server.log.stat().st_size
-        result = self.client.run(flags, fresh=self._fresh(arm, seed), prefix=prefix)
+        hold = self.owned and cell.prefix_tokens > 0 and cell.concurrency > 1
+        result = self.client.run(flags, fresh=self._fresh(arm, seed), prefix=prefix, hold=hold)
         self.known[arm] = max(known, size) if size else 0
         found = kept(result, arm.name, index, number, cell, seed)
         if (still := steady.of_result(result, cell.concurrency, cell.output_tokens)) is not None:

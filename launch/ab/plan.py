@@ -142,10 +142,9 @@ def parse_tokens(text: str) -> int:
 def beside(prefix: int) -> int:
     """Tokens that an answer is longer for each request beside it, by their shared prefix.
 
-    Those that came first decode while a server takes in the others, half a millisecond for each thousand
-    tokens of a request; it may take in all of them before it begins the next one's prefill.
+    Those whose prefill comes first decode while a server finds the prefix of the others in its radix cache.
     """
-    return 2 + prefix // (24 << 10)
+    return 2 + prefix // (128 << 10)
 
 
 def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell:

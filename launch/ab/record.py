@@ -69,6 +69,7 @@ class Measurement:
     input_lens: tuple[int, ...]
     output_lens: tuple[int, ...]
     ttft_s: tuple[float, ...]
+    """Of requests that share a prefix it says nothing: the server was held until it had them all."""
     tpot_s: tuple[float, ...]
     itl_s: tuple[float, ...]
     """Empty in a cell with a shared prefix, where the ``steady`` window stands for them."""

@@ -101,7 +101,9 @@ class Runner:
             if self._left:
                 with Client(self.make_env(None), self.folder / "client.log") as client:
                     apart = any(flag.startswith("--hicache-storage") for flag in self.flags)
-                    loads = Loads(client, self.plan, self.model, self.record.nonce, apart)
+                    loads = Loads(
+                        client, self.plan, self.model, self.record.nonce, apart, owned=self.urls is None
+                    )
                     (self._together if self.plan.together else self._one_by_one)(loads)
             self.record = replace(self.record, complete=True)
         except KeyboardInterrupt:
@@ -271,11 +273,13 @@ class Runner:
             raise failed(arm, server, self.record.arms, error) from error
         self.record = replace(self.record, measurements=(*self.record.measurements, found))
         self.save(self.record)
-        ttft = median(found.ttft_s) if found.ttft_s else float("nan")
         load = f"{cell.input_tokens} tokens x {cell.concurrency}"
+        # Requests that share a prefix were held back until all were there.
+        alone = found.ttft_s and not cell.prefix_tokens
+        ttft = f", TTFT {median(found.ttft_s):.3f} s" if alone else ""
         decode = f", ITL {found.steady.itl_p50 * 1e3:.2f} ms" if found.steady else ""
         self._took.setdefault((arm.name, number), []).append(time.monotonic() - begin)
-        said = f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}, TTFT {ttft:.3f} s{decode}"
+        said = f"round {index + 1}/{self.plan.rounds} {arm.name}: {load}{ttft}{decode}"
         left = estimate.remaining(self._took, self._todo())
         self.tell(said if left is None else f"{said}; about {estimate.words(left)} left")
         without = validity.recomputed(self.flags)

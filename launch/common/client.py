@@ -68,6 +68,7 @@ class Client:
         fresh: str = "",
         prefix: tuple[str, int] | None = None,
         prompts: Sequence[tuple[str, int]] | None = None,
+        hold: bool = False,
     ) -> dict[str, Any]:
         """Run one load; the benchmark's own result with its details of each request.
 
@@ -86,6 +87,9 @@ class Client:
 
         ``prompts``: texts and the lengths of their answers, in place of those of the flags.
 
+        ``hold``: the server is paused until it has taken in all requests (:mod:`.held`). Nobody else should
+        use it.
+
         Raises:
             ClientFailed: the benchmark ended without a result.
             TooLong: it had not ended after ``limit_s`` seconds.
@@ -97,7 +101,7 @@ class Client:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             job = {"argv": [*flags, *own], "done": str(done), "fresh": fresh, "prefix": prefix}
-            print(json.dumps({**job, "prompts": prompts}), file=self._child.stdin, flush=True)
+            print(json.dumps({**job, "prompts": prompts, "hold": hold}), file=self._child.stdin, flush=True)
         start = time.monotonic()
         while not done.exists():
             if limit_s is not None and time.monotonic() - start > limit_s:

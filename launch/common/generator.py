@@ -28,6 +28,7 @@ from sglang.benchmark import serving
 
 _refusal = runpy.run_path(str(pathlib.Path(__file__).with_name("refusal.py")))
 message, words = _refusal["message"], _refusal["words"]
+_Held = runpy.run_path(str(pathlib.Path(__file__).with_name("held.py")))["Held"]
 
 
 class Refused(Exception):
@@ -127,6 +128,7 @@ def watched(ask: Callable[..., Any], job: Job) -> Callable[..., Any]:
             request.extra_request_body = {**request.extra_request_body, "stream_options": options}
         answer = Answer()
         _ANSWER.set(answer)
+        job.begun += 1
         output = await ask(request_func_input=request, pbar=pbar)
         whole = not serving.args.disable_ignore_eos
         # 0.5.17 gives each turn of a conversation the length of its first, and counts text itself.
@@ -158,6 +160,7 @@ class Given:
     fresh: str = ""
     prefix: tuple[str, int] | None = None
     prompts: list[tuple[str, int]] | None = None
+    hold: bool = False
 
 
 class Job:
@@ -168,9 +171,10 @@ class Job:
         self.arrivals: list[float] = []
         self.starts: list[float] = []
         """When each request was sent, in the order of the result."""
-        self.answered = 0
+        self.begun = self.answered = 0
         self.failed: list[tuple[int, str]] = []
         """Prompt tokens and reason of each request that failed."""
+        self._held: Any = None
         self._get_dataset, self._get_request = serving.get_dataset, serving.get_request
         self._measure = serving.calculate_metrics
 
@@ -205,14 +209,21 @@ class Job:
         return self._measure(*args, **named)
 
     async def get_request(self, *args: Any, **more: Any) -> AsyncIterator[Any]:
-        """The benchmark's requests, each at its moment."""
+        """The benchmark's requests, each at its moment; with ``hold`` none of them begins before the last."""
+        if self._held is not None:
+            await self._held.begin()
         async for request in self._get_request(*args, **more):
             self.arrivals.append(time.perf_counter())
             yield request
+        if self._held is not None:
+            self._held.end_after(lambda: self.begun == len(self.arrivals))
 
     def run(self, given: Given) -> None:
         """A failed load (SystemExit too) must not end the process."""
-        self.given, self.arrivals, self.starts, self.answered, self.failed = given, [], [], 0, []
+        self.given, self.arrivals, self.starts, self.failed = given, [], [], []
+        self.begun = self.answered = 0
+        url = given.argv[given.argv.index("--base-url") + 1] if given.hold else None
+        self._held = _Held(url, serving.get_auth_headers()) if url else None
         sys.argv = ["sglang.benchmark.serving", *given.argv]
         out = pathlib.Path(given.argv[given.argv.index("--output-file") + 1])
         try:
@@ -223,6 +234,9 @@ class Job:
             if self.answered or not self.failed:
                 return
             found = self._nothing()  # the benchmark's summary fails where every request did
+        finally:
+            if self._held is not None:
+                self._held.end()
         begin = self.arrivals[0] if self.arrivals else 0.0
         more = {"arrivals": [moment - begin for moment in self.arrivals], "start_times": self.starts}
         out.write_text(json.dumps({**found, **more}))

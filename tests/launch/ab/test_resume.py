@@ -26,6 +26,7 @@ class Generator:
     def __init__(self, last: int = 10**9) -> None:
         self.loads: list[tuple[str, int]] = []
         """URL and requests of each."""
+        self.held: list[bool] = []
         self.last = last
         self.prefix: dict[str, int] = {}
         self.read = 0
@@ -38,7 +39,11 @@ class Generator:
         pass
 
     def run(
-        self, flags: Sequence[str], fresh: str = "", prefix: tuple[str, int] | None = None
+        self,
+        flags: Sequence[str],
+        fresh: str = "",
+        prefix: tuple[str, int] | None = None,
+        hold: bool = False,
     ) -> dict[str, Any]:
         if len(self.loads) == self.last:
             raise KeyboardInterrupt
@@ -48,6 +53,7 @@ class Generator:
         if "--flush-cache" in flags:
             self.prefix.pop(url, None)
         self.loads.append((url, n))
+        self.held.append(hold)
         cached = min(self.prefix.get(url, 0), size)
         self.prefix[url] = max(self.prefix.get(url, 0), size)
         self.read += size - cached
@@ -191,9 +197,18 @@ def test_a_prefix_is_read_once_although_other_cells_flush_the_cache(make: Any) -
     run = make(generator, True, cells="128+64:4 64:1 128+64:1")
     assert run.run() == 0 and run.record.complete and not run.record.refusals
     assert generator.read == 2 * 128, "once in each arm"
+    several = [requests > 1 for _, requests in generator.loads]
+    assert generator.held == several and several.count(True) == 6, "four requests, three rounds, two arms"
     found = places(run.record)
     assert len(found) == len(set(found)) == 3 * 3 * 2
     assert found[:4] == [(0, 1, "stock"), (0, 1, "paper"), (1, 1, "paper"), (1, 1, "stock")]
+
+
+def test_servers_of_others_are_not_paused(make: Any) -> None:
+    generator = Generator()
+    run = make(generator, True, cells="128+64:4")
+    run.urls = {"stock": "http://127.0.0.1:1", "paper": "http://127.0.0.1:2"}
+    assert run.run() == 0 and generator.held and not any(generator.held)
 
 
 def test_an_arm_with_servers_of_its_own_is_not_measured_again(make: Any, tmp_path: Path) -> None:

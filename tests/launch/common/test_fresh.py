@@ -115,6 +115,7 @@ class Storage:
         fresh: str = "",
         prefix: tuple[str, int] | None = None,
         prompts: Sequence[tuple[str, int]] | None = None,
+        hold: bool = False,
     ) -> dict[str, Any]:
         of = dict(pairwise(flags))
         size, n = int(of["--random-input-len"]), int(of["--num-prompts"])

@@ -47,7 +47,9 @@ a few prompts within HISA's budget of {GPU.budget:,} tokens, one at a time, and 
 *requests* of up to {GPU.longest:,} tokens with shared prefixes, {2 * GPU.at_once} at once. The cases `pd-...`
 compare a pair of a prefill and a decode server with a single server. Greedy answers may part where stock
 holds the two tokens within {LIMIT} nats of each other, because the rounding of another kernel can swap them;
-with a larger gap the case is not right. The candidate share is that of the rank that pruned least.
+with a larger gap the case is not right. The candidate share is that of the rank that pruned least. So few
+tokens are pruned in decode only because the cases demand it (`"stock_decode_graphs": false`); `plain` does
+not, so that all of its decode steps are stock's since small budgets have a limit, too.
 
 The models are small and have random weights of their own: the next token depends on what attention
 read, but tells little about the answers of a trained model. The tests with an oracle and

@@ -105,6 +105,9 @@ def test_a_killed_server_loses_nothing_and_the_run_goes_on(tmp_path: Path) -> No
         assert one["cached"] == [512] * 4 and one["warmup_cached"] == 0
         assert one["output_lens"] == [46] * 4 and one["steady"]["at_once"] == 4
         assert one["steady"]["tokens"] > 4 * 16 and 0 < one["steady"]["share"] < 1
+    for arm in ("stock", "paper"):  # of the second run, which measured one round
+        log = (tmp_path / "out" / f"server-{arm}.log").read_text()
+        assert [log.count(f"POST /{what}_generation HTTP/1.1") for what in ("pause", "continue")] == [1, 1]
     assert {one["metric"] for one in kept["stats"]["comparisons"]} == {"steady_itl", "steady_throughput"}
     assert "paper against stock: decode while all requests" in " ".join(text.split())
     assert servers_of(tmp_path) == []

@@ -72,13 +72,13 @@ class Held:
         return time.monotonic() - begin
 
     def end(self) -> None:
-        """Let the server go on, if it waits."""
-        if not self.paused:
-            return
-        self.paused = False
+        """Let the server go on, if it waits; one that has ended is left alone, since its requests tell."""
         request = urllib.request.Request(f"{self._url}/continue_generation", b"{}", self._headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30):
-                pass
-        except OSError as error:  # it has ended, which its requests tell
-            print(f"the server was not told to go on: {error!r}", flush=True)
+        for _ in range(TRIES if self.paused else 0):
+            try:
+                with urllib.request.urlopen(request, timeout=30):
+                    self.paused = False
+                    return
+            except OSError as error:
+                print(f"the server was not told to go on: {error!r}", flush=True)
+                time.sleep(EVERY_S)

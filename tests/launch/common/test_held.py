@@ -25,7 +25,10 @@ CELL = Cell(64 + 20, 12, 5, 5, prefix_tokens=64)
 
 
 class Slow(Handler):
-    """As SGLang: one thing at a time, 150 ms for each request, and then a look whether it is paused."""
+    """As SGLang: one thing at a time, 150 ms for each request, and then a look whether it is paused.
+
+    It refuses to go on when it is asked for the first time.
+    """
 
     behaviour = Behaviour()
     events: list[str]
@@ -44,6 +47,9 @@ class Slow(Handler):
                 return self.send_error(404)
             self.going.clear()
         elif self.path == "/continue_generation":
+            if self.events[-1] != "busy":
+                self.events.append("busy")
+                return self.send_error(503)
             self.going.set()
         if self.path != "/generate":
             self.events.append(self.path[1:].split("_")[0])
@@ -86,7 +92,7 @@ def run(generator: tuple[Client, str, Path], pauses: bool, hold: bool) -> tuple[
 
 def test_a_held_server_has_all_requests_before_the_first_begins(generator: Any) -> None:
     events, found = run(generator, pauses=True, hold=True)
-    assert events == ["pause", *["request"] * 5, "continue"]
+    assert events == ["pause", *["request"] * 5, "busy", "continue"]
     first, last = min(found["ttfts"]), max(found["ttfts"])
     assert first > 0.7 and last - first < 0.5, "all five were there, 0.15 s each"
 

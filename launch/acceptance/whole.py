@@ -53,7 +53,6 @@ class Load:
     at_once: int
 
 
-# `balanced` prunes a decode step that leaves 256K tokens unread: four rows of this length beside each other.
 GPU, GPU_PD = Load(96 * 1024, 64, 64, 8), Load(96 * 1024, 64, 256, 4)
 CPU = Load(640, 30, 24, 3)
 
@@ -85,9 +84,9 @@ class Big(Machine):
     gpu_env: Mapping[str, str] = field(default_factory=lambda: GPU_ENV)
 
     def setting(self, case: Case) -> str:
-        """The preset as it is; on a CPU with budgets that prune a short prompt."""
+        """The preset, with decode steps of few requests pruned, too; on a CPU with small budgets."""
         small = SMALL if self.cpu else {}
-        return json.dumps({**small, "canary": "sample", **case.hisa})
+        return json.dumps({**small, "canary": "sample", "stock_decode_graphs": False, **case.hisa})
 
     def flags(self, case: Case, model: Path) -> list[str]:
         if not self.cpu:

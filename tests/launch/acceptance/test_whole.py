@@ -92,7 +92,8 @@ def test_rows_of_a_machine(gpus: int, rows: int, tmp_path: Path) -> None:
         assert ("--enable-dp-attention" in flags) == name.startswith("whole-dp")
         assert not {"--chunked-prefill-size", "--max-total-tokens", "--dsa-decode-backend"} & {*flags}
         given = json.loads(machine.setting(case))
-        assert given == {"preset": name.split("-")[2], "canary": "sample"} and from_mapping(given)
+        pruned = {"canary": "sample", "stock_decode_graphs": False}
+        assert given == {"preset": name.split("-")[2], **pruned} and from_mapping(given)
         assert machine.server_env(case, True).keys() == {"HF_HUB_OFFLINE", "SGLANG_HISA", *whole.GPU_ENV}
 
 
@@ -109,8 +110,8 @@ def test_as_many_layers_as_fit_are_served(tmp_path: Path) -> None:
 
 
 def test_loads_prune_what_they_are_to_show() -> None:
-    """By the presets' own rules: the first chunks of the prefix are beyond the budget, and the decode steps
-    of all requests of a scheduler leave enough unread; and all of it fits the cache."""
+    """By the presets' own rules: the first chunks of the prefix and the decode steps are beyond the budget;
+    and all of it fits the cache."""
     from sglang_hisa.budget import Rule
 
     for preset in whole.PRESETS:
@@ -118,7 +119,7 @@ def test_loads_prune_what_they_are_to_show() -> None:
         for load in (whole.GPU, whole.GPU_PD):
             share = round(config.decode_fraction * 65536)
             decode = Rule(config.decode_tokens // config.block, share, config.block)
-            assert decode.pays([load.prefix + load.own] * load.at_once)
+            assert not decode.fits(load.prefix + load.own)
             assert load.prefix > 2 * max(config.prefill_tokens, config.prefill_fraction * load.prefix)
     shared = whole.GPU.prefix + whole.GPU.at_once * (whole.GPU.own + whole.GPU.answer + 64)
     assert shared < whole.PROMPT

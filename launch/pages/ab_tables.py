@@ -47,14 +47,14 @@ def headline(prompts: AbRecord, shared: AbRecord) -> str:
     if prompts.plan.arms != shared.plan.arms:
         raise ValueError(f"one table of the arms {prompts.plan.arms} and {shared.plan.arms}")
     itl, baseline = stats.STEADY[0], prompts.plan.baseline
-    rows = [(prompts, "ttft", at) for at in _cells(prompts, "ttft")]
-    rows += [(shared, itl, at) for at in _cells(shared, itl)]
-    wanted = [row for row in rows if _load(row) in (MANY if row[1] == itl else (1,))]
+    alone, many = prompts.plan.cells, shared.plan.cells
+    rows = [(prompts, "ttft", at) for at in _cells(prompts, "ttft") if alone[at].concurrency == 1]
+    rows += [(shared, itl, at) for at in _cells(shared, itl) if many[at].concurrency in MANY]
 
     def what(row: Row) -> str:
         cell = row[0].plan.cells[row[2]]
-        many = f"each token of {cell.concurrency} requests that share {tokens(cell.prefix_tokens)}"
-        return many if cell.prefix_tokens else f"first token of one prompt of {tokens(cell.input_tokens)}"
+        token = f"each token of {cell.concurrency} requests that share {tokens(cell.prefix_tokens)}"
+        return token if cell.prefix_tokens else f"first token of one prompt of {tokens(cell.input_tokens)}"
 
     def said(row: Row, arm: str) -> str:
         record, metric, at = row
@@ -65,11 +65,7 @@ def headline(prompts: AbRecord, shared: AbRecord) -> str:
 
     arms = (baseline, *(arm for arm in PRESETS if arm in prompts.plan.others))
     columns = ((_head(prompts, arm), partial(said, arm=arm)) for arm in arms)
-    return listed(wanted, ("time to", what), *columns)
-
-
-def _load(row: Row) -> int:
-    return row[0].plan.cells[row[2]].concurrency
+    return listed(rows, ("time to", what), *columns)
 
 
 def medians(record: AbRecord) -> str:

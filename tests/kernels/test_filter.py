@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sglang_hisa import PAGE, budget, kernels
-from sglang_hisa.kernels.pick import FEW
 from sglang_hisa.kernels.tuning import DEFAULT
 from tests.kernels.conftest import make_case
 
@@ -199,8 +198,9 @@ def test_groups_keep_the_best_sums(device, rows, group, per_block):
 
 @WAYS
 def test_short_rows_of_a_long_graph(device, tuning):
-    """Rows on both sides of each branch of the kernel, in one call whose bound is the longest."""
-    earlier = [5, 900, FEW, FEW + 1, 2 * FEW, 2 * FEW + 1, 2499]
+    """Rows on both sides of whole tiles of the kernel, in one call whose bound is the longest."""
+    tile = DEFAULT.pick_tile
+    earlier = [5, tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1, 2499]
     scores = torch.randn((len(earlier), max(earlier)), generator=torch.Generator().manual_seed(4))
     for row, count in enumerate(earlier):
         scores[row, count:] = float("nan")

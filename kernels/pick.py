@@ -1,9 +1,8 @@
 """Pick: the best-scored blocks of each row become its candidate page table.
 
 One program a row. The threshold is found by a search over the bits of the ordered scores, which needs no
-sort and gives a fixed order of ties: the earlier block wins. Scores are read tile by tile in each step of
-the search, so a row costs what its own blocks do, not those of the longest. Pages leave in ascending order,
-so a row that keeps everything keeps its table. A few rows go to :mod:`sglang_hisa.kernels.rank` instead.
+sort and gives a fixed order of ties: the earlier block wins. Pages leave in ascending order, so a row
+that keeps everything keeps its table. A few rows go to :mod:`sglang_hisa.kernels.rank` instead.
 """
 
 from __future__ import annotations
@@ -20,16 +19,18 @@ from sglang_hisa.kernels.sizes import cdiv, power_of_2
 from sglang_hisa.kernels.tables import block_keys, write_own_block
 from sglang_hisa.kernels.tuning import Tuning, for_device
 
+FEW = 1024
+"""Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
 FEW_ROWS = 256
-"""Rows up to which a launch has ``Tuning.pick_warps``, and from then on ``pick_warps_many``."""
-MOST_BLOCKS = (1 << 16) - 1
-"""Counts and ranks are packed in 16 bits."""
+"""Rows up to which a launch has ``Tuning.pick_warps`` and ``pick_blocks``; from then on those of many."""
 
 
 @triton.jit
-def _field(low_half, high_half, digit):
-    """Count of keys whose digit is ``digit``, out of two sums of four 16-bit fields."""
-    return ((tl.where(digit < 4, low_half, high_half) >> ((digit & 3) * 16)) & 0xFFFF).to(tl.int32)
+def _widened(counts):
+    """Four counts of four bits each (the lower half of a uint32) in an int64, 16 bits each."""
+    low = (counts & 0xF) | ((counts & 0xF0) << 12)
+    high = ((counts >> 8) & 0xF) | ((counts & 0xF000) << 4)
+    return low.to(tl.int64) | (high.to(tl.int64) << 32)
 
 
 @triton.jit
@@ -43,115 +44,119 @@ def _least_and_most(a, b, c, d):
 
 
 @triton.jit
-def _keys(
-    score,
-    score_stride,
-    members,
-    block,
-    earlier,
-    length,
-    sink_blocks,
-    local_tokens,
-    BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    """Keys of ``block``, uint32 of its shape, by the sums of a group of ``members`` <= GROUP rows."""
-    value = tl.load(score + block, mask=block < earlier, other=0.0)
-    if GROUP > 1:
-        for member in range(1, members):
-            value += tl.load(score + member * score_stride + block, mask=block < earlier, other=0.0)
-    return block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
+def _threshold(key, wanted):
+    """The key that splits the ``wanted`` largest free keys from the rest, and how many equal to it are kept.
 
-
-@triton.jit
-def _threshold(
-    score,
-    score_stride,
-    members,
-    earlier,
-    pick,
-    length,
-    sink_blocks,
-    local_tokens,
-    BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    """The key that splits the ``pick`` best blocks from the others, and how many blocks of that key are kept.
-
-    A radix search inside the range of the blocks that are not always kept: each step counts the keys of every
-    value of the next three bits (eight 16-bit fields of two int64 sums) and ends at the first exact count.
-    ``pick`` < ``earlier``.
+    ``key`` is uint32 ``[n]``, n < 2**16, of :func:`block_keys`: 0 and 0xFFFFFFFF are not free, and no more
+    are wanted than are free. A radix search in the range of the free keys, since a row's scores lie close
+    together: each step counts those of every value of the next three bits, and the first exact count ends it.
     """
-    step = tl.arange(0, TILE)
-    least = tl.full((TILE,), 0xFFFFFFFF, tl.uint32)
-    most = tl.zeros((TILE,), tl.uint32)
-    for start in range(0, earlier, TILE):
-        key = _keys(
-            score,
-            score_stride,
-            members,
-            start + step,
-            earlier,
-            length,
-            sink_blocks,
-            local_tokens,
-            BLOCK,
-            GROUP,
-        )
-        free = (key > 0) & (key < 0xFFFFFFFF)
-        least = tl.where(free, tl.minimum(least, key), least)
-        most = tl.where(free, tl.maximum(most, key), most)
-    low, high = tl.reduce((least, most), 0, _least_and_most)
-    local = tl.maximum(tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier), sink_blocks)
-    wanted = pick - (sink_blocks + tl.maximum(earlier - local, 0))
-    ties = pick
-    if wanted <= 0:
-        low = tl.full((), 0xFFFFFFFF, tl.uint32)
-    # A step counts the keys from ``low`` to ``low + span``: never zero, never those of forced blocks.
+    free = (key > 0) & (key < 0xFFFFFFFF)
+    low, high = tl.reduce((tl.where(free, key, 0xFFFFFFFF), tl.where(free, key, 0)), 0, _least_and_most)
     span = high - low
-    bits = ((span.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 126).to(tl.int32)
+    # The bits of span, or one more where it is rounded up.
+    bits = (span.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 126
     shift = tl.maximum(bits - 3, 0)
-    searching = (wanted > 0).to(tl.int32)
-    while searching > 0:
-        low_half = tl.zeros((TILE,), tl.int64)
-        high_half = tl.zeros((TILE,), tl.int64)
-        for start in range(0, earlier, TILE):
-            key = _keys(
-                score,
-                score_stride,
-                members,
-                start + step,
-                earlier,
-                length,
-                sink_blocks,
-                local_tokens,
-                BLOCK,
-                GROUP,
-            )
-            digit = (key - low) >> shift.to(tl.uint32)
-            one = tl.full((1,), 1, tl.int64) << ((digit & 3) * 16).to(tl.int64)
-            counted = key - low <= span
-            low_half += tl.where(counted & (digit < 4), one, 0)
-            high_half += tl.where(counted & (digit >= 4), one, 0)
-        low_sum, high_sum = tl.reduce((low_half, high_half), 0, _add_pairs)
-        found = pick * 0
-        above = pick * 0
-        total = pick * 0
-        for index in tl.static_range(8):
-            count = _field(low_sum, high_sum, 7 - index)
+    ties = wanted
+    searching = wanted > 0
+    while searching:
+        digit = ((key - low) >> shift.to(tl.uint32)) & 7
+        one = tl.full((1,), 1, tl.uint32) << (digit * 4)
+        counted = tl.where(key - low <= span, one, 0)  # never 0 nor 0xFFFFFFFF
+        # A thread holds four neighbours: their counts fit into eight nibbles, a row's into 16 bits each.
+        fours = tl.sum(tl.reshape(counted, (key.shape[0] // 4, 4)), axis=1)
+        sums = tl.reduce((_widened(fours), _widened(fours >> 16)), 0, _add_pairs)
+        found = wanted * 0
+        above = wanted * 0
+        exact = wanted < 0
+        total = wanted * 0
+        for step in tl.static_range(8):
+            count = ((sums[1 - step // 4] >> (48 - step % 4 * 16)) & 0xFFFF).to(tl.int32)
             here = (total < wanted) & (total + count >= wanted)
-            found = tl.where(here, 7 - index, found)
+            found = tl.where(here, 7 - step, found)
             above = tl.where(here, total, above)
             total += count
+            exact = exact | (total == wanted)
         low += found.to(tl.uint32) << shift.to(tl.uint32)
         span = tl.minimum((tl.full((), 1, tl.uint32) << shift.to(tl.uint32)) - 1, high - low)
         wanted -= above
-        exact = _field(low_sum, high_sum, found) == wanted
-        ties = tl.where(exact, earlier, wanted)
-        searching = ((shift > 0) & ~exact).to(tl.int32)
+        ties = tl.where(exact, 0xFFFF, wanted)
+        searching = (shift > 0) & (exact == 0)
         shift = tl.maximum(shift - 3, 0)
     return low, ties
+
+
+@triton.jit
+def _pick_row(
+    earlier,
+    pick,
+    length,
+    score,
+    score_stride,
+    members,
+    table,
+    physical,
+    logical,
+    out_stride,
+    width,
+    sink_blocks,
+    local_tokens,
+    PAGE: tl.constexpr,
+    PER_BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUP: tl.constexpr,
+    LOGICAL: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Keep ``pick`` of one row's ``earlier`` blocks; the pointers are the row's own. earlier <= BLOCKS.
+
+    A group of ``members`` <= GROUP rows keeps those of the best sums, and each of its rows is written.
+    """
+    block = tl.arange(0, BLOCKS)
+    inside = block < earlier
+    scored = tl.where(pick < earlier, earlier, 0)
+    if EARLY:
+        # The whole table, while the predecessor still runs.
+        first = tl.load(table + block * PER_BLOCK, mask=inside, other=0)
+        if PER_BLOCK > 1:
+            second = tl.load(table + block * PER_BLOCK + 1, mask=inside, other=0)
+        gdc_wait()
+        gdc_launch_dependents()
+    value = tl.load(score + block, mask=block < scored, other=float("-inf"))
+    if GROUP > 1:
+        for member in range(1, members):
+            value += tl.load(score + member * score_stride + block, mask=block < scored, other=0.0)
+    keep = inside
+    place = block
+    if pick < earlier:
+        BLOCK: tl.constexpr = PAGE * PER_BLOCK
+        key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
+        local = tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier)
+        forced = sink_blocks + earlier - tl.maximum(local, sink_blocks)
+        threshold, ties = _threshold(key, pick - forced)
+        if pick <= forced:
+            threshold = tl.full((), 0xFFFFFFFF, tl.uint32)
+            ties = pick
+        above = ((key > threshold) & inside).to(tl.int32)
+        tied = ((key == threshold) & inside).to(tl.int32)
+        rank = tl.cumsum((above << 16) + tied, axis=0)
+        tied_rank = rank & 0xFFFF
+        keep = (above > 0) | ((tied > 0) & (tied_rank <= ties))
+        place = (rank >> 16) + tl.minimum(tied_rank, ties) - 1
+    for part in tl.static_range(PER_BLOCK):
+        page = block * PER_BLOCK + part
+        to = place * PER_BLOCK + part
+        if EARLY and part == 0:
+            found = first
+        elif EARLY and part == 1:
+            found = second
+        else:
+            found = tl.load(table + page, mask=keep, other=0)
+        write = keep & (to < width)
+        for member in range(0, members if GROUP > 1 else 1):
+            tl.store(physical + member * out_stride + to, found, mask=write)
+            if LOGICAL:
+                tl.store(logical + member * out_stride + to, page, mask=write)
 
 
 # Triton compiles anew for each kind (1, multiple of 16) of an integer or address. These gain nothing by it.
@@ -186,7 +191,9 @@ def _pick_kernel(
     local_tokens,
     PAGE: tl.constexpr,
     PER_BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
+    FEW: tl.constexpr,
+    BRANCHES: tl.constexpr,
+    MANY: tl.constexpr,
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
     MAPPED: tl.constexpr,
@@ -196,13 +203,14 @@ def _pick_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * GROUP
     members = tl.minimum(rows - row, GROUP)
+    # Dependents start after the wait, here and in _pick_row: what they read early was made before the coarse
+    # kernel, which does not wait before it lets this one start.
     if OVERLAP and not EARLY:
         gdc_wait()
         gdc_launch_dependents()
-    BLOCK: tl.constexpr = PAGE * PER_BLOCK
     length = tl.load(length_ptr + row)
     pick = tl.load(pick_ptr + row)
-    earlier = tl.maximum(length - 1, 0) // BLOCK
+    earlier = tl.maximum(length - 1, 0) // (PAGE * PER_BLOCK)
     pick = tl.minimum(pick, earlier)
     source = row
     if MAPPED:
@@ -211,46 +219,31 @@ def _pick_kernel(
     physical = physical_ptr + row * out_stride
     logical = logical_ptr + row * out_stride
     score = score_ptr + row * score_stride
-    if EARLY:
-        # Dependents start after the wait: what they read early was made before the coarse kernel, which does
-        # not wait before it lets this one start.
-        gdc_wait()
-        gdc_launch_dependents()
-    step = tl.arange(0, TILE)
-    threshold = tl.full((), 0, tl.uint32)
-    ties = earlier
-    if pick < earlier:
-        threshold, ties = _threshold(
-            score, score_stride, members, earlier, pick, length, sink_blocks, local_tokens, BLOCK, TILE, GROUP
-        )
-    above_before = pick * 0
-    tied_before = pick * 0
-    for start in range(0, earlier, TILE):
-        block = start + step
-        keep = block < earlier
-        place = block
-        if pick < earlier:
-            key = _keys(
-                score, score_stride, members, block, earlier, length, sink_blocks, local_tokens, BLOCK, GROUP
+    # A graph's bound is the longest context; most rows are shorter and take a cheaper branch.
+    for branch in tl.static_range(BRANCHES):
+        more = (branch == 0) | (earlier > (FEW << branch) // 2)
+        if more & (earlier <= (MANY if branch == BRANCHES - 1 else FEW << branch)):
+            _pick_row(
+                earlier=earlier,
+                pick=pick,
+                length=length,
+                score=score,
+                score_stride=score_stride,
+                members=members,
+                table=table,
+                physical=physical,
+                logical=logical,
+                out_stride=out_stride,
+                width=width,
+                sink_blocks=sink_blocks,
+                local_tokens=local_tokens,
+                PAGE=PAGE,
+                PER_BLOCK=PER_BLOCK,
+                BLOCKS=MANY if branch == BRANCHES - 1 else FEW << branch,
+                GROUP=GROUP,
+                LOGICAL=LOGICAL,
+                EARLY=EARLY,
             )
-            above = ((key > threshold) & keep).to(tl.int32)
-            tied = ((key == threshold) & keep).to(tl.int32)
-            rank = tl.cumsum((above << 16) + tied, axis=0)
-            tied_rank = tied_before + (rank & 0xFFFF)
-            keep = (above > 0) | ((tied > 0) & (tied_rank <= ties))
-            place = above_before + (rank >> 16) + tl.minimum(tied_rank, ties) - 1
-            counts = tl.sum((above << 16) + tied, axis=0)
-            above_before += counts >> 16
-            tied_before += counts & 0xFFFF
-        for part in tl.static_range(PER_BLOCK):
-            page = block * PER_BLOCK + part
-            to = place * PER_BLOCK + part
-            found = tl.load(table + page, mask=keep, other=0)
-            write = keep & (to < width)
-            for member in range(0, members if GROUP > 1 else 1):
-                tl.store(physical + member * out_stride + to, found, mask=write)
-                if LOGICAL:
-                    tl.store(logical + member * out_stride + to, page, mask=write)
 
     for member in range(0, members if GROUP > 1 else 1):
         to = member * out_stride
@@ -267,6 +260,11 @@ def _pick_kernel(
             WIDTH=WIDTH,
             LOGICAL=LOGICAL,
         )
+
+
+def branches(blocks: int) -> int:
+    """Branches of a kernel for at most ``blocks``, a power of two."""
+    return min(4, max(1, (blocks // FEW).bit_length()))
 
 
 def pick_pages(
@@ -324,6 +322,7 @@ def pick_pages(
     rows, width = physical.shape
     if not rows:
         return
+    blocks = max(16, power_of_2(max(1, scores.shape[1])))
     tuning = tuning or for_device(scores.device)
     if table_rows is None and group == 1 and suits(rows, scores.shape[1], tuning):
         rank_pages(
@@ -341,11 +340,11 @@ def pick_pages(
             tuning=tuning,
         )
         return
-    if scores.shape[1] > MOST_BLOCKS:
-        raise ValueError(
-            f"{scores.shape[1]} blocks a row are more than the pick kernel takes ({MOST_BLOCKS})"
-        )
-    few = rows <= FEW_ROWS
+    if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
+        raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
+    fewest, held = tuning.pick_warps_many, tuning.pick_blocks_many
+    if rows <= FEW_ROWS:
+        fewest, held = tuning.pick_warps, tuning.pick_blocks
     _pick_kernel[(cdiv(rows, group),)](
         scores,
         lengths,
@@ -363,13 +362,15 @@ def pick_pages(
         local_tokens,
         PAGE=PAGE,
         PER_BLOCK=pages_per_block,
-        TILE=tuning.pick_tile if few else tuning.pick_tile_many,
+        FEW=FEW,
+        BRANCHES=branches(blocks),
+        MANY=blocks,
         WIDTH=max(16, power_of_2(width)),
         GROUP=group,
         MAPPED=table_rows is not None,
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=tuning.pick_warps if few else tuning.pick_warps_many,
+        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // held)),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -31,12 +31,13 @@ class Tuning:
     rank_chunk: int = 512
     """Blocks that they are compared with at a time."""
     rank_warps: int = 4
-    pick_tile: int = 512
-    """Blocks that a row's search reads at a time, in steps of at most 256 rows."""
-    pick_warps: int = 8
-    pick_tile_many: int = 512
+    pick_blocks: int = 256
+    """Blocks of a row that a warp of its search holds in steps of at most 256 rows, up to 8 warps."""
+    pick_warps: int = 4
+    """Fewest warps of such a search."""
+    pick_blocks_many: int = 512
+    pick_warps_many: int = 2
     """The same in larger steps, which fill the chip with rows."""
-    pick_warps_many: int = 4
     refine_rows: int = 4
     """Rows of a decode step up to which our own kernel scores tokens although DeepGEMM could (``"refine":
     "auto"``), by whole layers (``launch/results/tune-layers-h100.json``)."""

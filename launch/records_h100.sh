@@ -166,7 +166,7 @@ case $step in
   ab-many) many ab-many 128k 200000 stock,paper,balanced '128k+64:64,16,128,1,4' ;;
   ab-many-32k) many ab-many-32k 32k 90000 stock,paper,balanced '32k+64:64,16,128,1,4' ;;
   ab-many-256k) many ab-many-256k 256k 290000 stock,paper,balanced '256k+64:64,16,1,4' ;;
-  ab-many-decode-only) many ab-many-decode-only 128k 200000 stock,decode-only '128k+64:64,16,128,1,4' ;;
+  ab-many-decode-only) many ab-many-decode-only 128k 200000 stock,decode-only '128k+64:64,16,128' ;;
   ab-many-distinct)
     running=64 more=(--cuda-graph-max-bs-decode 64)
     ab v32-4l 66000 4300000 ab-many-distinct --resume --together --arms stock,paper --cells 64k:64 --rounds 3 \

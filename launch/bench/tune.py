@@ -29,8 +29,8 @@ from sglang_hisa.launch.common.typed import as_json
 FIELDS: dict[str, tuple[str, ...]] = {
     "coarse": ("coarse_pages", "coarse_warps", "coarse_programs"),
     "rank": ("rank_tile", "rank_chunk", "rank_warps"),
-    "pick": ("pick_tile", "pick_warps"),
-    "pick_many": ("pick_tile_many", "pick_warps_many"),
+    "pick": ("pick_warps",),
+    "pick_many": ("pick_warps_many",),
     "refine": ("refine_programs", "refine_pages", "refine_stages"),
     "refine_rows": ("refine_rows",),
 }
@@ -60,8 +60,8 @@ TRIED: dict[str, tuple[tuple[int, ...], ...]] = {
         (16, 256, 4),
         (16, 512, 4),
     ),
-    "pick": tuple(itertools.product((256, 512, 1024, 2048), (4, 8, 16))),
-    "pick_many": tuple(itertools.product((256, 512, 1024), (2, 4, 8))),
+    "pick": ((4,), (8,), (16,), (32,)),
+    "pick_many": ((2,), (4,), (8,)),
     "refine": (
         (256, 32, 3),
         (512, 16, 3),

@@ -43,9 +43,9 @@ def coarse_form(**given):
     }
 
 
-def pick_form(many=False, **given):
-    tile = DEFAULT.pick_tile_many if many else DEFAULT.pick_tile
-    return {"PAGE": 64, "TILE": tile, "WIDTH": 256, "LOGICAL": False, **given}
+def pick_form(blocks, **given):
+    branches = {"FEW": pick.FEW, "BRANCHES": pick.branches(blocks), "MANY": blocks}
+    return {"PAGE": 64, **branches, "WIDTH": 256, "LOGICAL": False, **given}
 
 
 def rank_form(**given):
@@ -60,8 +60,6 @@ def refine_form(**given):
 
 DECODE = {"MAPPED": False, "OVERLAP": True}
 PREFILL = {"MAPPED": True, "OVERLAP": False}
-PICK = (pick._pick_kernel, DEFAULT.pick_warps)
-PICK_MANY = (pick._pick_kernel, DEFAULT.pick_warps_many)
 FORMS = {
     "coarse, decode": (
         coarse._coarse_kernel,
@@ -86,14 +84,18 @@ FORMS = {
         DEFAULT.coarse_warps,
         coarse_form(PER_BLOCK=4, TILES=8, SEAL=False, **PREFILL),
     ),
-    "pick, decode": (*PICK, pick_form(PER_BLOCK=1, GROUP=1, EARLY=True, **DECODE)),
-    "pick, decode, blocks of 128": (*PICK, pick_form(PER_BLOCK=2, GROUP=1, EARLY=True, **DECODE)),
-    "pick, verify": (*PICK, pick_form(PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
-    "pick, prefill": (*PICK_MANY, pick_form(many=True, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
-    "pick, pairs": (*PICK_MANY, pick_form(many=True, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
+    "pick, decode": (pick._pick_kernel, 8, pick_form(4096, PER_BLOCK=1, GROUP=1, EARLY=True, **DECODE)),
+    "pick, decode, blocks of 128": (
+        *(pick._pick_kernel, 8),
+        pick_form(2048, PER_BLOCK=2, GROUP=1, EARLY=True, **DECODE),
+    ),
+    "pick, verify": (pick._pick_kernel, 8, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **DECODE)),
+    "pick, prefill": (pick._pick_kernel, 4, pick_form(2048, PER_BLOCK=1, GROUP=1, EARLY=False, **PREFILL)),
+    "pick, pairs": (pick._pick_kernel, 4, pick_form(1024, PER_BLOCK=2, GROUP=2, EARLY=False, **PREFILL)),
     "pick, prefill, groups of 8": (
-        *PICK_MANY,
-        pick_form(many=True, PER_BLOCK=1, GROUP=8, EARLY=False, **PREFILL),
+        pick._pick_kernel,
+        4,
+        pick_form(2048, PER_BLOCK=1, GROUP=8, EARLY=False, **PREFILL),
     ),
     "rank, decode": (*(rank._rank_kernel, DEFAULT.rank_warps), rank_form(PER_BLOCK=1, EARLY=True)),
     "rank, decode, blocks of 128": (

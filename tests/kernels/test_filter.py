@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sglang_hisa import PAGE, budget, kernels
+from sglang_hisa.kernels.pick import FEW
 from sglang_hisa.kernels.tuning import DEFAULT
 from tests.kernels.conftest import make_case
 
@@ -158,6 +159,25 @@ def test_ties_go_to_the_earlier_block(device, count, keep, tuning):
         assert int(physical[row, int(picks[row])]) == count
 
 
+@WAYS
+def test_a_score_that_is_no_number_displaces_no_block_that_is_always_kept(device, tuning):
+    """Every block's score but three is NaN, and as many blocks are kept as were asked for."""
+    count, keep, local = 77, 20, 3 * PAGE
+    scores = torch.full((2, count), 0x7FFFFFFF, dtype=torch.int32, device=device).view(
+        torch.float32
+    )  # CUDA's NaN
+    scores[:, 5:8] = 1.0
+    lengths = torch.full((2,), (count + 1) * PAGE, dtype=torch.int32, device=device)
+    picks = torch.full_like(lengths, keep)
+    table = torch.arange(count + 1, dtype=torch.int32, device=device).repeat(2, 1)
+    physical = torch.full((2, keep + 1), -7, dtype=torch.int32, device=device)
+    kernels.pick_pages(
+        scores, lengths, picks, table, None, 1, 2, local, physical, None, "triton", tuning=tuning
+    )
+    for row in physical.tolist():
+        assert len(set(row)) == keep + 1 and set(row) >= {0, 1, count - 2, count - 1, count}
+
+
 @pytest.mark.parametrize("per_block", [1, 2])
 @pytest.mark.parametrize("rows,group", [(2, 2), (7, 2), (12, 2), (12, 4), (23, 8), (9, 8)])
 def test_groups_keep_the_best_sums(device, rows, group, per_block):
@@ -198,9 +218,8 @@ def test_groups_keep_the_best_sums(device, rows, group, per_block):
 
 @WAYS
 def test_short_rows_of_a_long_graph(device, tuning):
-    """Rows on both sides of whole tiles of the kernel, in one call whose bound is the longest."""
-    tile = DEFAULT.pick_tile
-    earlier = [5, tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1, 2499]
+    """Rows on both sides of each branch of the kernel, in one call whose bound is the longest."""
+    earlier = [5, 900, FEW, FEW + 1, 2 * FEW, 2 * FEW + 1, 2499]
     scores = torch.randn((len(earlier), max(earlier)), generator=torch.Generator().manual_seed(4))
     for row, count in enumerate(earlier):
         scores[row, count:] = float("nan")

@@ -35,11 +35,10 @@ def test_tried_values_are_settings_and_the_default_is_among_them():
 
 
 def test_the_least_product_over_all_shapes_wins():
-    """(256, 4) is best at one shape, (2048, 16) at both together."""
-    few, many = (256, 4), (2048, 16)
-    shapes = {few: {(1, 4096): 2.0, (64, 4096): 40.0}, many: {(1, 4096): 3.0, (64, 4096): 20.0}}
-    assert tune.best(rows("pick", shapes), "pick") == {"pick_tile": 2048, "pick_warps": 16}
-    assert tune.tuning_of(rows("pick", shapes)) == replace(DEFAULT, pick_tile=2048, pick_warps=16)
+    """(4) is best at one shape, (8) at both together."""
+    shapes = {(4,): {(1, 4096): 2.0, (64, 4096): 40.0}, (8,): {(1, 4096): 3.0, (64, 4096): 20.0}}
+    assert tune.best(rows("pick", shapes), "pick") == {"pick_warps": 8}
+    assert tune.tuning_of(rows("pick", shapes)) == replace(DEFAULT, pick_warps=8)
 
 
 @pytest.mark.parametrize("slow", [1.0, 100.0], ids=["counting wins at few rows", "counting never wins"])
@@ -48,13 +47,13 @@ def test_counting_is_tuned_where_it_beats_a_search(slow):
     few, many = (1, 64 * 1024), (64, 64 * 1024)
     small, large = (8, 1024, 4), (16, 1024, 4)
     counted = {small: {few: 2.5 * slow, many: 90.0}, large: {few: 3.0 * slow, many: 40.0}}
-    found = tune.tuning_of(rows("rank", counted) + rows("pick", {(1024, 16): {few: 5.0, many: 7.0}}))
+    found = tune.tuning_of(rows("rank", counted) + rows("pick", {(8,): {few: 5.0, many: 7.0}}))
     if slow > 1:
         assert found.rank_pairs == 0
     else:
         assert found.rank_pairs == (64 * 1024 // PAGE) ** 2
         assert (found.rank_tile, found.rank_chunk, found.rank_warps) == small
-    assert (found.pick_tile, found.pick_warps) == (1024, 16)
+    assert found.pick_warps == 8
 
 
 @pytest.mark.parametrize(
@@ -89,10 +88,9 @@ def test_refine_is_tuned_over_decode_and_prefill_together():
 
 
 def test_the_table_shows_what_is_gained_at_each_shape():
-    now, other = (DEFAULT.pick_tile, DEFAULT.pick_warps), (2048, 16)
-    shapes = {now: {(1, 65536): 3.0}, other: {(1, 65536): 2.0}}
+    shapes = {(4,): {(1, 65536): 3.0}, (8,): {(1, 65536): 2.0}}
     assert tune.table(rows("pick", shapes)).splitlines() == [
-        "pick: pick_tile=2048 pick_warps=16",
+        "pick: pick_warps=8",
         "     64K x 1         3.00 ->     2.00 us",
     ]
 

@@ -22,15 +22,13 @@ from sglang_hisa.kernels.tuning import Tuning, for_device
 FEW = 1024
 """Blocks of the cheapest branch; each of the next two takes twice as many, and a fourth one all."""
 FEW_ROWS = 256
-"""Rows up to which a launch has ``Tuning.pick_warps`` and ``pick_blocks``; from then on those of many."""
+"""Rows up to which a launch has ``Tuning.pick_warps``, and from then on ``pick_warps_many``."""
 
 
 @triton.jit
-def _widened(counts):
-    """Four counts of four bits each (the lower half of a uint32) in an int64, 16 bits each."""
-    low = (counts & 0xF) | ((counts & 0xF0) << 12)
-    high = ((counts >> 8) & 0xF) | ((counts & 0xF000) << 4)
-    return low.to(tl.int64) | (high.to(tl.int64) << 32)
+def _field(low_half, high_half, digit):
+    """Count of keys whose digit is ``digit``, out of two sums of four 16-bit fields."""
+    return ((tl.where(digit < 4, low_half, high_half) >> ((digit & 3) * 16)) & 0xFFFF).to(tl.int32)
 
 
 @triton.jit
@@ -39,51 +37,36 @@ def _add_pairs(a, b, c, d):
 
 
 @triton.jit
-def _least_and_most(a, b, c, d):
-    return tl.minimum(a, c), tl.maximum(b, d)
+def _threshold(key, k):
+    """The uint32 ``t`` that splits the ``k`` largest of ``key`` (uint32 ``[n]``, n < 2**16, 0 < k <= n).
 
-
-@triton.jit
-def _threshold(key, wanted):
-    """The key that splits the ``wanted`` largest free keys from the rest, and how many equal to it are kept.
-
-    ``key`` is uint32 ``[n]``, n < 2**16, of :func:`block_keys`: 0 and 0xFFFFFFFF are not free, and no more
-    are wanted than are free. A radix search in the range of the free keys, since a row's scores lie close
-    together: each step counts those of every value of the next three bits, and the first exact count ends it.
+    Either exactly ``k`` keys are >= t, or t is the k-th largest key and it has ties. A radix search from
+    the top: each step counts the keys of every value of the next three bits (eight 16-bit fields of two
+    int64 sums; the first step has two bits) and ends at the first exact count.
     """
-    free = (key > 0) & (key < 0xFFFFFFFF)
-    low, high = tl.reduce((tl.where(free, key, 0xFFFFFFFF), tl.where(free, key, 0)), 0, _least_and_most)
-    span = high - low
-    # The bits of span, or one more where it is rounded up.
-    bits = (span.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 126
-    shift = tl.maximum(bits - 3, 0)
-    ties = wanted
-    searching = wanted > 0
-    while searching:
-        digit = ((key - low) >> shift.to(tl.uint32)) & 7
-        one = tl.full((1,), 1, tl.uint32) << (digit * 4)
-        counted = tl.where(key - low <= span, one, 0)  # never 0 nor 0xFFFFFFFF
-        # A thread holds four neighbours: their counts fit into eight nibbles, a row's into 16 bits each.
-        fours = tl.sum(tl.reshape(counted, (key.shape[0] // 4, 4)), axis=1)
-        sums = tl.reduce((_widened(fours), _widened(fours >> 16)), 0, _add_pairs)
-        found = wanted * 0
-        above = wanted * 0
-        exact = wanted < 0
-        total = wanted * 0
+    low = (k * 0).to(tl.uint32)
+    wanted = k
+    shift = k * 0 + 30
+    while shift >= 0:
+        digit = (key - low) >> shift.to(tl.uint32)
+        one = tl.full((1,), 1, tl.int64) << ((digit & 3) * 16).to(tl.int64)
+        low_half, high_half = tl.reduce(
+            (tl.where(digit < 4, one, 0), tl.where((digit >= 4) & (digit < 8), one, 0)), 0, _add_pairs
+        )
+        found = k * 0
+        above = k * 0
+        total = k * 0
         for step in tl.static_range(8):
-            count = ((sums[1 - step // 4] >> (48 - step % 4 * 16)) & 0xFFFF).to(tl.int32)
+            count = _field(low_half, high_half, 7 - step)
             here = (total < wanted) & (total + count >= wanted)
             found = tl.where(here, 7 - step, found)
             above = tl.where(here, total, above)
             total += count
-            exact = exact | (total == wanted)
         low += found.to(tl.uint32) << shift.to(tl.uint32)
-        span = tl.minimum((tl.full((), 1, tl.uint32) << shift.to(tl.uint32)) - 1, high - low)
         wanted -= above
-        ties = tl.where(exact, 0xFFFF, wanted)
-        searching = (shift > 0) & (exact == 0)
-        shift = tl.maximum(shift - 3, 0)
-    return low, ties
+        exact = _field(low_half, high_half, found) == wanted
+        shift = tl.where(exact, -1, shift - 3)
+    return low
 
 
 @triton.jit
@@ -129,20 +112,15 @@ def _pick_row(
     keep = inside
     place = block
     if pick < earlier:
-        BLOCK: tl.constexpr = PAGE * PER_BLOCK
-        key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK)
-        local = tl.minimum(tl.maximum(length - local_tokens, 0) // BLOCK, earlier)
-        forced = sink_blocks + earlier - tl.maximum(local, sink_blocks)
-        threshold, ties = _threshold(key, pick - forced)
-        if pick <= forced:
-            threshold = tl.full((), 0xFFFFFFFF, tl.uint32)
-            ties = pick
+        key = block_keys(value, block, earlier, length, sink_blocks, local_tokens, PAGE * PER_BLOCK)
+        threshold = _threshold(key, pick)
         above = ((key > threshold) & inside).to(tl.int32)
         tied = ((key == threshold) & inside).to(tl.int32)
         rank = tl.cumsum((above << 16) + tied, axis=0)
         tied_rank = rank & 0xFFFF
-        keep = (above > 0) | ((tied > 0) & (tied_rank <= ties))
-        place = (rank >> 16) + tl.minimum(tied_rank, ties) - 1
+        wanted = pick - tl.sum(above, axis=0)
+        keep = (above > 0) | ((tied > 0) & (tied_rank <= wanted))
+        place = (rank >> 16) + tl.minimum(tied_rank, wanted) - 1
     for part in tl.static_range(PER_BLOCK):
         page = block * PER_BLOCK + part
         to = place * PER_BLOCK + part
@@ -342,9 +320,7 @@ def pick_pages(
         return
     if blocks > 1 << 15:  # counts and ranks are packed in 16 bits
         raise ValueError(f"{scores.shape[1]} blocks a row are more than the pick kernel takes (32768)")
-    fewest, held = tuning.pick_warps_many, tuning.pick_blocks_many
-    if rows <= FEW_ROWS:
-        fewest, held = tuning.pick_warps, tuning.pick_blocks
+    fewest = tuning.pick_warps if rows <= FEW_ROWS else tuning.pick_warps_many
     _pick_kernel[(cdiv(rows, group),)](
         scores,
         lengths,
@@ -371,6 +347,6 @@ def pick_pages(
         LOGICAL=logical is not None,
         OVERLAP=overlap,
         EARLY=overlap and early,
-        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // held)),
+        num_warps=16 if blocks > 8192 else max(fewest, min(8, blocks // tuning.pick_blocks)),
         **({"launch_pdl": True} if overlap else {}),
     )

@@ -150,9 +150,8 @@ def pick_pages(
             score = scores[row, :earlier].sum(dim=0)
             forced = kept < sink_blocks
             forced |= kept >= max(length - local_tokens, 0) // block
-            score[forced] = float("inf")
-            best = torch.sort(score, descending=True, stable=True).indices[:pick]
-            kept = best.sort().values
+            best = torch.sort(score[~forced], descending=True, stable=True).indices
+            kept = torch.cat((kept[forced], kept[~forced][best]))[:pick].sort().values
         inside = torch.arange(pages_per_block, device=scores.device)
         pages = (kept[:, None] * pages_per_block + inside).flatten()
         own = torch.arange(earlier * pages_per_block, (length + PAGE - 1) // PAGE, device=scores.device)

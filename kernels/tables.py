@@ -15,7 +15,10 @@ def ordered(score):
 
 @triton.jit
 def block_keys(value, block, earlier, length, sink_blocks, local_tokens, BLOCK: tl.constexpr):
-    """Scores as uint32 keys, 1 at least, 0 from ``earlier`` on; blocks that are always kept are above all."""
+    """Scores as uint32 keys, 1 at least, 0 from ``earlier`` on; blocks that are always kept are above all.
+
+    Even above CUDA's NaN, whose bits are all ones but for the sign.
+    """
     forced = (block < sink_blocks) | (block >= tl.maximum(length - local_tokens, 0) // BLOCK)
     key = tl.minimum(tl.maximum(ordered(value), 1), 0xFFFFFFFE)
     return tl.where(block < earlier, tl.where(forced, 0xFFFFFFFF, key), 0)

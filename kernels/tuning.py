@@ -31,11 +31,10 @@ class Tuning:
     rank_chunk: int = 512
     """Blocks that they are compared with at a time."""
     rank_warps: int = 4
-    pick_blocks: int = 256
-    """Blocks of a row that a warp of its search holds in steps of at most 256 rows, up to 8 warps."""
+    pick_blocks: int = 512
+    """Blocks of a row that a warp of its search holds, up to 8 warps."""
     pick_warps: int = 4
-    """Fewest warps of such a search."""
-    pick_blocks_many: int = 512
+    """Fewest warps of a row's search in steps of at most 256 rows."""
     pick_warps_many: int = 2
     """The same in larger steps, which fill the chip with rows."""
     refine_rows: int = 4

@@ -161,21 +161,19 @@ def test_ties_go_to_the_earlier_block(device, count, keep, tuning):
 
 @WAYS
 def test_a_score_that_is_no_number_displaces_no_block_that_is_always_kept(device, tuning):
-    """Every block's score but three is NaN, and as many blocks are kept as were asked for."""
+    """Every block's score but three is CUDA's NaN, and as many blocks are kept as were asked for."""
     count, keep, local = 77, 20, 3 * PAGE
-    scores = torch.full((2, count), 0x7FFFFFFF, dtype=torch.int32, device=device).view(
-        torch.float32
-    )  # CUDA's NaN
+    scores = torch.full((2, count), 0x7FFFFFFF, dtype=torch.int32, device=device).view(torch.float32)
     scores[:, 5:8] = 1.0
     lengths = torch.full((2,), (count + 1) * PAGE, dtype=torch.int32, device=device)
     picks = torch.full_like(lengths, keep)
     table = torch.arange(count + 1, dtype=torch.int32, device=device).repeat(2, 1)
-    physical = torch.full((2, keep + 1), -7, dtype=torch.int32, device=device)
-    kernels.pick_pages(
-        scores, lengths, picks, table, None, 1, 2, local, physical, None, "triton", tuning=tuning
-    )
-    for row in physical.tolist():
-        assert len(set(row)) == keep + 1 and set(row) >= {0, 1, count - 2, count - 1, count}
+    for backend in ("triton", "torch"):
+        physical = torch.full((2, keep + 1), -7, dtype=torch.int32, device=device)
+        args = (scores, lengths, picks, table, None, 1, 2, local, physical, None, backend)
+        kernels.pick_pages(*args, tuning=tuning)
+        for row in physical.tolist():
+            assert len(set(row)) == keep + 1 and set(row) >= {0, 1, count - 2, count - 1, count}, backend
 
 
 @pytest.mark.parametrize("per_block", [1, 2])

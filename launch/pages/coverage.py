@@ -132,7 +132,7 @@ COVERAGE: tuple[Coverage, ...] = (
     ),
     Coverage(V32, "fp8 KV with FlashMLA KV in prefill as well (PAGED)", cases=("fp8-kv-paged",)),
     Coverage(V32, "fa3 decode", cases=("fa3",)),
-    Coverage(V32, "contexts to 1M", cases=("1m",)),
+    Coverage(V32, "contexts to 1M", ("launch/results/ab-v32-4l-1m.json",), cases=("1m",)),
     Coverage(
         V32,
         "top-k of torch instead of fused v2",

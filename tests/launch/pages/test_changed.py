@@ -47,9 +47,9 @@ def test_a_table_says_it_and_one_without_changes_does_not() -> None:
 
 
 def test_runs_whose_index_scores_are_nearly_equal_are_named() -> None:
-    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-many-32k", "ab-many-distinct")}
+    kept = {name: load(RESULTS / f"{name}.json", AbRecord) for name in ("ab-defaults", "ab-many-distinct")}
     assert changed.crowded(kept).startswith("<sub>Made-up weights of these records have index scores")
     later = {**kept, "ab-later": load(RESULTS / "ab-served.json", AbRecord)}
-    assert "weights of `ab-many-32k`, `ab-many-distinct` have" in changed.crowded(later)
-    trained = replace(kept["ab-many-32k"], flags=("--load-format", "auto"))
+    assert "weights of `ab-defaults`, `ab-many-distinct` have" in changed.crowded(later)
+    trained = replace(kept["ab-defaults"], flags=("--load-format", "auto"))
     assert changed.crowded({"ab-later": later["ab-later"], "ab-trained": trained}) == ""

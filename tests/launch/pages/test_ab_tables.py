@@ -154,7 +154,7 @@ def test_too_few_pairs_have_a_speed_up_without_an_interval_and_the_baseline_is_n
     assert re.findall(r"(\d\.\d\d)×", line)[0] == f"{median(seen['stock']) / median(seen['paper']):.2f}"
     assert "[" not in line and "*" not in line
     made = tables.made("ab", "v32-tp8-rank against paper")
-    assert made.startswith("| prompt × at once | TTFT, `paper` | `watching")
+    assert made.startswith("| prompt × at once | TTFT, `paper` | `watching-canary` | ITL, `paper` |")
 
 
 def test_a_run_that_was_cut_off_shows_what_it_has():

@@ -1,7 +1,8 @@
 """CPU stand-ins: real SGLang serves a DSA model on a CPU, for the demo and the tests.
 
 Scheduler, radix cache, paged pools, DSA metadata, indexer projections and model code stay SGLang's own;
-only leaf kernels that exist for CUDA alone are replaced, by plain PyTorch. Active with ``SGLANG_HISA_CPU=1``
+only leaf kernels that exist for CUDA alone are replaced, by plain PyTorch, and its processes are forked, so
+that a server starts within seconds. Active with ``SGLANG_HISA_CPU=1``
 (see :func:`sglang_hisa.launch.common.server.cpu_env`), whether HISA is on or not.
 """
 
@@ -20,7 +21,7 @@ from sglang_hisa.patches.releases import NEWEST, RELEASES
 
 @dataclass(frozen=True)
 class StandIn:
-    """A replaced attribute of SGLang (or torch), and our function for it."""
+    """A replaced attribute of SGLang, torch or Python, and our function for it."""
 
     hook: str
     """``module:name`` below ``sglang_hisa.patches.cpu``."""
@@ -48,6 +49,12 @@ def _keys(name: str) -> tuple[str, ...]:
 
 
 STAND_INS: tuple[StandIn, ...] = (
+    StandIn(
+        "processes:forked",
+        ("multiprocessing.set_start_method",),
+        "a process that is spawned imports SGLang again: two thirds of a server's start",
+        "around",
+    ),
     StandIn(
         "indexer:device_capability",
         ("torch.cuda.get_device_capability",),

@@ -68,6 +68,15 @@ def watched(tmp_path, model, hisa, flags=(), *, fused=False, pool_tokens=8192, e
         server.stop(grace=0)  # SGLang waits on SIGTERM for what no test needs; the oracle writes as it goes
 
 
+@contextmanager
+def spawned(tmp_path, *args, **kwargs):
+    """:func:`watched`, with processes that load their plugins themselves, as they do on a GPU."""
+    told, spawning = tmp_path / "loaded", PLUGINS / "spawned"
+    with watched(tmp_path, *args, extra={"SPAWNED": str(told)}, plugins=[spawning], **kwargs) as server:
+        yield server
+    assert len(set(told.read_text().split())) > 1, "the scheduler took over what the first process loaded"
+
+
 def text(length, seed):
     source = random.Random(seed)
     return "".join(chr(97 + source.randrange(26)) for _ in range(length))

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sglang_hisa.launch.common.server import ServerFailed
 from sglang_hisa.patches.live_metrics import MOVERS
-from tests.server.conftest import shared_prefix_load, text, watched
+from tests.server.conftest import shared_prefix_load, spawned, text, watched
 
 pytestmark = pytest.mark.server
 
@@ -87,7 +87,7 @@ def test_answers_from_the_cache(tmp_path, tiny):
     """One request at a time: a prompt reads the radix cache from its second run on and answers the same each
     time; without the cache it answers as at first. These two are not compared: some CPUs round a row that is
     computed alone otherwise than one among many."""
-    with watched(tmp_path, tiny, {**SMALL, "audit": 0.2}, ["--enable-metrics"]) as (server, counts):
+    with spawned(tmp_path, tiny, {**SMALL, "audit": 0.2}, ["--enable-metrics"]) as (server, counts):
         for length in (63, 64, 65, 320, 321, 641, 900):
             prompt = text(length, length)
             fresh, cached, again = (server.generate(prompt, 12) for _ in range(3))

@@ -8,7 +8,7 @@ import pytest
 from sglang_hisa.patches import contract
 from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
 
-from .conftest import shared_prefix_load, watched
+from .conftest import shared_prefix_load, spawned
 from .test_real_server import SMALL, assert_active, assert_right
 
 pytestmark = [pytest.mark.server, pytest.mark.versions, pytest.mark.timeout(1800)]
@@ -30,7 +30,7 @@ def test_selections_and_summaries_under_load(release, tmp_path, tiny):
     before = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", before)
-        server_of = watched(tmp_path, tiny, hisa, flags, pool_tokens=2048)
+        server_of = spawned(tmp_path, tiny, hisa, flags, pool_tokens=2048)
         with server_of as (server, counts):
             for _ in range(2):
                 answers = shared_prefix_load(server)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The GPU records of launch/results, one step a call, each meant to end within fifteen minutes on one H100 or H200 (ab-grid takes
-# 22; ab-tp2 and live2 need two GPUs of one machine, gpus needs GPUS=2, 4 or 8 of them, two by default):
+# 22; ab-tp2 needs two GPUs of one machine, live2 uses two if there are, gpus needs GPUS=2, 4 or 8 of them, two by default):
 #
 #   records_h100.sh STEP OUT
 #
@@ -12,6 +12,7 @@
 #   ab-many     the same model: 1 to 128 requests that share 128K -> OUT/ab-many
 #   ab-many-32k   the same with a prefix of 32K                   -> OUT/ab-many-32k
 #   ab-many-256k   1 to 64 requests that share 256K               -> OUT/ab-many-256k
+#   ab-many-256k-128   128 of them                                -> OUT/ab-many-256k-128
 #   ab-many-decode-only   the same with 128K, pruned decode steps alone -> OUT/ab-many-decode-only
 #   ab-many-distinct   four full-width layers, 64 distinct prompts of 64K   -> OUT/ab-many-distinct
 #   ab-4l-paper   four full-width layers, 8K to 128K              -> OUT/ab-v32-4l-paper
@@ -49,7 +50,7 @@
 #   gpus        the whole model, ranks, prefill and decode servers, times, features; until none is left -> OUT/two-gpu.json, OUT/eight-gpu.json
 #               (that of two GPUs with 0.5.23 is kept as two-gpu-0.5.23.json)
 #   ab-tp2      four full-width layers on two GPUs, 8K and 128K   -> OUT/ab-v32-4l-tp2
-#   live2       the same layers behind sglang-router, an arm a GPU, every fourth request to the second -> OUT/ab-live
+#   live2       the same layers behind sglang-router, every fourth request to the second arm; one GPU they share -> OUT/ab-live
 #   kernels     the kernel benchmark over the whole grid          -> OUT/kernels-h100.json
 #               (that of an H200 with 0.5.23 is kept as kernels-h200-0.5.23.json)
 #   server-layer   a decode layer's indexer in servers, 64 requests over a shared 128K -> OUT/server-layer.txt
@@ -122,7 +123,7 @@ gpu_mib() { # of the first GPU; 0 without one
   echo "${mib:-0}"
 }
 
-many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: requests that share a prefix, 64 tokens an answer and more for each of them
+many() { # NAME PREFIX POOL_TOKENS ARMS CELLS: requests that share a prefix, 64 tokens an answer and one more for each other of them
   export SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1
   # Decode alone is measured: small chunks of prefill leave memory to the servers beside, and without graphs of them
   # a server starts in half of the time.
@@ -165,7 +166,8 @@ case $step in
       --rounds 2 --warmup-tokens 40k ;;
   ab-many) many ab-many 128k 200000 stock,paper,balanced '128k+64:64,16,128,1,4' ;;
   ab-many-32k) many ab-many-32k 32k 90000 stock,paper,balanced '32k+64:64,16,128,1,4' ;;
-  ab-many-256k) many ab-many-256k 256k 290000 stock,paper,balanced '256k+64:64,16,1,4' ;;
+  ab-many-256k) many ab-many-256k 256k 300000 stock,paper,balanced '256k+64:64,16,1,4' ;;
+  ab-many-256k-128) many ab-many-256k-128 256k 300000 stock,paper,balanced 256k+64:128 ;; # takes as long as the others together
   ab-many-decode-only) many ab-many-decode-only 128k 200000 stock,decode-only '128k+64:64,16,128' ;;
   ab-many-distinct)
     running=64 more=(--cuda-graph-max-bs-decode 64)

@@ -139,14 +139,6 @@ def parse_tokens(text: str) -> int:
         raise ValueError(f"{text!r} is not a number of tokens, such as 8192, 8k or 1m") from None
 
 
-def beside(prefix: int) -> int:
-    """Tokens that an answer is longer for each request beside it, by their shared prefix.
-
-    Those whose prefill comes first decode while a server finds the prefix of the others in its radix cache.
-    """
-    return 2 + prefix // (128 << 10)
-
-
 def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell:
     """One cell; ``length`` is ``8k`` or, with a shared prefix, ``128k+64``. Raises ``ValueError``."""
     prefix, plus, own = length.partition("+")
@@ -157,16 +149,15 @@ def _cell(length: str, output_tokens: int, concurrency: int, waves: int) -> Cell
         raise ValueError(f"{length!r}: a shared prefix must be a whole number of {PAGE}-token pages")
     if parse_tokens(own) < 1 or waves != 1:
         raise ValueError(f"{length!r}: prompts with a shared prefix need tokens of their own and --waves 1")
-    answer = output_tokens + beside(shared) * (concurrency - 1)
-    return Cell(shared + parse_tokens(own), answer, concurrency, concurrency, shared)
+    return Cell(shared + parse_tokens(own), output_tokens + concurrency - 1, concurrency, concurrency, shared)
 
 
 def parse_cells(text: str, output_tokens: int, waves: int) -> tuple[Cell, ...]:
     """``8k:1,4 256k:1`` -> cells of 8K at concurrency 1 and 4 and of 256K at 1; ``waves`` prompts a slot.
 
     ``128k+64:64``: 64 requests at once share a prefix of 128K tokens and have 64 tokens of their own. Their
-    answers are longer by :func:`beside` for each request beside them, so that the first has not ended when
-    the last begins.
+    answers are longer by a token for each request beside them, should the first decode before the last is
+    taken in: the server is held until it has all of them (:mod:`sglang_hisa.launch.common.held`).
 
     Raises:
         ValueError: not of that form, or a number below 1.

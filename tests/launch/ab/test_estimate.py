@@ -23,7 +23,7 @@ def test_a_shared_prefix_is_read_once_a_start_and_the_longest_alone() -> None:
     found = estimate.work(given, every(given))
     assert (found.starts, found.measurements) == (2, 12)
     assert found.prompt_tokens == 2 * (128 * 1024 + 2 * (1 + 3 + 1) * 64)
-    tokens = 2 * 2 * (100 + 106 + 100) + 2 * 3 * plan.WARMUP_OUTPUT
+    tokens = 2 * 2 * (100 + 102 + 100) + 2 * 3 * plan.WARMUP_OUTPUT
     sent = 2 * 2 * SENT_S * ((128 * 1024 + 64) * 4 + 32 * 1024 + 64) / (128 * 1024)
     wanted = START_S + found.prompt_tokens / PROMPT_TOK_S + tokens * TOKEN_S + sent
     assert found.seconds == pytest.approx(wanted)

@@ -57,7 +57,7 @@ def test_each_model_is_asked_where_it_is_kept(tmp_path: Path) -> None:
 def test_the_records_script_says_what_it_can_do() -> None:
     words = [LAUNCH / "records_h100.sh", "nope", "out"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 50
+    assert done.returncode == 2 and all(step in done.stderr for step in STEPS) and len(STEPS) == 51
 
 
 def test_the_image_is_made_of_folders_that_exist() -> None:

@@ -6,8 +6,11 @@ A feature without evidence is served by the same code, but nobody has run it: th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from sglang_hisa.launch.acceptance.record import CaseRecord
+from sglang_hisa.launch.common.provenance import Provenance
 from sglang_hisa.launch.common.record import Record, load
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches.releases import NEWEST, RELEASES, TESTED, since
@@ -369,11 +372,22 @@ COVERAGE: tuple[Coverage, ...] = (
 )
 
 
+@cache
+def _cases(path: Path) -> CaseRecord:
+    """Read once, not once for each row and release."""
+    return load(path, CaseRecord)
+
+
+@cache
+def _origin(path: Path) -> Provenance:
+    return load(path, Record).provenance
+
+
 def shown_by(row: Coverage, version: str) -> list[str]:
     """GPUs on which every case of ``row`` was right with SGLang ``version``."""
     found: dict[str, set[str]] = {}
     for path in existing(*CASE_RECORDS):
-        for one in load(ROOT / path, CaseRecord).rows:
+        for one in _cases(ROOT / path).rows:
             where = one.provenance
             if one.case in row.cases and not one.problems and where and where.sglang == version:
                 found.setdefault(where.gpus[0], set()).add(one.case)
@@ -387,7 +401,7 @@ def cell(row: Coverage, version: str) -> str:
     if row.declined:
         return "declined"
     records = [path for path in row.evidence if "::" not in path]
-    origins = [load(ROOT / path, Record).provenance for path in records]
+    origins = [_origin(ROOT / path) for path in records]
     gpus = {where.gpus[0] for where in origins if where.sglang == version}
     gpus |= set(shown_by(row, version))
     between = version not in TESTED

@@ -19,7 +19,8 @@ from sglang_hisa.launch.acceptance.rounding import LIMIT
 from sglang_hisa.launch.common import text
 from sglang_hisa.launch.common.record import load
 from sglang_hisa.launch.pages import case_tables, write
-from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, cell, existing, shown_by
+from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, existing
+from sglang_hisa.launch.pages.evidence import cell, shown_by
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches import known
 from sglang_hisa.patches.behaviours import BEHAVIOURS

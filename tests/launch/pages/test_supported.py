@@ -10,8 +10,9 @@ from sglang_hisa.launch.acceptance.chunks import CHUNKS
 from sglang_hisa.launch.acceptance.pd import SIDES
 from sglang_hisa.launch.acceptance.ranks import RANKS
 from sglang_hisa.launch.common.record import Record, load
-from sglang_hisa.launch.pages import coverage, supported, tables
-from sglang_hisa.launch.pages.coverage import COVERAGE, Coverage, cell
+from sglang_hisa.launch.pages import coverage, evidence, supported, tables
+from sglang_hisa.launch.pages.coverage import COVERAGE, Coverage
+from sglang_hisa.launch.pages.evidence import cell
 from sglang_hisa.patches.releases import NEWEST, OLDEST, RELEASES
 
 RECORD = "launch/results/h100-serve.json"
@@ -23,8 +24,8 @@ def functions(path):
 
 @pytest.mark.parametrize("row", COVERAGE, ids=lambda row: f"{row.model}: {row.feature}")
 def test_evidence_exists(row):
-    for evidence in row.evidence:
-        path, _, function = evidence.partition("::")
+    for shown in row.evidence:
+        path, _, function = shown.partition("::")
         assert (tables.ROOT / path).is_file()
         if function:
             assert function in functions(tables.ROOT / path)
@@ -55,7 +56,8 @@ def test_cases_count_where_all_of_a_row_were_right(tmp_path, monkeypatch):
         where = {"gpu": gpu, "sglang": version}
         return {"case": case, "shows": "it", "problems": list(problems), "provenance": where}
 
-    monkeypatch.setattr(coverage, "ROOT", tmp_path)
+    for module in (coverage, evidence):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     row = Coverage("m", "f", (), cases=("tp2", "dp2"))
     assert cell(row, OLDEST) == "served, not run", "no record yet"
     for path, rows in zip(

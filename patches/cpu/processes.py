@@ -12,7 +12,7 @@ def forked(original: Any, method: str | None, force: bool = False) -> None:
     A process that is spawned imports SGLang again, and three processes' imports were most of a start.
     """
     original("fork" if method == "spawn" else method, force=force)
-    values = sys.modules.get("prometheus_client.values")
+    values: Any = sys.modules.get("prometheus_client.values")
     if values is not None:
         # Chosen at its import, by a variable that SGLang sets just before it comes here.
         values.ValueClass = values.get_value_class()

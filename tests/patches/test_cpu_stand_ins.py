@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client import values
 
 from sglang_hisa.launch.common import models
 from sglang_hisa.launch.common.server import ServerProcess, cpu_env, cpu_flags
 from sglang_hisa.patches import contract, syntax
 from sglang_hisa.patches import cpu as stand_ins
-from sglang_hisa.patches.cpu import attention, indexer, leaf, mqa, topk
+from sglang_hisa.patches.cpu import attention, indexer, leaf, mqa, processes, topk
 
 PAGE, DIM = 64, 128
 INT32_MAX = torch.iinfo(torch.int32).max
@@ -408,6 +409,19 @@ def test_hook_takes_what_the_target_takes(row: stand_ins.StandIn, target: str) -
     assert all(
         p.default is not p.empty or p.kind.name.startswith("VAR") for p in [*ours.values()][len(theirs) :]
     )
+
+
+def test_processes_are_forked_and_share_their_metrics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """prometheus_client has been imported before SGLang says where metrics are shared."""
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    asked = []
+    processes.forked(lambda method, force: asked.append((method, force)), "spawn", force=True)
+    processes.forked(lambda method, force: asked.append((method, force)), None)
+    assert asked == [("fork", True), (None, False)]
+    assert values.ValueClass is not values.MutexValue and values.ValueClass._multiprocess
 
 
 def in_process(code: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ FRESH := rm -rf build sglang_hisa.egg-info &&
 help:
 	@echo 'make demo     stock and HISA one after the other, on the GPU or else on the CPU'
 	@echo 'make test     lint, all tests without a server, and a real server for each promise of'
-	@echo '              docs/reliability.md, with SGLang $(NEWEST): a quarter of an hour on two cores'
+	@echo '              docs/reliability.md, with SGLang $(NEWEST): 20 minutes on two cores'
 	@echo 'make test-all      that, then the rest: every test with SGLang $(VERSIONS), an hour in all'
 	@echo 'make test-rest     what make test leaves to make test-all'
 	@echo 'make test-browser  reports in headless Chromium, which must be on the PATH'

@@ -14,8 +14,8 @@ from sglang_hisa.patches.releases import TESTED
 
 
 @cache
-def _cases(path: Path) -> CaseRecord:
-    """Read once, not once for each row and release."""
+def case_record(path: Path) -> CaseRecord:
+    """Read once, not once for each row, release and table."""
     return load(path, CaseRecord)
 
 
@@ -28,7 +28,7 @@ def shown_by(row: Coverage, version: str) -> list[str]:
     """GPUs on which every case of ``row`` was right with SGLang ``version``."""
     found: dict[str, set[str]] = {}
     for path in existing(*CASE_RECORDS):
-        for one in _cases(ROOT / path).rows:
+        for one in case_record(ROOT / path).rows:
             where = one.provenance
             if one.case in row.cases and not one.problems and where and where.sglang == version:
                 found.setdefault(where.gpus[0], set()).add(one.case)

@@ -14,13 +14,11 @@ from collections.abc import Container
 from pathlib import Path
 
 from sglang_hisa.launch.acceptance.case_run import GPU
-from sglang_hisa.launch.acceptance.record import CaseRecord
 from sglang_hisa.launch.acceptance.rounding import LIMIT
 from sglang_hisa.launch.common import text
-from sglang_hisa.launch.common.record import load
 from sglang_hisa.launch.pages import case_tables, write
 from sglang_hisa.launch.pages.coverage import CASE_RECORDS, COVERAGE, existing
-from sglang_hisa.launch.pages.evidence import cell, shown_by
+from sglang_hisa.launch.pages.evidence import case_record, cell, shown_by
 from sglang_hisa.launch.pages.reader import ROOT
 from sglang_hisa.patches import known
 from sglang_hisa.patches.behaviours import BEHAVIOURS
@@ -116,7 +114,7 @@ def _cases() -> list[str]:
     """The records of :mod:`sglang_hisa.launch.acceptance`, on one GPU and on several."""
     out = []
     for path in existing(*CASE_RECORDS):
-        gpus, record = CASE_RECORDS[path].gpus, load(ROOT / path, CaseRecord)
+        gpus, record = CASE_RECORDS[path].gpus, case_record(ROOT / path)
         releases = (record.origin.sglang or "").split(", ")
         machine = "one GPU" if gpus == 1 else f"{gpus} GPUs"
         out.append(f"On {machine}, SGLang {', '.join(releases)}:")
